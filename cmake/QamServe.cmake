@@ -1,0 +1,54 @@
+# Compiler settings and the two helpers that every folder uses: qamserve_library and qamserve_test.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "" FORCE)
+endif()
+set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O2 -g1")
+
+find_program(QAMSERVE_CCACHE ccache)
+if(QAMSERVE_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${QAMSERVE_CCACHE})
+endif()
+find_program(QAMSERVE_MOLD mold)
+if(QAMSERVE_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+add_compile_options(-Wall -Wextra -Wno-missing-field-initializers -fno-omit-frame-pointer
+  # Two machines must give the same bytes: a*b+c is fused only where the code says fma.
+  -ffp-contract=off)
+if(QAMSERVE_WERROR)
+  add_compile_options(-Werror)
+endif()
+include_directories(${PROJECT_SOURCE_DIR})
+
+find_package(absl CONFIG REQUIRED)
+find_package(fmt CONFIG REQUIRED)
+find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+find_package(Threads REQUIRED)
+find_package(nlohmann_json 3.10 REQUIRED)
+
+# qamserve_library(NAME SOURCES... [LIBS ...]): one static library a folder, called qamserve_<NAME>.
+function(qamserve_library name)
+  cmake_parse_arguments(A "" "" "SOURCES;LIBS" ${ARGN})
+  add_library(qamserve_${name} STATIC ${A_SOURCES})
+  target_link_libraries(qamserve_${name} PUBLIC ${A_LIBS})
+endfunction()
+
+# qamserve_test(NAME SOURCES... [LIBS ...] [LABEL unit|slow|gpu|fault] [TIMEOUT s]): one gtest program, one ctest entry.
+function(qamserve_test name)
+  cmake_parse_arguments(A "" "LABEL;TIMEOUT" "SOURCES;LIBS" ${ARGN})
+  if(NOT A_LABEL)
+    set(A_LABEL unit)
+  endif()
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${A_SOURCES})
+  target_link_libraries(${name} PRIVATE ${A_LIBS} GTest::gmock GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS ${A_LABEL} TIMEOUT ${A_TIMEOUT})
+endfunction()

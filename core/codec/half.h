@@ -1,0 +1,42 @@
+// IEEE 754 binary16 and bfloat16 <-> float, exact or rounded to nearest even, without hardware help. Shared by host
+// code of every instruction set, so that norms and scales are the same everywhere.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace qamserve {
+
+inline float HalfToFloat(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  uint32_t exponent = (half >> 10) & 0x1fu;
+  uint32_t mantissa = half & 0x3ffu;
+  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | mantissa << 13);
+  if (exponent == 0) {
+    // mantissa x 2^-24, exact in float
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+  }
+  return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+inline uint16_t FloatToHalf(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return sign | 0x7e00u;             // NaN
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;            // rounds past 65504
+  if (magnitude < 0x38800000u) {                                  // below 2^-14: a multiple of 2^-24
+    const float scaled = std::bit_cast<float>(magnitude) * 0x1p24f;
+    auto units = static_cast<uint32_t>(scaled);
+    const float rest = scaled - static_cast<float>(units);
+    if (rest > 0.5f || (rest == 0.5f && (units & 1))) ++units;
+    return static_cast<uint16_t>(sign | units);
+  }
+  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+inline float BFloat16ToFloat(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
+
+}  // namespace qamserve

@@ -1,0 +1,93 @@
+#include "core/codec/joint.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/codec/half.h"
+
+namespace qamserve {
+
+std::vector<float> ChannelScale(std::span<const double> mean_square, std::span<const double> column_energy) {
+  const size_t n = mean_square.size();
+  const double h_floor = *std::max_element(mean_square.begin(), mean_square.end()) * 0x1p-20;
+  const double c_floor = *std::max_element(column_energy.begin(), column_energy.end()) * 0x1p-20;
+  if (h_floor <= 0 || c_floor <= 0) return std::vector<float>(n, 1.0f);
+  std::vector<double> s(n);
+  double sum = 0;
+  for (size_t j = 0; j < n; ++j) {
+    // Square roots are exactly rounded everywhere; pow is not.
+    s[j] = std::sqrt(std::sqrt(std::max(mean_square[j], h_floor) / std::max(column_energy[j], c_floor)));
+    sum += s[j];
+  }
+  const double mean = sum / static_cast<double>(n);
+  std::vector<float> scale(n);
+  for (size_t j = 0; j < n; ++j) {
+    scale[j] = HalfToFloat(FloatToHalf(static_cast<float>(std::clamp(s[j] / mean, 0x1p-10, 0x1p10))));
+  }
+  return scale;
+}
+
+EncodedRow EncodeRow(const Rotation& rotation, const NearestPoint& nearest, std::span<const float> scale,
+                     std::span<float> row, std::span<float> scratch, std::span<uint16_t> codes) {
+  const size_t n = row.size();
+  if (!scale.empty()) {
+    for (size_t j = 0; j < n; ++j) row[j] *= scale[j];
+  }
+  rotation.Apply(row.data(), scratch.data());
+  EncodedRow out;
+  for (float w : row) out.energy += static_cast<double>(w) * static_cast<double>(w);
+  out.norm = FloatToHalf(static_cast<float>(std::sqrt(out.energy / static_cast<double>(n))));
+  const float norm = HalfToFloat(out.norm);
+  if (norm == 0.0f) {
+    // A zero row, or one below the smallest binary16: codes do not matter, the norm makes them zero.
+    std::fill(codes.begin(), codes.end(), uint16_t{0});
+    std::fill(row.begin(), row.end(), 0.0f);
+    out.squared_error = out.energy;
+    return out;
+  }
+  for (size_t j = 0; j < n; j += 2) {
+    const float x = row[j], y = j + 1 < n ? row[j + 1] : 0.0f;
+    const uint32_t code = nearest.Encode(x / norm, y / norm);
+    float px, py;
+    nearest.Decode(code, &px, &py);
+    codes[j / 2] = static_cast<uint16_t>(code);
+    row[j] = px * norm;
+    const double dx = static_cast<double>(row[j]) - static_cast<double>(x);
+    out.squared_error += dx * dx;
+    if (j + 1 < n) {
+      row[j + 1] = py * norm;
+      const double dy = static_cast<double>(row[j + 1]) - static_cast<double>(y);
+      out.squared_error += dy * dy;
+    }
+  }
+  return out;
+}
+
+void DecodeRow(const Rotation& rotation, const NearestPoint& nearest, std::span<const float> scale, uint16_t norm,
+               const uint8_t* strip, int pair_bits, int row_in_strip, std::span<float> row, std::span<float> scratch) {
+  const size_t n = row.size();
+  const float factor = HalfToFloat(norm);
+  for (size_t j = 0; j < n; j += 2) {
+    const int64_t pair = static_cast<int64_t>(j / 2);
+    const uint8_t* tile = strip + (pair / kTilePairs) * TileBytes(pair_bits);
+    float x, y;
+    nearest.Decode(UnpackCode(tile, pair_bits, row_in_strip, static_cast<int>(pair % kTilePairs)), &x, &y);
+    row[j] = x * factor;
+    if (j + 1 < n) row[j + 1] = y * factor;
+  }
+  rotation.ApplyInverse(row.data(), scratch.data());
+  if (!scale.empty()) {
+    for (size_t j = 0; j < n; ++j) row[j] /= scale[j];
+  }
+}
+
+void PackStrip(std::span<const std::vector<uint16_t>> rows, int pair_bits, std::span<uint8_t> strip) {
+  for (size_t r = 0; r < rows.size(); ++r) {
+    for (size_t pair = 0; pair < rows[r].size(); ++pair) {
+      uint8_t* tile = strip.data() + static_cast<int64_t>(pair / kTilePairs) * TileBytes(pair_bits);
+      PackCode(tile, pair_bits, static_cast<int>(r), static_cast<int>(pair % kTilePairs), rows[r][pair]);
+    }
+  }
+}
+
+}  // namespace qamserve

@@ -1,0 +1,39 @@
+// The joint codec: from rows of weights to codes and norms. Pure functions of their input; no threads, no I/O.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/codec/codebook.h"
+#include "core/codec/packing.h"
+#include "core/codec/rotation.h"
+
+namespace qamserve {
+
+// s_j = (h_j / c_j)^(1/4): with the error white after the rotation, this minimizes
+// (sum h_j / s_j^2) (sum c_j s_j^2), the expected output error, and does not depend on the rate.
+// h: mean square of input channel j. c: sum of squares of column j over all layers that share the input.
+// The result has mean 1, lies in [2^-10, 2^10] and is exact in binary16. Channels that are never active, or have no
+// weight, count as one 2^-20th of the largest.
+std::vector<float> ChannelScale(std::span<const double> mean_square, std::span<const double> column_energy);
+
+struct EncodedRow {
+  uint16_t norm = 0;             // binary16: L2 norm of the scaled, rotated row over sqrt(cols); 0 for a zero row
+  double squared_error = 0;      // sum over the row, rotated basis, units of the weights
+  double energy = 0;             // sum of squares of the scaled, rotated row
+};
+
+// Encodes one row of `rotation.size()` weights. `scale` is empty or one factor a column. `row` is overwritten by the
+// reconstruction in the scaled, rotated basis. `codes` gets (cols + 1) / 2 codes; an odd last column is paired with 0.
+EncodedRow EncodeRow(const Rotation& rotation, const NearestPoint& nearest, std::span<const float> scale,
+                     std::span<float> row, std::span<float> scratch, std::span<uint16_t> codes);
+
+// The weights of one packed row, back in the original basis. Inverse of EncodeRow up to the codec's error.
+void DecodeRow(const Rotation& rotation, const NearestPoint& nearest, std::span<const float> scale, uint16_t norm,
+               const uint8_t* strip, int pair_bits, int row_in_strip, std::span<float> row, std::span<float> scratch);
+
+// Packs the codes of up to 32 rows into one zeroed strip.
+void PackStrip(std::span<const std::vector<uint16_t>> rows, int pair_bits, std::span<uint8_t> strip);
+
+}  // namespace qamserve

@@ -1,0 +1,117 @@
+// Generation for several requests at once on one model. Start here for core/engine.
+// One thread runs steps; a step feeds each running sequence either its next token or a piece of its prompt. Sequences
+// join and leave between steps. What a sequence yields does not depend on what else is in the batch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/model/model.h"
+#include "core/tokenizer/tokenizer.h"
+
+namespace qamserve {
+
+struct SamplingParams {
+  int32_t max_tokens = 256;
+  double temperature = 1;          // 0 = the most likely token
+  int32_t top_k = 0;               // 0 = off
+  double top_p = 1;                // (0, 1]
+  double min_p = 0;                // [0, 1)
+  double repetition_penalty = 1;   // (0, 10]; divides positive and multiplies negative logits of tokens seen
+  uint64_t seed = 0;
+  std::vector<std::string> stop;   // texts that end the generation; not part of what is sent
+  bool ignore_eos = false;
+  int32_t logprobs = -1;           // -1 = none, n = the chosen token and the n best
+};
+
+// INVALID_ARGUMENT (SAMPLING_PARAM) names the field and its limits.
+absl::Status ValidateSamplingParams(const SamplingParams& params);
+
+enum class FinishReason { kStop, kLength, kCancelled, kError };
+
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0;
+};
+
+struct TokenEvent {
+  int32_t token = 0;
+  std::string text;                       // whole characters that this token completed; may be empty
+  float logprob = 0;                      // only if asked for
+  std::vector<TokenLogprob> top;          // only if asked for, best first
+};
+
+struct GenerationSummary {
+  FinishReason reason = FinishReason::kStop;
+  absl::Status status;                    // not OK only for kError
+  std::string trailing_text;              // text held back until the end: it could have begun a stop string
+  int32_t prompt_tokens = 0;
+  int32_t completion_tokens = 0;          // calls of OnToken; a stop token is not sent
+  double queue_seconds = 0;
+  double time_to_first_token_seconds = 0;
+  double total_seconds = 0;
+};
+
+// Where one request's answer goes. Called from the engine's thread; must not block for long, nor call Score.
+class TokenSink {
+ public:
+  virtual ~TokenSink() = default;
+  // False cancels the request.
+  virtual bool OnToken(const TokenEvent& event) = 0;
+  // Once, last.
+  virtual void OnDone(const GenerationSummary& summary) = 0;
+};
+
+struct EngineOptions {
+  int32_t max_running = 16;        // sequences in a step
+  int32_t max_waiting = 256;       // requests queued; more is RESOURCE_EXHAUSTED (QUEUE_FULL)
+  int64_t context_tokens = 0;      // per sequence, prompt and answer; 0 = min(model, 8192, what kv_bytes can hold)
+  int64_t kv_bytes = int64_t{2} << 30;  // all sequences together
+  int32_t prefill_tokens = 256;    // of all prompts together in a step, so that running answers do not wait long
+  int threads = 0;                 // 0 = all cores
+};
+
+struct EngineStats {
+  int32_t running = 0;
+  int32_t waiting = 0;
+  double kv_used_ratio = 0;
+  int64_t prompt_tokens_total = 0;
+  int64_t generation_tokens_total = 0;
+};
+
+// Thread-safe.
+class Engine {
+ public:
+  // INVALID_ARGUMENT (ENGINE_OPTION) names an option and its limits; (TOKENIZER_MISMATCH) if the tokenizer has ids
+  // of text that the model lacks.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(std::shared_ptr<const Model> model,
+                                                        std::shared_ptr<const Tokenizer> tokenizer,
+                                                        const EngineOptions& options);
+  // Stops at the next step; requests that have not ended get kCancelled. Not from a sink.
+  ~Engine();
+
+  // Checks and queues. INVALID_ARGUMENT (PROMPT_EMPTY, PROMPT_TOO_LONG, PROMPT_TOKEN, SAMPLING_PARAM) at once; later
+  // trouble arrives at the sink.
+  absl::StatusOr<uint64_t> Submit(std::vector<int32_t> prompt, const SamplingParams& params,
+                                  std::shared_ptr<TokenSink> sink);
+  // At the next step; unknown ids are ignored.
+  void Cancel(uint64_t id);
+  // log p(tokens[i + 1] | tokens[0..i]) for every i; blocks.
+  absl::StatusOr<std::vector<float>> Score(std::span<const int32_t> tokens);
+
+  EngineStats stats() const;
+  int64_t context_tokens() const;
+  const Model& model() const;
+  const Tokenizer& tokenizer() const;
+
+ private:
+  struct Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace qamserve

@@ -1,0 +1,53 @@
+// Chooses the next token of one sequence. The order is that of transformers' generate(): repetition penalty,
+// temperature, top-k, top-p, min-p, draw. Temperature 0 takes the most likely token after the penalty and draws
+// nothing. Among equal logits the lower id comes first, everywhere. The draws depend on the seed and on how many
+// tokens were drawn before, on nothing else. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/base/rng.h"
+#include "core/engine/engine.h"
+
+namespace qamserve {
+
+struct SampledToken {
+  int32_t token = 0;
+  // Of the model's own distribution: before penalty, temperature and cuts. Filled only if asked for.
+  float logprob = 0;
+  std::vector<TokenLogprob> top;  // best first
+};
+
+class Sampler {
+ public:
+  // `params` has passed ValidateSamplingParams. `prompt` counts as seen for the repetition penalty.
+  Sampler(const SamplingParams& params, std::span<const int32_t> prompt, int64_t vocab_size);
+
+  // `logits` holds vocab_size values and is used as scratch. The chosen token counts as seen.
+  SampledToken Sample(std::span<float> logits);
+
+ private:
+  struct Candidate {
+    float logit;
+    int32_t token;
+  };
+  void ReportLogprobs(std::span<const float> logits, SampledToken& out) const;
+  void Penalize(std::span<float> logits) const;
+  int32_t Draw(std::span<const float> logits);
+  void CutCandidates();
+  void MarkSeen(int32_t token);
+
+  SamplingParams params_;
+  Rng rng_;
+  std::vector<bool> is_seen_;        // by token; empty without a penalty
+  std::vector<int32_t> seen_;        // each token once
+  std::vector<Candidate> candidates_;  // scratch of Draw
+  std::vector<double> weights_;        // scratch of Draw: probabilities of candidates_, not normalized
+};
+
+// log p of each of `tokens`' entries is one number: logits[token] less this.
+double LogSumExp(std::span<const float> logits);
+
+}  // namespace qamserve

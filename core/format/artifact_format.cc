@@ -1,0 +1,74 @@
+#include "core/format/artifact_format.h"
+
+#include <nlohmann/json.hpp>
+
+namespace qamserve {
+namespace {
+
+using nlohmann::json;
+
+// The object "quantization_config", or null.
+json FindSection(std::string_view config_json) {
+  json config = json::parse(config_json, nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object()) return nullptr;
+  const auto it = config.find("quantization_config");
+  return it != config.end() && it->is_object() ? *it : json(nullptr);
+}
+
+template <typename T>
+absl::StatusOr<T> Field(const json& section, const char* key, std::string_view origin) {
+  try {
+    return section.at(key).get<T>();
+  } catch (const json::exception& e) {
+    return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.{}: {}", origin, key, e.what());
+  }
+}
+
+}  // namespace
+
+bool IsArtifactConfig(std::string_view config_json) {
+  const json section = FindSection(config_json);
+  return section.is_object() && section.value("quant_method", json()) == json(kQuantMethod);
+}
+
+absl::StatusOr<QuantizationConfig> ReadQuantizationConfig(std::string_view config_json, std::string_view origin) {
+  const json section = FindSection(config_json);
+  if (!section.is_object()) return InvalidArgument("CONFIG_FIELD", "{} has no quantization_config", origin);
+  QuantizationConfig out;
+  ASSIGN_OR_RETURN(const auto method, Field<std::string>(section, "quant_method", origin));
+  ASSIGN_OR_RETURN(out.version, Field<int>(section, "version", origin));
+  ASSIGN_OR_RETURN(out.codec, Field<std::string>(section, "codec", origin));
+  if (method != kQuantMethod || out.version != kArtifactVersion || out.codec != "joint") {
+    return Unimplemented("ARTIFACT_VERSION", "{}: quant_method {}, version {}, codec {}; this build reads {} {} joint",
+                         origin, method, out.version, out.codec, kQuantMethod, kArtifactVersion);
+  }
+  ASSIGN_OR_RETURN(out.pair_bits, Field<int>(section, "pair_bits", origin));
+  ASSIGN_OR_RETURN(out.rotation, Field<std::string>(section, "rotation", origin));
+  ASSIGN_OR_RETURN(out.rotation_seed, Field<uint64_t>(section, "rotation_seed", origin));
+  ASSIGN_OR_RETURN(out.channel_scale, Field<bool>(section, "channel_scale", origin));
+  if (out.pair_bits < 5 || out.pair_bits > 12) {
+    return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.pair_bits is {}; the limits are 5 and 12", origin,
+                           out.pair_bits);
+  }
+  if (out.rotation != "full" && out.rotation != "block") {
+    return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.rotation is \"{}\"; it must be full or block", origin,
+                           out.rotation);
+  }
+  return out;
+}
+
+absl::StatusOr<std::string> WithQuantizationConfig(std::string_view config_json, const QuantizationConfig& config) {
+  json root = json::parse(config_json, nullptr, /*allow_exceptions=*/false);
+  if (!root.is_object()) return InvalidArgument("CONFIG_FIELD", "config.json is not a JSON object");
+  root["quantization_config"] = {{"quant_method", kQuantMethod},
+                                 {"version", config.version},
+                                 {"codec", config.codec},
+                                 {"bits", config.pair_bits / 2.0},
+                                 {"pair_bits", config.pair_bits},
+                                 {"rotation", config.rotation},
+                                 {"rotation_seed", config.rotation_seed},
+                                 {"channel_scale", config.channel_scale}};
+  return root.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace qamserve

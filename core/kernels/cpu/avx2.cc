@@ -1,0 +1,225 @@
+// Kernels for AVX2, FMA and F16C. This file is compiled with those enabled; nothing in it runs unless the CPU has them.
+#include "core/kernels/kernels.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "core/codec/packing.h"
+#include "core/kernels/cpu/lanes_avx2.h"
+
+namespace qamserve {
+namespace avx2 {
+namespace {
+
+#include "core/kernels/cpu/float_kernels.inc"
+
+constexpr int kTileCodes = kTileRows * kTilePairs;  // 1024
+constexpr int kPrefetchTiles = 6;                   // ahead of use; measured best of 0, 2, 6, 12 in the layout study
+
+// The codes of a tile as 16-bit table indices, index[128 v + n] (see packing.h).
+template <int kBits>
+inline void TileIndices(const uint8_t* tile, uint16_t* index) {
+  constexpr int kBase = kBits >= 8 ? 8 : 4;
+  const __m128i nibble = _mm_set1_epi8(15), one = _mm_set1_epi8(1);
+  for (int n = 0; n < kTileLine; n += 16) {
+    __m128i plane[4];
+    for (int p = 0; p < kBits - kBase; ++p) {
+      plane[p] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + kTileLine * (kBase + p) + n));
+    }
+    for (int v = 0; v < 8; ++v) {
+      __m128i low;
+      if constexpr (kBase == 8) {
+        low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + kTileLine * v + n));
+      } else {
+        low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + kTileLine * (v & 3) + n));
+        low = _mm_and_si128(v >= 4 ? _mm_srli_epi16(low, 4) : low, nibble);
+      }
+      // Bits above the base: those that fit a byte go into the low one, the rest into the high one.
+      __m128i high = _mm_setzero_si128();
+      for (int p = 0; p < kBits - kBase; ++p) {
+        const __m128i bit = _mm_and_si128(_mm_srli_epi16(plane[p], v), one);
+        const int position = kBase + p;
+        if (position < 8) {
+          low = _mm_or_si128(low, _mm_slli_epi16(bit, position));
+        } else {
+          high = _mm_or_si128(high, _mm_slli_epi16(bit, position - 8));
+        }
+      }
+      __m128i* out = reinterpret_cast<__m128i*>(index + kTileLine * v + n);
+      _mm_store_si128(out, _mm_unpacklo_epi8(low, high));
+      _mm_store_si128(out + 1, _mm_unpackhi_epi8(low, high));
+    }
+  }
+}
+
+// The table entries of rows r..r+7 (index + 4 r) for one pair.
+inline __m256i EightRows(const uint16_t* index, const int32_t* table) {
+  return _mm256_setr_epi32(table[index[0]], table[index[4]], table[index[8]], table[index[12]], table[index[16]],
+                           table[index[20]], table[index[24]], table[index[28]]);
+}
+
+inline __m256i BroadcastPair(const int16_t* q) {
+  int32_t pair;
+  __builtin_memcpy(&pair, q, sizeof(pair));
+  return _mm256_set1_epi32(pair);
+}
+
+inline __m256i MultiplyAdd(__m256i sum, __m256i weights, __m256i pair) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(weights, pair));
+}
+
+// Adds the finished integer sums of a block to the float sums of 32 rows.
+inline void FlushBlock(__m256i* sums, __m256* totals) {
+  for (int i = 0; i < 4; ++i) {
+    totals[i] = _mm256_add_ps(totals[i], _mm256_cvtepi32_ps(sums[i]));
+    sums[i] = _mm256_setzero_si256();
+  }
+}
+
+inline void StoreRows(const PackedMatmulArgs& a, int64_t strip, int64_t t, const __m256* totals) {
+  const int64_t row = strip * kTileRows;
+  const __m256 x_scale = _mm256_set1_ps(a.x.scale[t]);
+  alignas(32) float out[kTileRows];
+  for (int i = 0; i < 4; ++i) {
+    const __m256 factor = _mm256_mul_ps(_mm256_loadu_ps(a.w.row_scale + row + 8 * i), x_scale);
+    _mm256_store_ps(out + 8 * i, _mm256_mul_ps(totals[i], factor));
+  }
+  const int64_t rows = a.w.rows - row < kTileRows ? a.w.rows - row : kTileRows;
+  __builtin_memcpy(a.y + t * a.y_stride + row, out, static_cast<size_t>(rows) * sizeof(float));
+}
+
+// One token: codes become table entries and are multiplied at once. Bound by the scalar table loads, about one pair a
+// clock; the indices of the next tile are made while this one is looked up.
+template <int kBits>
+void OneToken(const PackedMatmulArgs& a) {
+  const int64_t tiles = TilesAcross(a.w.cols), tile_bytes = TileBytes(kBits);
+  alignas(64) uint16_t index[2][kTileCodes];
+  for (int64_t strip = a.strip_begin; strip < a.strip_end; ++strip) {
+    const uint8_t* tile = a.w.codes + strip * StripBytes(a.w.cols, kBits);
+    __m256i sums[4] = {};
+    __m256 totals[4] = {};
+    TileIndices<kBits>(tile, index[0]);
+    for (int64_t c = 0; c < tiles; ++c, tile += tile_bytes) {
+      if (c + 1 < tiles) TileIndices<kBits>(tile + tile_bytes, index[(c + 1) & 1]);
+      for (int64_t line = 0; line < tile_bytes; line += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(tile + kPrefetchTiles * tile_bytes + line), _MM_HINT_T0);
+      }
+      const int16_t* q = a.x.q + c * kTileCols;
+      const uint16_t* at = index[c & 1];
+      for (int v = 0; v < 8; ++v, at += kTileLine) {
+        for (int j = 0; j < 4; ++j) {
+          const __m256i pair = BroadcastPair(q + 8 * v + 2 * j);
+          for (int i = 0; i < 4; ++i) sums[i] = MultiplyAdd(sums[i], EightRows(at + 32 * i + j, a.w.table), pair);
+        }
+      }
+      if ((c + 1) * kTileCols % kPackedBlockCols == 0 || c + 1 == tiles) FlushBlock(sums, totals);
+    }
+    StoreRows(a, strip, 0, totals);
+  }
+}
+
+// Table entries of a tile, [pair][32 rows], ready to be multiplied with many tokens.
+template <int kBits>
+inline void DecodeTile(const uint8_t* tile, const int32_t* table, __m256i* entries) {
+  alignas(64) uint16_t index[kTileCodes];
+  TileIndices<kBits>(tile, index);
+  for (int v = 0; v < 8; ++v) {
+    for (int j = 0; j < 4; ++j) {
+      for (int i = 0; i < 4; ++i) {
+        _mm256_store_si256(entries + 4 * (4 * v + j) + i, EightRows(index + kTileLine * v + 32 * i + j, table));
+      }
+    }
+  }
+}
+
+// kTokens tokens against a decoded tile; their sums live in memory between tiles.
+template <int kTokens>
+inline void MultiplyTile(const __m256i* entries, const int16_t* q, int64_t stride, __m256i* sums) {
+  __m256i s[kTokens][4];
+  for (int t = 0; t < kTokens; ++t) {
+    for (int i = 0; i < 4; ++i) s[t][i] = _mm256_load_si256(sums + 4 * t + i);
+  }
+  for (int c = 0; c < kTilePairs; ++c) {
+    for (int t = 0; t < kTokens; ++t) {
+      const __m256i pair = BroadcastPair(q + t * stride + 2 * c);
+      for (int i = 0; i < 4; ++i) s[t][i] = MultiplyAdd(s[t][i], _mm256_load_si256(entries + 4 * c + i), pair);
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    for (int i = 0; i < 4; ++i) _mm256_store_si256(sums + 4 * t + i, s[t][i]);
+  }
+}
+
+// Scratch of a group of tokens: a decoded tile and both kinds of sums.
+struct GroupScratch {
+  __m256i entries[4 * kTilePairs];
+  __m256i sums[4 * kPackedTokenGroup];
+  __m256 totals[4 * kPackedTokenGroup];
+};
+static_assert(sizeof(GroupScratch) + 32 <= kPackedScratchBytes);
+
+template <int kBits>
+void TokenGroup(const PackedMatmulArgs& a, int64_t first, int64_t tokens, GroupScratch* s) {
+  const int64_t tiles = TilesAcross(a.w.cols);
+  for (int64_t strip = a.strip_begin; strip < a.strip_end; ++strip) {
+    const uint8_t* tile = a.w.codes + strip * StripBytes(a.w.cols, kBits);
+    __builtin_memset(s->sums, 0, sizeof(s->sums));
+    __builtin_memset(s->totals, 0, sizeof(s->totals));
+    for (int64_t c = 0; c < tiles; ++c, tile += TileBytes(kBits)) {
+      DecodeTile<kBits>(tile, a.w.table, s->entries);
+      const int16_t* q = a.x.q + first * a.x.stride + c * kTileCols;
+      int64_t t = 0;
+      for (; t + 2 <= tokens; t += 2) MultiplyTile<2>(s->entries, q + t * a.x.stride, a.x.stride, s->sums + 4 * t);
+      if (t < tokens) MultiplyTile<1>(s->entries, q + t * a.x.stride, a.x.stride, s->sums + 4 * t);
+      if ((c + 1) * kTileCols % kPackedBlockCols == 0 || c + 1 == tiles) {
+        for (t = 0; t < tokens; ++t) FlushBlock(s->sums + 4 * t, s->totals + 4 * t);
+      }
+    }
+    for (int64_t t = 0; t < tokens; ++t) StoreRows(a, strip, first + t, s->totals + 4 * t);
+  }
+}
+
+template <int kBits>
+void PackedMatmulBits(const PackedMatmulArgs& a) {
+  if (a.x.tokens == 1) return OneToken<kBits>(a);
+  auto* scratch = reinterpret_cast<GroupScratch*>((reinterpret_cast<uintptr_t>(a.scratch) + 31) & ~uintptr_t{31});
+  for (int64_t first = 0; first < a.x.tokens; first += kPackedTokenGroup) {
+    const int64_t left = a.x.tokens - first;
+    TokenGroup<kBits>(a, first, left < kPackedTokenGroup ? left : kPackedTokenGroup, scratch);
+  }
+}
+
+void PackedMatmul(const PackedMatmulArgs& a) {
+  switch (a.w.pair_bits) {
+    case 5: return PackedMatmulBits<5>(a);
+    case 6: return PackedMatmulBits<6>(a);
+    case 7: return PackedMatmulBits<7>(a);
+    case 8: return PackedMatmulBits<8>(a);
+    case 9: return PackedMatmulBits<9>(a);
+    case 10: return PackedMatmulBits<10>(a);
+    case 11: return PackedMatmulBits<11>(a);
+    case 12: return PackedMatmulBits<12>(a);
+  }
+}
+
+}  // namespace
+}  // namespace avx2
+
+const Kernels* Avx2Kernels() {
+  static constexpr Kernels kKernels = {"avx2",            avx2::DenseMatmul, avx2::PackedMatmul,
+                                       avx2::QuantizeInput, avx2::RmsNorm,     avx2::Softmax,
+                                       avx2::SiluMul,     avx2::GeluMul,     avx2::ToFloat};
+  const bool runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  return runs ? &kKernels : nullptr;
+}
+
+}  // namespace qamserve
+
+#else
+
+namespace qamserve {
+const Kernels* Avx2Kernels() { return nullptr; }
+}  // namespace qamserve
+
+#endif

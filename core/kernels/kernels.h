@@ -1,0 +1,100 @@
+// The arithmetic of inference as one table of functions per device and instruction set. Start here for core/kernels.
+//
+// Every function gives the same bits whatever the instruction set, the batch, or how callers split the work:
+// * Float sums run in 8 lanes: lane i adds the products with k mod 8 == i in ascending k, each by one fused multiply-add
+//   from zero; the lanes are then added as ((0+4)+(2+6)) + ((1+5)+(3+7)).
+// * Packed products are exact integers over blocks of 512 columns; the blocks are added as floats in ascending order.
+// * exp and what is made of it use one polynomial, never libm.
+// Functions are pure and thread-safe; outputs must not overlap inputs unless said so. Pointers need no alignment.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace qamserve {
+
+enum class DenseType : uint8_t { kF32, kF16, kBF16 };
+
+// Rows of a dense matrix, `stride` elements apart.
+struct DenseRows {
+  const void* data = nullptr;
+  DenseType type = DenseType::kF32;
+  int64_t stride = 0;
+};
+
+// y[t * y_stride + o] = sum_k x[t * x_stride + k] * w[o * w.stride + k], 0 <= t < tokens, 0 <= o < outs.
+// k must be a multiple of 8. Moves outs * k weights once for up to 3 tokens, from cache after that.
+struct DenseMatmulArgs {
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  DenseRows w;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  int64_t tokens = 0;
+  int64_t outs = 0;
+  int64_t k = 0;
+};
+
+// A quantized linear layer as it lies on disk (core/codec/packing.h).
+struct PackedMatrix {
+  const uint8_t* codes = nullptr;      // PackedBytes(rows, cols, pair_bits)
+  const float* row_scale = nullptr;    // [rows padded to 32]: row norm x codebook step; 0 in the padding
+  const int32_t* table = nullptr;      // [2^pair_bits]: signed int16 x (low half) and y of each code
+  int pair_bits = 0;
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+
+// Rotated activations as integers: value = q x scale, |q| <= kMaxActivation.
+struct PackedInput {
+  const int16_t* q = nullptr;          // [tokens][stride], columns padded to 64 with 0
+  int64_t stride = 0;
+  const float* scale = nullptr;        // [tokens]
+  int64_t tokens = 0;
+};
+
+// 255 (largest magnitude) x 8191 x 2 columns x 256 pairs = 1.07e9 fits int32, so a block of 512 columns cannot overflow.
+inline constexpr int kMaxActivation = 8191;
+inline constexpr int64_t kPackedBlockCols = 512;
+
+// y[t * y_stride + r] = input.scale[t] * row_scale[r] * sum over columns, for rows [32 * strip_begin,
+// min(rows, 32 * strip_end)). Reads each code once for all tokens of a group of 64. `scratch` holds kPackedScratchBytes.
+struct PackedMatmulArgs {
+  PackedMatrix w;
+  PackedInput x;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  int64_t strip_begin = 0;
+  int64_t strip_end = 0;
+  void* scratch = nullptr;
+};
+inline constexpr int64_t kPackedTokenGroup = 64;
+inline constexpr int64_t kPackedScratchBytes = 32 * 1024;
+
+struct Kernels {
+  std::string_view name;
+  void (*dense_matmul)(const DenseMatmulArgs& args);
+  void (*packed_matmul)(const PackedMatmulArgs& args);
+  // q = round to nearest even of x / scale with scale = max |x| / kMaxActivation (or 0 for a zero row); writes
+  // `padded` values, zeros from n on, and returns the scale.
+  float (*quantize_input)(const float* x, int64_t n, int64_t padded, int16_t* q);
+  // out = x * weight / sqrt(mean(x^2) + eps); n a multiple of 8; out may be x.
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+  // In place over n (multiple of 8) scores: exp(s - max) / sum; entries of -infinity become 0. At least one is finite.
+  void (*softmax)(float* scores, int64_t n);
+  // gate <- silu(gate) * up, or tanh-GELU(gate) * up; n a multiple of 8.
+  void (*silu_mul)(float* gate, const float* up, int64_t n);
+  void (*gelu_mul)(float* gate, const float* up, int64_t n);
+  // Converts n elements to float.
+  void (*to_float)(const void* data, DenseType type, int64_t n, float* out);
+};
+
+// Built in always; the reference that others are tested against.
+const Kernels& ScalarKernels();
+// Null if this build or this machine has none.
+const Kernels* Avx2Kernels();
+// The fastest that this machine runs. `name` picks one ("scalar", "avx2"); null if it cannot run here.
+const Kernels& BestKernels();
+const Kernels* KernelsByName(std::string_view name);
+
+}  // namespace qamserve

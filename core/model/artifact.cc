@@ -1,0 +1,171 @@
+#include "core/model/artifact.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/codec/codebook.h"
+#include "core/codec/half.h"
+#include "core/codec/packing.h"
+#include "core/model/weights.h"
+
+namespace qamserve {
+namespace {
+
+constexpr uint64_t kMaxConfigBytes = 16 << 20;
+
+int64_t RowsOf(const ModelConfig& c, std::string_view name) {
+  const std::string_view last = name.substr(name.rfind('.') + 1);
+  if (last == "q_proj") return c.q_size();
+  if (last == "k_proj" || last == "v_proj") return c.kv_size();
+  if (last == "gate_proj" || last == "up_proj") return c.intermediate_size;
+  return c.hidden_size;  // o_proj, down_proj
+}
+
+int64_t ColsOf(const ModelConfig& c, std::string_view name) {
+  if (name.ends_with("o_proj")) return c.q_size();
+  if (name.ends_with("down_proj")) return c.intermediate_size;
+  return c.hidden_size;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ArtifactReader>> ArtifactReader::Open(const FileSet& files) {
+  ASSIGN_OR_RETURN(const std::string config_json, files.ReadText(kConfigFile, kMaxConfigBytes));
+  ASSIGN_OR_RETURN(ModelConfig config, ModelConfigFromJson(config_json, files.origin() + "/" + kConfigFile));
+  ASSIGN_OR_RETURN(QuantizationConfig quantization,
+                   ReadQuantizationConfig(config_json, files.origin() + "/" + kConfigFile));
+  RETURN_IF_ERROR(CheckKernelDimensions(config, files.origin()));
+  const FileEntry* entry = files.Find(kWeightsFile);
+  if (entry == nullptr) return NotFound("CHECKPOINT_FILE_MISSING", "{} has no {}", files.origin(), kWeightsFile);
+  ASSIGN_OR_RETURN(auto source, SafetensorsReader::Open(FileSet(files.origin(), {*entry})));
+  ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::Open(entry->path));
+
+  std::unique_ptr<ArtifactReader> reader(new ArtifactReader(std::move(mapped)));
+  reader->config_ = std::move(config);
+  reader->quantization_ = std::move(quantization);
+  reader->source_ = std::move(source);
+  reader->table_ = std::make_shared<const std::vector<int32_t>>(DecodeTable(reader->quantization_.pair_bits));
+  const RotationKind kind = reader->quantization_.rotation == "full" ? RotationKind::kFull : RotationKind::kBlock;
+  for (int64_t cols : {reader->config_.hidden_size, reader->config_.q_size(), reader->config_.intermediate_size}) {
+    if (reader->RotationFor(cols).ok()) continue;
+    auto rotation = Rotation::Create(cols, kind, reader->quantization_.rotation_seed);
+    if (!rotation.ok()) return Annotate(rotation.status(), files.origin());
+    reader->rotations_.push_back(std::make_shared<const Rotation>(*std::move(rotation)));
+  }
+  return reader;
+}
+
+absl::StatusOr<std::shared_ptr<const Rotation>> ArtifactReader::RotationFor(int64_t cols) const {
+  for (const auto& rotation : rotations_) {
+    if (rotation->size() == cols) return rotation;
+  }
+  return Internal("ROTATION_DIMENSION", "no rotation of dimension {} was prepared", cols);
+}
+
+absl::StatusOr<const std::byte*> ArtifactReader::Mapped(const std::string& name, DType dtype,
+                                                        std::vector<int64_t> shape) const {
+  const TensorInfo* info = source_->Find(name);
+  if (info == nullptr) return NotFound("TENSOR_MISSING", "{}: tensor {} is missing", mapped_.path(), name);
+  TensorInfo expected;
+  expected.shape = std::move(shape);
+  if (info->dtype != dtype || info->shape != expected.shape) {
+    return InvalidArgument("TENSOR_SHAPE", "{}: tensor {} is {} {}; expected {} {}", mapped_.path(), name,
+                           DTypeName(info->dtype), info->ShapeString(), DTypeName(dtype), expected.ShapeString());
+  }
+  return mapped_.bytes().data() + info->offset;
+}
+
+absl::StatusOr<std::vector<float>> ArtifactReader::LoadVector(const std::string& name) const {
+  const TensorInfo* info = source_->Find(name);
+  if (info == nullptr) return NotFound("TENSOR_MISSING", "{}: tensor {} is missing", mapped_.path(), name);
+  std::vector<float> out(static_cast<size_t>(info->elements()));
+  RETURN_IF_ERROR(ConvertToFloat(info->dtype, mapped_.bytes().data() + info->offset, info->elements(), out.data()));
+  if (config_.stored_norms_less_one && name.ends_with("norm.weight")) {
+    for (float& w : out) w += 1.0f;
+  }
+  for (float w : out) {
+    if (!std::isfinite(w)) return InvalidArgument("TENSOR_NOT_FINITE", "{}: tensor {} has a value that is not finite", mapped_.path(), name);
+  }
+  return out;
+}
+
+absl::StatusOr<Linear> ArtifactReader::LoadMatrix(const std::string& name, int64_t rows, int64_t cols) const {
+  const TensorInfo* info = source_->Find(name);
+  const DType dtype = info == nullptr ? DType::kF16 : info->dtype;
+  ASSIGN_OR_RETURN(const std::byte* data, Mapped(name, dtype, {rows, cols}));
+  Linear out;
+  out.rows = rows;
+  out.cols = cols;
+  const auto n = static_cast<size_t>(rows * cols);
+  if (dtype == DType::kF32) {
+    out.dense32.resize(n);
+    std::memcpy(out.dense32.data(), data, n * sizeof(float));
+  } else if (dtype == DType::kF16 || dtype == DType::kBF16) {
+    out.dense_type = dtype == DType::kF16 ? DenseType::kF16 : DenseType::kBF16;
+    out.dense16.resize(n);
+    std::memcpy(out.dense16.data(), data, n * sizeof(uint16_t));
+  } else {
+    return InvalidArgument("TENSOR_DTYPE_UNSUPPORTED", "{}: tensor {} is {}; F32, F16 or BF16 is expected",
+                           mapped_.path(), name, DTypeName(dtype));
+  }
+  return out;
+}
+
+absl::StatusOr<Linear> ArtifactReader::LoadPacked(const std::string& name, int64_t rows, int64_t cols) const {
+  Linear out;
+  out.rows = rows;
+  out.cols = cols;
+  out.pair_bits = quantization_.pair_bits;
+  out.table = table_;
+  ASSIGN_OR_RETURN(const std::byte* codes,
+                   Mapped(name + kCodesSuffix, DType::kU8, {PackedBytes(rows, cols, out.pair_bits)}));
+  ASSIGN_OR_RETURN(const std::byte* norms, Mapped(name + kRowNormSuffix, DType::kF16, {rows}));
+  out.codes = reinterpret_cast<const uint8_t*>(codes);
+  out.row_scale.assign(static_cast<size_t>(StripsDown(rows) * kTileRows), 0.0f);
+  const float step = CodebookFor(out.pair_bits).step;
+  for (int64_t r = 0; r < rows; ++r) {
+    uint16_t bits;
+    std::memcpy(&bits, norms + r * 2, sizeof(bits));
+    const float norm = HalfToFloat(bits);
+    if (!std::isfinite(norm)) {
+      return InvalidArgument("TENSOR_NOT_FINITE", "{}: tensor {}{} has a value that is not finite at row {}",
+                             mapped_.path(), name, kRowNormSuffix, r);
+    }
+    out.row_scale[static_cast<size_t>(r)] = norm * step;
+  }
+  if (Has(name + ".bias")) {
+    ASSIGN_OR_RETURN(out.bias, LoadVector(name + ".bias"));
+  }
+  return out;
+}
+
+absl::StatusOr<LayerWeights> ArtifactReader::LoadLayer(int64_t layer) const {
+  LayerWeights out;
+  RETURN_IF_ERROR(LoadNorms(config_, layer, [&](const std::string& name) { return LoadVector(name); }, out));
+  const std::array<GroupNames, 4> names = LinearGroupNames(layer);
+  LinearGroup* const groups[] = {&out.qkv, &out.o, &out.gate_up, &out.down};
+  for (size_t g = 0; g < names.size(); ++g) {
+    LinearGroup& group = *groups[g];
+    group.name = names[g].name;
+    for (const std::string& name : names[g].layers) {
+      ASSIGN_OR_RETURN(Linear linear, LoadPacked(name, RowsOf(config_, name), ColsOf(config_, name)));
+      group.layers.push_back(std::move(linear));
+    }
+    ASSIGN_OR_RETURN(group.rotation, RotationFor(group.cols()));
+    if (quantization_.channel_scale) {
+      ASSIGN_OR_RETURN(group.inverse_scale, LoadVector(group.name + kChannelScaleSuffix));
+      if (static_cast<int64_t>(group.inverse_scale.size()) != group.cols()) {
+        return InvalidArgument("TENSOR_SHAPE", "{}: tensor {}{} has {} values; expected {}", mapped_.path(), group.name,
+                               kChannelScaleSuffix, group.inverse_scale.size(), group.cols());
+      }
+      for (float& s : group.inverse_scale) {
+        if (!(s > 0)) return InvalidArgument("TENSOR_NOT_FINITE", "{}: tensor {}{} has a value that is not positive", mapped_.path(), group.name, kChannelScaleSuffix);
+        s = 1.0f / s;
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace qamserve

@@ -1,0 +1,51 @@
+// An artifact opened for inference: its weights file mapped, every tensor checked against the config.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/base/file.h"
+#include "core/base/status.h"
+#include "core/format/artifact_format.h"
+#include "core/format/file_set.h"
+#include "core/format/safetensors.h"
+#include "core/model/config.h"
+#include "core/model/forward.h"
+
+namespace qamserve {
+
+// Thread-safe after Open. Linear layers made by LoadLayer point into the mapping, so the reader must outlive them.
+class ArtifactReader {
+ public:
+  // TENSOR_MISSING, TENSOR_SHAPE, TENSOR_DTYPE_UNSUPPORTED, ARTIFACT_VERSION, CONFIG_FIELD: each names file and tensor.
+  static absl::StatusOr<std::unique_ptr<ArtifactReader>> Open(const FileSet& files);
+
+  const ModelConfig& config() const { return config_; }
+  const QuantizationConfig& quantization() const { return quantization_; }
+  int64_t file_bytes() const { return static_cast<int64_t>(mapped_.bytes().size()); }
+
+  absl::StatusOr<LayerWeights> LoadLayer(int64_t layer) const;
+  // Norm weights come whole.
+  absl::StatusOr<std::vector<float>> LoadVector(const std::string& name) const;
+  // A dense matrix, in its stored 16-bit or 32-bit type.
+  absl::StatusOr<Linear> LoadMatrix(const std::string& name, int64_t rows, int64_t cols) const;
+  bool Has(std::string_view name) const { return source_->Find(name) != nullptr; }
+  // Bytes of a tensor in the mapping; the tensor must have this type and these dimensions.
+  absl::StatusOr<const std::byte*> Mapped(const std::string& name, DType dtype, std::vector<int64_t> shape) const;
+
+ private:
+  ArtifactReader(MappedFile mapped) : mapped_(std::move(mapped)) {}
+  absl::StatusOr<Linear> LoadPacked(const std::string& name, int64_t rows, int64_t cols) const;
+  absl::StatusOr<std::shared_ptr<const Rotation>> RotationFor(int64_t cols) const;
+
+  ModelConfig config_;
+  QuantizationConfig quantization_;
+  MappedFile mapped_;
+  std::unique_ptr<SafetensorsReader> source_;
+  std::shared_ptr<const std::vector<int32_t>> table_;
+  std::vector<std::shared_ptr<const Rotation>> rotations_;  // one for each input dimension
+};
+
+}  // namespace qamserve

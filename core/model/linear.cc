@@ -1,0 +1,129 @@
+#include "core/model/linear.h"
+
+#include <algorithm>
+
+#include "core/codec/codebook.h"
+#include "core/codec/packing.h"
+
+namespace qamserve {
+namespace {
+
+// Calls body(layer, begin, end) for ranges of units (rows or strips) that cover all layers of a group. Each call of the
+// pool gets about a quarter of a thread's share, so that a slow core does not hold the others up for long.
+template <typename UnitsOf, typename Body>
+void ForEachUnit(const LinearGroup& group, ThreadPool& pool, int64_t min_grain, UnitsOf units_of, Body body) {
+  int64_t total = 0;
+  for (const Linear& layer : group.layers) total += units_of(layer);
+  const int64_t grain = std::max(min_grain, (total + pool.threads() * 4 - 1) / (pool.threads() * 4));
+  pool.ParallelFor(total, grain, [&](int64_t begin, int64_t end) {
+    int64_t first = 0;
+    for (size_t i = 0; i < group.layers.size(); ++i) {
+      const int64_t units = units_of(group.layers[i]);
+      const int64_t from = std::max(begin - first, int64_t{0}), to = std::min(end - first, units);
+      if (from < to) body(i, from, to);
+      first += units;
+    }
+  });
+}
+
+void QuantizeActivations(const LinearGroup& group, const float* x, int64_t x_stride, int64_t tokens,
+                         const Kernels& kernels, ThreadPool& pool, PackedActivations& out) {
+  const int64_t cols = group.cols(), padded = PaddedCols(cols);
+  out.q.resize(static_cast<size_t>(tokens * padded));
+  out.scale.resize(static_cast<size_t>(tokens));
+  pool.ParallelFor(tokens, std::max<int64_t>(1, std::min<int64_t>(16, tokens)), [&](int64_t begin, int64_t end) {
+    std::vector<float> row(static_cast<size_t>(2 * cols));
+    for (int64_t t = begin; t < end; ++t) {
+      const float* source = x + t * x_stride;
+      if (group.inverse_scale.empty()) {
+        std::copy(source, source + cols, row.begin());
+      } else {
+        for (int64_t j = 0; j < cols; ++j) row[static_cast<size_t>(j)] = source[j] * group.inverse_scale[static_cast<size_t>(j)];
+      }
+      group.rotation->Apply(row.data(), row.data() + cols);
+      out.scale[static_cast<size_t>(t)] = kernels.quantize_input(row.data(), cols, padded, out.q.data() + t * padded);
+    }
+  });
+}
+
+void ApplyPacked(const LinearGroup& group, const PackedActivations& activations, int64_t tokens,
+                 std::span<const OutputRows> outputs, const Kernels& kernels, ThreadPool& pool) {
+  const PackedInput input{activations.q.data(), PaddedCols(group.cols()), activations.scale.data(), tokens};
+  ForEachUnit(
+      group, pool, 1, [](const Linear& layer) { return StripsDown(layer.rows); },
+      [&](size_t i, int64_t begin, int64_t end) {
+        alignas(64) char scratch[kPackedScratchBytes];
+        kernels.packed_matmul({group.layers[i].Packed(), input, outputs[i].data, outputs[i].stride, begin, end, scratch});
+      });
+}
+
+void ApplyDense(const LinearGroup& group, const float* x, int64_t x_stride, int64_t tokens,
+                std::span<const OutputRows> outputs, const Kernels& kernels, ThreadPool& pool) {
+  ForEachUnit(
+      group, pool, 16, [](const Linear& layer) { return layer.rows; },
+      [&](size_t i, int64_t begin, int64_t end) {
+        // 32 rows of up to 4096 columns stay in a 1 MB second-level cache while all tokens pass.
+        for (int64_t o = begin; o < end; o += 32) {
+          DenseRows w = group.layers[i].Dense();
+          const int64_t element = w.type == DenseType::kF32 ? 4 : 2;
+          w.data = static_cast<const char*>(w.data) + o * w.stride * element;
+          kernels.dense_matmul({x, x_stride, w, outputs[i].data + o, outputs[i].stride, tokens,
+                                std::min<int64_t>(32, end - o), group.cols()});
+        }
+      });
+}
+
+}  // namespace
+
+int64_t Linear::WeightBytes() const {
+  if (packed()) return PackedBytes(rows, cols, pair_bits) + static_cast<int64_t>(row_scale.size() * sizeof(float));
+  return rows * cols * (dense_type == DenseType::kF32 ? 4 : 2);
+}
+
+void ApplyGroup(const LinearGroup& group, const float* x, int64_t x_stride, int64_t tokens,
+                std::span<const OutputRows> outputs, const Kernels& kernels, ThreadPool& pool,
+                PackedActivations& activations) {
+  if (group.layers.front().packed()) {
+    QuantizeActivations(group, x, x_stride, tokens, kernels, pool, activations);
+    ApplyPacked(group, activations, tokens, outputs, kernels, pool);
+  } else {
+    ApplyDense(group, x, x_stride, tokens, outputs, kernels, pool);
+  }
+  for (size_t i = 0; i < group.layers.size(); ++i) {
+    const std::vector<float>& bias = group.layers[i].bias;
+    for (int64_t t = 0; t < (bias.empty() ? 0 : tokens); ++t) {
+      float* y = outputs[i].data + t * outputs[i].stride;
+      for (size_t r = 0; r < bias.size(); ++r) y[r] += bias[r];
+    }
+  }
+}
+
+void ApplyHead(const Linear& head, const float* hidden, int64_t n, const Kernels& kernels, ThreadPool& pool,
+               float* logits) {
+  constexpr int64_t kRows = 64;  // of up to 4096 columns in 16 bits: half a second-level cache
+  const DenseRows w = head.Dense();
+  const int64_t element = w.type == DenseType::kF32 ? 4 : 2;
+  const int64_t blocks = (head.rows + kRows - 1) / kRows;
+  pool.ParallelFor(blocks, std::max<int64_t>(1, blocks / (pool.threads() * 8)), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin * kRows; o < std::min(head.rows, end * kRows); o += kRows) {
+      DenseRows rows = w;
+      rows.data = static_cast<const char*>(w.data) + o * w.stride * element;
+      kernels.dense_matmul({hidden, head.cols, rows, logits + o, head.rows, n, std::min(kRows, head.rows - o), head.cols});
+    }
+  });
+}
+
+std::vector<int32_t> DecodeTable(int pair_bits) {
+  const Codebook& codebook = CodebookFor(pair_bits);
+  const int m = codebook.magnitude_bits();
+  std::vector<int32_t> table(size_t{1} << pair_bits);
+  for (size_t code = 0; code < table.size(); ++code) {
+    const size_t magnitude = code & ((size_t{1} << m) - 1);
+    const int x = (code >> m) & 1 ? -codebook.x[magnitude] : codebook.x[magnitude];
+    const int y = (code >> (m + 1)) & 1 ? -codebook.y[magnitude] : codebook.y[magnitude];
+    table[code] = static_cast<int32_t>(static_cast<uint32_t>(x & 0xffff) | static_cast<uint32_t>(y) << 16);
+  }
+  return table;
+}
+
+}  // namespace qamserve

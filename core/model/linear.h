@@ -1,0 +1,75 @@
+// Linear layers as the forward pass sees them: dense or packed, in groups that share an input.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/thread_pool.h"
+#include "core/codec/rotation.h"
+#include "core/kernels/kernels.h"
+
+namespace qamserve {
+
+// y = W x + bias, W [rows][cols]. Either dense (weights owned here) or packed (codes owned by a mapped file that must
+// outlive this). Immutable once built.
+struct Linear {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  std::vector<float> bias;  // empty or [rows]
+
+  DenseType dense_type = DenseType::kF32;
+  std::vector<float> dense32;      // kF32
+  std::vector<uint16_t> dense16;   // kF16, kBF16
+
+  const uint8_t* codes = nullptr;  // packed if not null
+  int pair_bits = 0;
+  std::vector<float> row_scale;    // [rows padded to 32]
+  std::shared_ptr<const std::vector<int32_t>> table;
+
+  bool packed() const { return codes != nullptr; }
+  DenseRows Dense() const {
+    return {dense_type == DenseType::kF32 ? static_cast<const void*>(dense32.data()) : dense16.data(), dense_type, cols};
+  }
+  PackedMatrix Packed() const { return {codes, row_scale.data(), table->data(), pair_bits, rows, cols}; }
+  // Read for each token at batch 1.
+  int64_t WeightBytes() const;
+};
+
+// Layers that multiply the same input, and what is done to that input first when they are packed.
+struct LinearGroup {
+  std::string name;                           // "model.layers.0.self_attn.qkv"
+  std::vector<Linear> layers;
+  std::shared_ptr<const Rotation> rotation;   // packed only
+  std::vector<float> inverse_scale;           // packed only; empty or [cols]
+
+  int64_t cols() const { return layers.front().cols; }
+};
+
+// Rows of floats that a layer writes.
+struct OutputRows {
+  float* data = nullptr;
+  int64_t stride = 0;
+};
+
+// Rotated and quantized activations, kept between calls so that memory is not asked for at every step.
+struct PackedActivations {
+  std::vector<int16_t> q;
+  std::vector<float> scale;
+};
+
+// outputs[i] = group.layers[i] x for `tokens` rows of `x` (`x_stride` apart). Work is split over output rows.
+void ApplyGroup(const LinearGroup& group, const float* x, int64_t x_stride, int64_t tokens,
+                std::span<const OutputRows> outputs, const Kernels& kernels, ThreadPool& pool,
+                PackedActivations& activations);
+
+// logits [n][rows of head] = head x hidden, for a dense head.
+void ApplyHead(const Linear& head, const float* hidden, int64_t n, const Kernels& kernels, ThreadPool& pool,
+               float* logits);
+
+// The signed table of a codebook, as PackedMatrix wants it.
+std::vector<int32_t> DecodeTable(int pair_bits);
+
+}  // namespace qamserve

@@ -1,0 +1,26 @@
+// Which tensors an architecture has: their Hugging Face names, shapes, and what GGUF calls them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/model/config.h"
+
+namespace qamserve {
+
+struct ParameterSpec {
+  std::string name;            // "model.layers.0.self_attn.q_proj.weight"
+  std::vector<int64_t> shape;  // outermost first
+  bool is_norm = false;
+};
+
+// Every tensor that a model of this config needs, sorted by name. With tied embeddings there is no lm_head.weight.
+std::vector<ParameterSpec> ParametersOf(const ModelConfig& config);
+
+// The Hugging Face name of a GGUF tensor ("blk.0.attn_q.weight"), or nothing if it has no counterpart.
+std::optional<std::string> HuggingFaceName(Architecture architecture, std::string_view gguf_name);
+
+}  // namespace qamserve

@@ -1,0 +1,90 @@
+#include "core/model/weights.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "core/codec/half.h"
+
+namespace qamserve {
+namespace {
+
+absl::StatusOr<std::vector<float>> LoadVector(const Checkpoint& checkpoint, const std::string& name) {
+  std::vector<float> out(static_cast<size_t>(checkpoint.Info(name).elements()));
+  RETURN_IF_ERROR(checkpoint.ReadRows(name, 0, 1, out));
+  return out;
+}
+
+// Back to the 16 bits that the float came from.
+uint16_t Narrow(DenseType type, float value) {
+  return type == DenseType::kF16 ? FloatToHalf(value) : static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
+}
+
+}  // namespace
+
+std::array<GroupNames, 4> LinearGroupNames(int64_t layer) {
+  const std::string p = fmt::format("model.layers.{}.", layer);
+  return {{{p + "self_attn.qkv", {p + "self_attn.q_proj", p + "self_attn.k_proj", p + "self_attn.v_proj"}},
+           {p + "self_attn.o", {p + "self_attn.o_proj"}},
+           {p + "mlp.gate_up", {p + "mlp.gate_proj", p + "mlp.up_proj"}},
+           {p + "mlp.down", {p + "mlp.down_proj"}}}};
+}
+
+absl::StatusOr<Linear> LoadDense(const Checkpoint& checkpoint, std::string_view name) {
+  const TensorInfo& info = checkpoint.Info(name);
+  Linear out;
+  out.rows = info.rows();
+  out.cols = info.cols();
+  const auto elements = static_cast<size_t>(info.elements());
+  out.dense_type = info.dtype == DType::kF16    ? DenseType::kF16
+                   : info.dtype == DType::kBF16 ? DenseType::kBF16
+                                                : DenseType::kF32;
+  if (out.dense_type == DenseType::kF32) {
+    out.dense32.resize(elements);
+    RETURN_IF_ERROR(checkpoint.ReadRows(name, 0, out.rows, out.dense32));
+    return out;
+  }
+  out.dense16.resize(elements);
+  constexpr int64_t kRowsAtOnce = 64;
+  std::vector<float> rows(static_cast<size_t>(kRowsAtOnce * out.cols));
+  for (int64_t row = 0; row < out.rows; row += kRowsAtOnce) {
+    const int64_t end = std::min(out.rows, row + kRowsAtOnce);
+    const auto n = static_cast<size_t>((end - row) * out.cols);
+    RETURN_IF_ERROR(checkpoint.ReadRows(name, row, end, std::span(rows).first(n)));
+    uint16_t* target = out.dense16.data() + row * out.cols;
+    for (size_t i = 0; i < n; ++i) target[i] = Narrow(out.dense_type, rows[i]);
+  }
+  return out;
+}
+
+absl::StatusOr<LayerWeights> LoadDenseLayer(const Checkpoint& checkpoint, int64_t layer) {
+  LayerWeights out;
+  RETURN_IF_ERROR(LoadNorms(
+      checkpoint.config(), layer, [&](const std::string& name) { return LoadVector(checkpoint, name); }, out));
+  const std::array<GroupNames, 4> names = LinearGroupNames(layer);
+  LinearGroup* const groups[] = {&out.qkv, &out.o, &out.gate_up, &out.down};
+  for (size_t g = 0; g < names.size(); ++g) {
+    groups[g]->name = names[g].name;
+    for (const std::string& name : names[g].layers) {
+      ASSIGN_OR_RETURN(Linear linear, LoadDense(checkpoint, name + ".weight"));
+      if (checkpoint.Has(name + ".bias")) {
+        ASSIGN_OR_RETURN(linear.bias, LoadVector(checkpoint, name + ".bias"));
+      }
+      groups[g]->layers.push_back(std::move(linear));
+    }
+  }
+  return out;
+}
+
+absl::Status CheckKernelDimensions(const ModelConfig& config, std::string_view origin) {
+  const std::pair<const char*, int64_t> dimensions[] = {{"hidden_size", config.hidden_size},
+                                                        {"intermediate_size", config.intermediate_size},
+                                                        {"head_dim", config.head_dim}};
+  for (const auto& [name, value] : dimensions) {
+    if (value % 8 != 0) {
+      return Unimplemented("MODEL_DIMENSION", "{}: {} is {}; it must be a multiple of 8", origin, name, value);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace qamserve

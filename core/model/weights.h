@@ -1,0 +1,57 @@
+// From tensors to the weights that a forward pass uses.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/model/checkpoint.h"
+#include "core/model/forward.h"
+
+namespace qamserve {
+
+// The linear layers of a block by input group, without ".weight" (self_attn.qkv: q_proj, k_proj, v_proj; ...).
+struct GroupNames {
+  std::string name;                 // "model.layers.3.self_attn.qkv"
+  std::vector<std::string> layers;  // "model.layers.3.self_attn.q_proj", ...
+};
+std::array<GroupNames, 4> LinearGroupNames(int64_t layer);
+
+// A matrix in its stored precision where that is 16 bits, else as floats: exact either way.
+absl::StatusOr<Linear> LoadDense(const Checkpoint& checkpoint, std::string_view name);
+
+// One block of an unquantized checkpoint.
+absl::StatusOr<LayerWeights> LoadDenseLayer(const Checkpoint& checkpoint, int64_t layer);
+
+// Loads the norms of a block through `load` (name -> vector), for checkpoints and artifacts alike.
+template <typename Load>
+absl::Status LoadNorms(const ModelConfig& config, int64_t layer, Load load, LayerWeights& out) {
+  const std::string prefix = fmt::format("model.layers.{}.", layer);
+  struct Wanted {
+    bool present;
+    const char* name;
+    std::vector<float>* target;
+  };
+  const bool sandwich = config.sandwich_norms;
+  const Wanted wanted[] = {
+      {true, "input_layernorm.weight", &out.attention_norm},
+      {true, "post_attention_layernorm.weight", sandwich ? &out.attention_out_norm : &out.mlp_norm},
+      {sandwich, "pre_feedforward_layernorm.weight", &out.mlp_norm},
+      {sandwich, "post_feedforward_layernorm.weight", &out.mlp_out_norm},
+      {config.qk_norm, "self_attn.q_norm.weight", &out.q_norm},
+      {config.qk_norm, "self_attn.k_norm.weight", &out.k_norm},
+  };
+  for (const Wanted& w : wanted) {
+    if (!w.present) continue;
+    ASSIGN_OR_RETURN(*w.target, load(prefix + w.name));
+  }
+  return absl::OkStatus();
+}
+
+// The kernels need head_dim and hidden_size in whole vectors of 8: UNIMPLEMENTED (MODEL_DIMENSION) names what is not.
+absl::Status CheckKernelDimensions(const ModelConfig& config, std::string_view origin);
+
+}  // namespace qamserve

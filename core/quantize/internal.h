@@ -1,0 +1,43 @@
+// Shared by the parts of core/quantize; nothing outside includes it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/format/artifact_format.h"
+#include "core/format/safetensors.h"
+#include "core/model/checkpoint.h"
+#include "core/model/weights.h"
+#include "core/quantize/quantize.h"
+
+namespace qamserve {
+
+inline constexpr char kSumSquaresSuffix[] = ".sum_squares";
+inline constexpr char kTokensKey[] = "tokens";
+
+// Mean squares of one group's input channels, over all shards in order.
+absl::StatusOr<std::vector<double>> ReadMeanSquares(const std::vector<std::string>& shards, const std::string& group,
+                                                    int64_t cols);
+
+// The group that a tensor of the plan belongs to, with all its layers.
+absl::StatusOr<GroupNames> GroupOf(const Checkpoint& checkpoint, const std::string& group);
+
+// What the artifact's weights file declares, in file order: codes first, so that each starts at a multiple of
+// kCodesAlignment; then scales, norms, and the tensors that are kept as they are.
+std::vector<SafetensorsWriter::Declaration> ArtifactDeclarations(const Checkpoint& checkpoint, const QuantizeSpec& spec,
+                                                                 const QuantizePlan& plan);
+std::map<std::string, std::string> ArtifactMetadata();
+
+// The tensors that are not quantized, by Hugging Face name, sorted.
+std::vector<std::string> KeptTensors(const Checkpoint& checkpoint);
+// The type a kept tensor is stored in: its own if that is a plain float type, else F16 (block types).
+DType KeptType(const TensorInfo& info);
+
+// GATE_COVERAGE and GATE_RECONSTRUCTION on an assembled folder.
+absl::Status VerifyArtifact(const Checkpoint& checkpoint, const QuantizePlan& plan, const ArtifactInputs& inputs,
+                            const std::string& dir);
+
+}  // namespace qamserve

@@ -1,0 +1,114 @@
+#include <algorithm>
+#include <set>
+
+#include "core/codec/codebook.h"
+#include "core/codec/packing.h"
+#include "core/model/kv_cache.h"
+#include "core/model/parameters.h"
+#include "core/quantize/internal.h"
+
+namespace qamserve {
+namespace {
+
+// What one block needs while calibration or evaluation runs it: its dense weights, a window's activations and cache.
+int64_t BlockMemory(const Checkpoint& checkpoint, const QuantizeSpec& spec) {
+  const ModelConfig& c = checkpoint.config();
+  int64_t weights = 0;
+  for (const std::string& name : checkpoint.LinearNames(0)) {
+    const TensorInfo& info = checkpoint.Info(name + ".weight");
+    weights += info.elements() * (info.dtype == DType::kF16 || info.dtype == DType::kBF16 ? 2 : 4);
+  }
+  const int64_t per_token = 3 * c.hidden_size + 2 * c.q_size() + 2 * c.kv_size() + 2 * c.intermediate_size;
+  const int64_t tokens = spec.window_tokens;
+  return weights + tokens * per_token * 4 + LayerKv::BytesFor(c, tokens) +
+         tokens * spec.calibration_windows * c.hidden_size * 4;
+}
+
+}  // namespace
+
+DType KeptType(const TensorInfo& info) {
+  const bool plain = info.dtype == DType::kF32 || info.dtype == DType::kF16 || info.dtype == DType::kBF16;
+  return plain ? info.dtype : DType::kF16;
+}
+
+std::vector<std::string> KeptTensors(const Checkpoint& checkpoint) {
+  std::set<std::string> quantized;
+  for (int64_t layer = 0; layer < checkpoint.config().num_layers; ++layer) {
+    for (const std::string& name : checkpoint.LinearNames(layer)) quantized.insert(name + ".weight");
+  }
+  std::vector<std::string> kept;
+  for (const ParameterSpec& parameter : ParametersOf(checkpoint.config())) {
+    if (!quantized.contains(parameter.name)) kept.push_back(parameter.name);
+  }
+  return kept;
+}
+
+std::map<std::string, std::string> ArtifactMetadata() { return {{"format", "pt"}, {"qamw_codec", kCodecVersion}}; }
+
+std::vector<SafetensorsWriter::Declaration> ArtifactDeclarations(const Checkpoint& checkpoint, const QuantizeSpec& spec,
+                                                                 const QuantizePlan& plan) {
+  const int pair_bits = static_cast<int>(spec.bpw * 2);
+  std::vector<SafetensorsWriter::Declaration> out;
+  for (const QuantizePlan::Tensor& t : plan.tensors) {
+    out.push_back({t.name + kCodesSuffix, DType::kU8, {PackedBytes(t.rows, t.cols, pair_bits)}});
+    out.back().aligned = true;
+  }
+  std::string group;
+  for (const QuantizePlan::Tensor& t : plan.tensors) {
+    if (spec.channel_scale && t.group != group) out.push_back({t.group + kChannelScaleSuffix, DType::kF16, {t.cols}});
+    group = t.group;
+  }
+  for (const QuantizePlan::Tensor& t : plan.tensors) out.push_back({t.name + kRowNormSuffix, DType::kF16, {t.rows}});
+  for (const std::string& name : KeptTensors(checkpoint)) {
+    const TensorInfo& info = checkpoint.Info(name);
+    out.push_back({name, KeptType(info), info.shape});
+  }
+  return out;
+}
+
+absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, const QuantizeSpec& spec, int threads) {
+  RETURN_IF_ERROR(ValidateQuantizeSpec(spec));
+  RETURN_IF_ERROR(CheckKernelDimensions(checkpoint.config(), checkpoint.origin()));
+  ASSIGN_OR_RETURN(const int pair_bits, PairBitsFor(spec.bpw));
+  QuantizePlan plan;
+  double bits = 0;
+  int64_t widest = 0;
+  std::set<int64_t> rotations;
+  for (int64_t layer = 0; layer < checkpoint.config().num_layers; ++layer) {
+    for (const GroupNames& group : LinearGroupNames(layer)) {
+      for (const std::string& name : group.layers) {
+        const TensorInfo& info = checkpoint.Info(name + ".weight");
+        const int64_t rows = info.rows(), cols = info.cols();
+        if (rotations.insert(cols).second) {
+          auto rotation = Rotation::Create(cols, spec.rotation, spec.seed);
+          if (!rotation.ok()) return Annotate(rotation.status(), checkpoint.origin() + ": tensor " + name);
+        }
+        const int64_t codes = PackedBytes(rows, cols, pair_bits);
+        plan.tensors.push_back({name, group.name, rows, cols, codes + rows * 2});
+        plan.weights += rows * cols;
+        bits += static_cast<double>(rows * cols) * spec.bpw + 16.0 * static_cast<double>(rows);
+        widest = std::max(widest, cols);
+      }
+      if (spec.channel_scale) bits += 16.0 * static_cast<double>(plan.tensors.back().cols);
+    }
+  }
+  plan.bpw = bits / static_cast<double>(plan.weights);
+  ASSIGN_OR_RETURN(const uint64_t total,
+                   SafetensorsWriter::TotalBytes(ArtifactDeclarations(checkpoint, spec, plan), ArtifactMetadata(),
+                                                 kCodesAlignment));
+  plan.artifact_bytes = static_cast<int64_t>(total);
+  constexpr int64_t kProcess = 64 << 20;  // code, libraries, allocator
+  plan.peak_memory_bytes = kProcess + BlockMemory(checkpoint, spec) + threads * widest * kTileRows * 16;
+  return plan;
+}
+
+absl::StatusOr<GroupNames> GroupOf(const Checkpoint& checkpoint, const std::string& group) {
+  for (int64_t layer = 0; layer < checkpoint.config().num_layers; ++layer) {
+    for (GroupNames& names : LinearGroupNames(layer)) {
+      if (names.name == group) return names;
+    }
+  }
+  return NotFound("TENSOR_MISSING", "{}: there is no input group {}", checkpoint.origin(), group);
+}
+
+}  // namespace qamserve

@@ -1,0 +1,101 @@
+// From checkpoint to artifact, cut into tasks that can run anywhere and in any order. Start here for core/quantize.
+//   calibrate shard -> statistics file      (forward pass of the unquantized model over some windows of text)
+//   quantize tensor -> packed tensor file   (needs the sum of the statistics; independent of other tensors)
+//   assemble        -> artifact folder      (all packed tensors, kept tensors, tokenizer, config)
+// Every file that a task writes is a pure function of (checkpoint, spec, tokens): same bytes for any number of threads
+// and workers, and any instruction set. All functions are thread-safe. Memory is bounded by one block's weights.
+#pragma once
+
+#include <absl/functional/function_ref.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/base/thread_pool.h"
+#include "core/codec/rotation.h"
+#include "core/model/checkpoint.h"
+
+namespace qamserve {
+
+// Names the method and the layout in artifacts and job keys; changes when the same input would give other bytes.
+inline constexpr char kCodecVersion[] = "qamw-joint-1";
+
+struct QuantizeSpec {
+  double bpw = 5.5;              // codebook bits a weight: 2.5 to 6 in half bits
+  bool channel_scale = true;
+  RotationKind rotation = RotationKind::kFull;
+  uint64_t seed = 1;             // of the rotation's signs
+  int32_t calibration_windows = 8;
+  int32_t window_tokens = 1024;
+};
+
+// INVALID_ARGUMENT (BPW_RANGE, ...) names field and limit.
+absl::Status ValidateQuantizeSpec(const QuantizeSpec& spec);
+// Canonical JSON: the same spec always gives the same text. Part of the job key and of the report.
+std::string QuantizeSpecToJson(const QuantizeSpec& spec);
+
+// What will be done, known before anything is read but headers.
+struct QuantizePlan {
+  struct Tensor {
+    std::string name;            // "model.layers.0.self_attn.q_proj"
+    std::string group;           // tensors that share an input share a group: "model.layers.0.self_attn.qkv"
+    int64_t rows = 0;            // out
+    int64_t cols = 0;            // in
+    int64_t packed_bytes = 0;    // codes and norms as stored
+  };
+  std::vector<Tensor> tensors;
+  int64_t weights = 0;           // to be quantized
+  int64_t artifact_bytes = 0;    // of model.safetensors, exact
+  int64_t peak_memory_bytes = 0; // estimate, at `threads` threads
+  double bpw = 0;                // with norms and scales
+};
+// Errors: INVALID_ARGUMENT (ROTATION_DIMENSION) if an input dimension cannot be factored; names tensor and dimension.
+absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, const QuantizeSpec& spec, int threads);
+
+// Called now and then with the finished fraction of the call; a status that is not OK stops it and is returned.
+using ProgressFn = absl::FunctionRef<absl::Status(double fraction)>;
+
+// Runs windows of `window_tokens` tokens each through the unquantized model, a block at a time, and writes the sums of
+// squares of every group's inputs to `out_path`.
+absl::Status CalibrateShard(const Checkpoint& checkpoint, const std::vector<std::vector<int32_t>>& windows,
+                            ThreadPool& pool, ProgressFn progress, const std::string& out_path);
+
+struct TensorOutcome {
+  std::string name;
+  int64_t rows = 0, cols = 0;
+  double bpw = 0;                // codes + norms + the tensor's share of scales
+  double distortion = 0;         // mean squared error a weight over the row's mean square, in the rotated basis
+  double weighted_error = 0;     // channel-weighted squared error over channel-weighted energy; 0 without statistics
+};
+
+// Quantizes one tensor of the plan and writes it. `statistics` are the files of all calibration shards, in shard
+// order (empty without channel scales).
+absl::StatusOr<TensorOutcome> QuantizeTensor(const Checkpoint& checkpoint, const QuantizeSpec& spec,
+                                             const QuantizePlan::Tensor& tensor,
+                                             const std::vector<std::string>& statistics, ThreadPool& pool,
+                                             const std::string& out_path);
+
+struct ArtifactInputs {
+  std::vector<std::string> packed;        // one file for each tensor of the plan, in plan order
+  std::vector<TensorOutcome> outcomes;    // likewise
+  std::string display_name;
+  std::string checkpoint_digest;
+  std::string calibration_source;         // "text" or "own samples" or "none"
+  std::string calibration_digest;         // SHA-256 of the token ids
+  // Of the finished folder (DigestFiles); goes into the report.
+  std::map<std::string, std::string> file_digests;
+};
+// Writes config.json, model.safetensors, the tokenizer files and generation_config.json into the new folder `out_dir`.
+// Then checks it: every tensor of the plan is there, and sampled rows of each dequantize to within the distortion
+// that was measured (FAILED_PRECONDITION, GATE_COVERAGE or GATE_RECONSTRUCTION).
+absl::Status AssembleArtifact(const Checkpoint& checkpoint, const QuantizeSpec& spec, const QuantizePlan& plan,
+                              const ArtifactInputs& inputs, ProgressFn progress, const std::string& out_dir);
+
+// SHA-256 of every file directly in a folder, by name.
+absl::StatusOr<std::map<std::string, std::string>> DigestFiles(const std::string& dir);
+
+}  // namespace qamserve

@@ -1,0 +1,39 @@
+// The Jinja chat template of a checkpoint, rendered as transformers' apply_chat_template renders it (trim_blocks,
+// lstrip_blocks, raise_exception, strftime_now, tojson). Thread safety: const after Parse.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/status.h"
+
+namespace qamserve {
+
+struct ChatMessage {
+  std::string role;
+  std::string content;
+};
+
+struct ChatRenderOptions {
+  bool add_generation_prompt = true;
+  // JSON array of tool definitions, or empty.
+  std::string tools_json;
+};
+
+class ChatTemplate {
+ public:
+  // `bos_token` and `eos_token` are texts that templates may print.
+  // INVALID_ARGUMENT (CHAT_TEMPLATE_INVALID) says what could not be parsed.
+  static absl::StatusOr<std::shared_ptr<const ChatTemplate>> Parse(std::string_view source, std::string bos_token,
+                                                                   std::string eos_token);
+  virtual ~ChatTemplate() = default;
+  // INVALID_ARGUMENT (CHAT_TEMPLATE_REFUSED) carries what raise_exception said; RESOURCE_EXHAUSTED
+  // (CHAT_TEMPLATE_BUDGET) if the output passes 16 MB.
+  virtual absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
+                                             const ChatRenderOptions& options) const = 0;
+};
+
+}  // namespace qamserve

@@ -1,0 +1,154 @@
+"""Where things are, how programs are run, and what a figure is signed with: machine, commit, date."""
+import datetime
+import functools
+import json
+import os
+import pathlib
+import platform
+import re
+import shlex
+import subprocess
+import sys
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+# Vector instructions that decide which kernels run.
+NOTABLE_FLAGS = ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8",
+                 "asimd", "asimddp", "sve"]
+
+
+class Unmeasurable(Exception):
+    """A figure cannot be measured here; the message says why."""
+
+
+class Context:
+    def __init__(self, build, cache, threads):
+        self.build = pathlib.Path(build).resolve()
+        self.cache = pathlib.Path(cache)
+        self.threads = threads
+        self.work = self.cache / "bench"
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    # --- inputs, obtained once ---
+
+    @functools.cached_property
+    def wikitext2(self):
+        folder = os.environ.get("QAMSERVE_WIKITEXT2")
+        command = [sys.executable, str(REPOSITORY / "scripts/fetch_wikitext2.py")]
+        command += ["--check-only", folder] if folder else [str(self.cache / "wikitext-2")]
+        if subprocess.run(command, check=False).returncode != 0:
+            raise Unmeasurable("WikiText-2 is not there: set QAMSERVE_WIKITEXT2 to a folder with wiki.test.raw and "
+                               "valid.tokens")
+        return pathlib.Path(command[-1])
+
+    @property
+    def eval_text(self):
+        return self.wikitext2 / "wiki.test.raw"
+
+    @functools.cached_property
+    def calibration_text(self):
+        """valid.tokens without the words that were taken out of it."""
+        path = self.work / "valid.txt"
+        path.write_bytes((self.wikitext2 / "valid.tokens").read_bytes().replace(b" <unk>", b""))
+        return path
+
+    @functools.lru_cache
+    def model(self, name):
+        done = subprocess.run([sys.executable, str(REPOSITORY / "scripts/fetch_model.py"), name, "--cache",
+                               str(self.cache)], stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise Unmeasurable(f"the model {name} could not be obtained")
+        return pathlib.Path(done.stdout.splitlines()[-1])
+
+    @functools.cached_property
+    def peer(self):
+        script = str(REPOSITORY / "scripts/build_peer.sh")
+        done = subprocess.run([script], stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise Unmeasurable("the peer, llama.cpp, could not be built")
+        return pathlib.Path(done.stdout.splitlines()[-1])
+
+    @functools.lru_cache
+    def peer_model(self, kind):
+        """SmolLM2 as llama.cpp quantizes it: "F16" from the checkpoint's Q4_1, anything else from that F16."""
+        source = self.model("smollm2") if kind == "F16" else self.peer_model("F16")
+        path = self.work / f"smollm2-{kind}.gguf"
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            self.run([self.peer / "llama-quantize", "--allow-requantize", source, partial, kind], quiet=True)
+            partial.replace(path)
+        return path
+
+    def program(self, path):
+        program = self.build / path
+        if not program.exists():
+            raise Unmeasurable(f"{path} was not built")
+        return program
+
+    # --- running ---
+
+    def run(self, command, quiet=False, limit_data_bytes=0, good_statuses=(0,)):
+        """Standard output of `command`, or, if `quiet`, output and errors together; Unmeasurable if it fails."""
+        command = [str(part) for part in command]
+        print(f"      $ {self.show(command)}", flush=True)
+
+        def limit():
+            import resource
+            resource.setrlimit(resource.RLIMIT_DATA, (limit_data_bytes, limit_data_bytes))
+
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT if quiet else None, text=True, errors="replace", check=False,
+                              preexec_fn=limit if limit_data_bytes else None)
+        if done.returncode not in good_statuses:
+            tail = done.stdout[-2000:] if quiet else ""
+            raise Unmeasurable(f"{pathlib.Path(command[0]).name} ended with status {done.returncode} {tail}".strip())
+        return done.stdout
+
+    def run_json(self, command, **options):
+        return json.loads(self.run(command, **options))
+
+    def show(self, command):
+        """The command as a reader would type it: folders of this machine by the names that benchmarks.md explains."""
+        places = [(self.build, "build"), (self.work, "$WORK"), (self.cache / "models", "$MODELS"), (REPOSITORY, ".")]
+        if "wikitext2" in self.__dict__:
+            places.append((self.wikitext2, "$QAMSERVE_WIKITEXT2"))
+        if "peer" in self.__dict__:
+            places.append((self.peer, "$PEER"))
+        parts = []
+        for part in command:
+            text = str(part)
+            for folder, name in sorted(places, key=lambda place: -len(str(place[0]))):
+                text = text.replace(str(folder) + os.sep, name + "/")
+                if text == str(folder):
+                    text = name
+            if text == sys.executable:
+                text = "python3"
+            parts.append(text if text.startswith(("$", "./")) else shlex.quote(text))
+        return " ".join(parts)
+
+    # --- the signature of a figure ---
+
+    @functools.cached_property
+    def machine(self):
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+        model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+        flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+        have = set(flags.group(1).split()) if flags else set()
+        isa = " ".join(flag for flag in NOTABLE_FLAGS if flag in have)
+        name = model.group(1).strip() if model else platform.machine()
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB, {isa}"
+
+    @functools.cached_property
+    def commit(self):
+        def git(*arguments):
+            done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+            return done.stdout.strip() if done.returncode == 0 else ""
+
+        commit = git("rev-parse", "--short=12", "HEAD")
+        # The results themselves may be uncommitted: they are what is being written.
+        changed = git("status", "--porcelain", "--", ".", ":!docs/benchmarks.json", ":!docs/benchmarks.md")
+        return (commit or "none") + ("+changes" if changed else "")
+
+    @functools.cached_property
+    def date(self):
+        return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")

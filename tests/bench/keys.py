@@ -1,0 +1,72 @@
+"""Every key that ./run bench can measure: its unit, its bar and what it is."""
+import dataclasses
+
+# What a right implementation of the codec without scales gives on SmolLM2, to be met within 10 %.
+JOINT_KL = {"5.5": 0.0396, "4.0": 0.339, "3.5": 0.738}
+JOINT_SCALE_KL_LIMIT = {"5.5": 0.016, "4.0": 0.13, "3.5": 0.25}
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """`kind` says how value and `limit` compare: "<=", ">=", "within" (relative `tolerance` of limit) or "" (no bar)."""
+
+    unit: str
+    about: str
+    kind: str = ""
+    limit: float = 0
+    tolerance: float = 0
+
+    def bar(self):
+        if self.kind == "within":
+            return f"within {100 * self.tolerance:g} % of {self.limit:g}"
+        return f"{self.kind} {self.limit:g}" if self.kind else "none"
+
+    def passes(self, value):
+        """True, False, or None where there is no bar."""
+        if self.kind == "<=":
+            return value <= self.limit
+        if self.kind == ">=":
+            return value >= self.limit
+        if self.kind == "within":
+            return abs(value / self.limit - 1) <= self.tolerance
+        return None
+
+
+KEYS = {
+    "smollm2.tokenizer.mismatches": Key(
+        "tokens", "tokens that differ from llama-tokenize on wiki.test.raw and on hostile text", "<=", 0),
+    "gemma3.tokenizer.mismatches": Key("tokens", "the same for Gemma 3 270M", "<=", 0),
+    "smollm2.base.ppl_rel_diff": Key(
+        "ratio", "relative difference of the unquantized model's perplexity from llama-perplexity's on its F16 file, "
+        "16 windows of 1024 tokens, second halves scored", "<=", 0.001),
+    **{f"smollm2.joint.{bpw}.kl": Key(
+        "nats/token", f"mean KL from the unquantized model at {bpw} bpw, no channel scales; 8 windows of 1024 tokens of "
+        "wiki.test.raw, every position", "within", kl, 0.1) for bpw, kl in JOINT_KL.items()},
+    **{f"smollm2.joint_scale.{bpw}.kl": Key("nats/token", f"the same at {bpw} bpw with channel scales", "<=", limit)
+       for bpw, limit in JOINT_SCALE_KL_LIMIT.items()},
+    "smollm2.joint_scale.5.5.kl_ratio_q5_0": Key(
+        "ratio", "mean KL at 5.5 bpw over that of llama.cpp's Q5_0 (5.5 bpw), second halves of the same 8 windows scored "
+        "on both sides", "<=", 0.25),
+    "gemma3.joint_scale.5.5.kl": Key(
+        "nats/token", "Gemma 3 270M at 5.5 bpw with channel scales; 4 windows of 1024 tokens, BOS first", "<=", 0.0125),
+    "smollm2.quantize.seconds": Key(
+        "s", "calibrate, quantize and assemble at 5.5 bpw with channel scales", "<=", 60),
+    "smollm2.quantize.weights_per_second_per_core": Key("weights/s", "the quantize stage alone", ">=", 20e6),
+    "smollm2.decode.ratio_q5_0": Key(
+        "ratio", "batch-1 tokens/s at 5.5 bpw over llama-bench's on Q5_0, rounds of both in turn, median", ">=", 0.6),
+    "smollm2.decode.tokens_per_second": Key("tokens/s", "batch-1, 128 tokens from an empty cache, 5.5 bpw"),
+    "smollm2.decode.gb_per_second": Key("GB/s", "weight bytes read a second while decoding"),
+    "smollm2.decode.bandwidth_fraction": Key(
+        "ratio", "the same over the read bandwidth that a plain loop reaches with as many threads"),
+    "bounded.quantize.peak_rss_ratio": Key(
+        "ratio", "peak resident memory over 768 MiB while a random Llama of at least 2 GiB is calibrated, quantized and "
+        "assembled, with data memory limited to 768 MiB", "<=", 1),
+}
+
+
+def select(prefixes):
+    """Keys that start with one of `prefixes`, all for none; a prefix that selects nothing is a ValueError."""
+    for prefix in prefixes:
+        if not any(key.startswith(prefix) for key in KEYS):
+            raise ValueError(f"no key starts with '{prefix}'; ./run bench --list names them")
+    return [key for key in KEYS if not prefixes or any(key.startswith(prefix) for prefix in prefixes)]

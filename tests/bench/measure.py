@@ -1,0 +1,191 @@
+"""The measurements. Each function takes a Context and gives rows {key: Figure} of what it measured on the way."""
+import dataclasses
+import functools
+import re
+import shutil
+import statistics
+import sys
+
+from context import REPOSITORY, Unmeasurable
+from keys import JOINT_KL, JOINT_SCALE_KL_LIMIT
+
+WINDOW_TOKENS = 1024
+DECODE_ROUNDS = 5
+DECODE_TOKENS = 128
+BOUNDED_LIMIT_BYTES = 768 << 20
+BOUNDED_MODEL_BYTES = 2 << 30
+
+
+@dataclasses.dataclass
+class Figure:
+    value: float
+    command: str            # what measured it, as a reader would type it
+    peer: str = ""          # what it is compared with, and its figure
+    ratio: float = None     # value over the peer's figure
+    note: str = ""
+
+
+def tokenizer(context, model):
+    program = context.program("tests/reference/tokenize_main")
+    hostile = context.work / "hostile.txt"
+    context.run([sys.executable, REPOSITORY / "tests/reference/hostile_text.py", hostile])
+    command = [sys.executable, REPOSITORY / "tests/reference/compare_tokenizer.py", "--json", program,
+               context.peer / "llama-tokenize", context.model(model), context.eval_text, hostile]
+    # Status 1 says that there are mismatches, which is a figure.
+    result = context.run_json(command, good_statuses=(0, 1))
+    ids = sum(comparison["ids"] for comparison in result["comparisons"])
+    return {f"{model}.tokenizer.mismatches": Figure(
+        result["mismatches"], context.show(command), peer="llama-tokenize", note=f"{ids} tokens compared")}
+
+
+def base_perplexity(context):
+    windows = 16
+    peer_command = [context.peer / "llama-perplexity", "-m", context.peer_model("F16"), "-f", context.eval_text, "-c",
+                    WINDOW_TOKENS, "--chunks", windows, "-t", context.threads]
+    found = re.search(r"Final estimate: PPL = ([0-9.]+)", context.run(peer_command, quiet=True))
+    if not found:
+        raise Unmeasurable("llama-perplexity printed no final estimate")
+    peer = float(found.group(1))
+    command = [context.program("tests/bench/quality_bench"), "base", "--model", context.model("smollm2"), "--eval-text",
+               context.eval_text, "--windows", windows, "--window-tokens", WINDOW_TOKENS, "--threads", context.threads,
+               "--quiet"]
+    ours = context.run_json(command)["second_half_perplexity"]
+    return {"smollm2.base.ppl_rel_diff": Figure(
+        abs(ours / peer - 1), f"{context.show(command)} ; {context.show(peer_command)}",
+        peer=f"llama-perplexity, F16: {peer:.4f}", ratio=ours / peer, note=f"ours {ours:.4f}")}
+
+
+def quality_command(context, model, bpw, scale):
+    gemma = model == "gemma3"
+    command = [context.program("tests/bench/quality_bench"), "quality", "--model", context.model(model), "--eval-text",
+               context.eval_text, "--windows", 4 if gemma else 8, "--window-tokens", WINDOW_TOKENS, "--bpw", bpw,
+               "--threads", context.threads, "--quiet", "--work-dir",
+               context.work / f"{model}.{'joint_scale' if scale else 'joint'}.{bpw}"]
+    command += ["--calibration-text", context.calibration_text] if scale else ["--no-channel-scale"]
+    return command + (["--bos"] if gemma else [])
+
+
+@functools.lru_cache
+def quality(context, model, bpw, scale):
+    return context.run_json(quality_command(context, model, bpw, scale))
+
+
+def kl(context, model, bpw, scale):
+    """The KL of one configuration; at 5.5 bpw with scales on SmolLM2, also the times of its stages."""
+    result = quality(context, model, bpw, scale)
+    command = context.show(quality_command(context, model, bpw, scale))
+    report = result["quality"]
+    note = (f"perplexity {report['base_perplexity']:.3f} -> {report['quantized_perplexity']:.3f} "
+            f"({100 * report['perplexity_change']:+.2f} %), top-1 agreement {100 * report['top1_agreement']:.1f} %, "
+            f"95 % interval {report['kl_ci95_low']:.4f} to {report['kl_ci95_high']:.4f}, {result['bpw']:.3f} bpw stored")
+    method = "joint_scale" if scale else "joint"
+    reference = JOINT_KL[bpw] if method == "joint" else None
+    rows = {f"{model}.{method}.{bpw}.kl": Figure(
+        result["kl_mean"], command, note=note, peer=f"reference implementation: {reference}" if reference else "",
+        ratio=result["kl_mean"] / reference if reference else None)}
+    if (model, bpw, scale) == ("smollm2", "5.5", True):
+        stages = ", ".join(f"{stage} {result[stage + '_seconds']:.1f} s"
+                           for stage in ("calibrate", "quantize", "assemble"))
+        rows["smollm2.quantize.seconds"] = Figure(result["total_seconds"], command, note=stages)
+        rows["smollm2.quantize.weights_per_second_per_core"] = Figure(
+            result["weights_per_second_per_core"], command,
+            note=f"{result['weights'] / 1e6:.0f} M weights, {context.threads} threads")
+    return rows
+
+
+def kl_ratio_q5_0(context):
+    windows = 8
+    base = context.work / "smollm2-base.kld"
+    common = [context.peer / "llama-perplexity", "-f", context.eval_text, "-c", WINDOW_TOKENS, "--chunks", windows,
+              "-t", context.threads]
+    save = common + ["-m", context.peer_model("F16"), "--save-all-logits", base]
+    score = common + ["-m", context.peer_model("Q5_0"), "--kl-divergence-base", base, "--kl-divergence"]
+    try:
+        context.run(save, quiet=True)
+        found = re.search(r"Mean\s+KLD:\s+([0-9.]+)", context.run(score, quiet=True))
+    finally:
+        base.unlink(missing_ok=True)
+    if not found:
+        raise Unmeasurable("llama-perplexity printed no mean KLD")
+    peer = float(found.group(1))
+    ours = quality(context, "smollm2", "5.5", True)["second_half_kl_mean"]
+    if ours <= 0:
+        raise Unmeasurable("the evaluation gave no KL over second halves")
+    command = context.show(quality_command(context, "smollm2", "5.5", True))
+    return {"smollm2.joint_scale.5.5.kl_ratio_q5_0": Figure(
+        ours / peer, f"{command} ; {context.show(save)} ; {context.show(score)}",
+        peer=f"llama.cpp Q5_0: {peer:.5f} nats/token", ratio=ours / peer, note=f"ours {ours:.5f} nats/token")}
+
+
+def decode(context):
+    artifact = quality(context, "smollm2", "5.5", True)["artifact"]
+    ours_command = [context.program("tests/bench/decode_bench"), "--model", artifact, "--tokens", DECODE_TOKENS,
+                    "--repetitions", 3, "--threads", context.threads]
+    peer_command = [context.peer / "llama-bench", "-m", context.peer_model("Q5_0"), "-p", 0, "-n", DECODE_TOKENS, "-t",
+                    context.threads, "-r", 3, "-o", "json"]
+    ours, peers = [], []
+    for _ in range(DECODE_ROUNDS):
+        ours.append(context.run_json(ours_command))
+        peers.append(statistics.median(context.run_json(peer_command)[0]["samples_ts"]))
+    ratios = [mine["median_tokens_per_second"] / peer for mine, peer in zip(ours, peers)]
+    median = {field: statistics.median(mine[field] for mine in ours)
+              for field in ("median_tokens_per_second", "gb_per_second", "bandwidth_fraction", "read_gb_per_second")}
+    command = context.show(ours_command)
+    spread = f"{DECODE_ROUNDS} rounds, ratios {min(ratios):.3f} to {max(ratios):.3f}, kernel {ours[0]['kernel']}"
+    ratio = statistics.median(ratios)
+    peer = f"llama-bench Q5_0: {statistics.median(peers):.1f} tokens/s"
+    return {
+        "smollm2.decode.ratio_q5_0": Figure(
+            ratio, f"{command} ; {context.show(peer_command)}", peer=peer, ratio=ratio, note=spread),
+        "smollm2.decode.tokens_per_second": Figure(
+            median["median_tokens_per_second"], command, peer=peer, ratio=ratio,
+            note=f"{ours[0]['bytes_per_token'] / 1e6:.1f} MB of weights a token"),
+        "smollm2.decode.gb_per_second": Figure(median["gb_per_second"], command),
+        "smollm2.decode.bandwidth_fraction": Figure(
+            median["bandwidth_fraction"], command, peer=f"plain read loop: {median['read_gb_per_second']:.1f} GB/s",
+            ratio=median["bandwidth_fraction"]),
+    }
+
+
+def bounded(context):
+    model = context.work / "random-llama"
+    if not model.exists():
+        partial = context.work / "random-llama.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        make = [context.program("tests/support/make_random_model"), "--out", partial, "--bytes", BOUNDED_MODEL_BYTES]
+        context.run(make, quiet=True)
+        partial.replace(model)
+    size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    if size < BOUNDED_MODEL_BYTES:
+        raise Unmeasurable(f"{model} has only {size} bytes of weights")
+    command = [context.program("tests/bench/quality_bench"), "quantize", "--model", model, "--threads", context.threads,
+               "--quiet", "--work-dir", context.work / "bounded"]
+    try:
+        result = context.run_json(command, limit_data_bytes=BOUNDED_LIMIT_BYTES)
+    finally:
+        shutil.rmtree(context.work / "bounded", ignore_errors=True)
+    peak = result["peak_rss_bytes"]
+    return {"bounded.quantize.peak_rss_ratio": Figure(
+        peak / BOUNDED_LIMIT_BYTES, f"ulimit -d {BOUNDED_LIMIT_BYTES >> 10} ; {context.show(command)}",
+        note=f"peak {peak / 2**20:.0f} MiB, model {size / 2**30:.2f} GiB, {result['layers']} layers, "
+             f"{result['total_seconds']:.0f} s")}
+
+
+def measurements():
+    """(keys it gives, function of a Context), in an order that leaves no artifact to be made twice."""
+    out = [([f"{model}.tokenizer.mismatches"], functools.partial(tokenizer, model=model))
+           for model in ("smollm2", "gemma3")]
+    out.append((["smollm2.base.ppl_rel_diff"], base_perplexity))
+    for bpw in JOINT_KL:
+        out.append(([f"smollm2.joint.{bpw}.kl"], functools.partial(kl, model="smollm2", bpw=bpw, scale=False)))
+    for bpw in JOINT_SCALE_KL_LIMIT:
+        keys = [f"smollm2.joint_scale.{bpw}.kl"]
+        if bpw == "5.5":
+            keys += ["smollm2.quantize.seconds", "smollm2.quantize.weights_per_second_per_core"]
+        out.append((keys, functools.partial(kl, model="smollm2", bpw=bpw, scale=True)))
+    out.append((["smollm2.joint_scale.5.5.kl_ratio_q5_0"], kl_ratio_q5_0))
+    out.append((["gemma3.joint_scale.5.5.kl"], functools.partial(kl, model="gemma3", bpw="5.5", scale=True)))
+    out.append((["smollm2.decode.ratio_q5_0", "smollm2.decode.tokens_per_second", "smollm2.decode.gb_per_second",
+                 "smollm2.decode.bandwidth_fraction"], decode))
+    out.append((["bounded.quantize.peak_rss_ratio"], bounded))
+    return out

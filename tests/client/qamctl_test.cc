@@ -1,0 +1,238 @@
+// Exit codes, help, names, and what each command asks of the server.
+#include "client/qamctl/commands.h"
+#include "client/qamctl/resolve.h"
+#include "client/qamctl/text.h"
+#include "tests/client/qamctl_fixture.h"
+
+namespace qamserve::qamctl {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+
+TEST_F(QamctlTest, ExitCodes) {
+  EXPECT_EQ(Run({"models"}).code, kExitOk);
+  EXPECT_EQ(Run({"quantize", "abcd"}).code, kExitFailed) << "ambiguous";
+  EXPECT_EQ(Run({"no-such-command"}).code, kExitUsage);
+  EXPECT_EQ(RunBare({}).code, kExitUsage);
+  EXPECT_EQ(Run({"quantize"}).code, kExitUsage);
+  EXPECT_EQ(Run({"quantize", "large", "--bpw", "9"}).code, kExitUsage);
+  EXPECT_EQ(Run({"generate", "absent", "x"}).code, kExitNotFound);
+  EXPECT_EQ(Run({"report", "feedbeef"}).code, kExitNotFound);
+  EXPECT_EQ(Run({"upload", folder_ / "absent.gguf"}).code, kExitNotFound);
+  EXPECT_EQ(RunBare({"models", "--address", "127.0.0.1:1"}).code, kExitUnavailable);
+}
+
+TEST_F(QamctlTest, ErrorsSayWhatFailedWhyAndWhatToDo) {
+  const Result unreachable = RunBare({"models", "--address", "127.0.0.1:1"});
+  EXPECT_THAT(unreachable.err, AllOf(HasSubstr("cannot reach qamserve at 127.0.0.1:1"), HasSubstr("is it running?"),
+                                     HasSubstr("start it with `qamserve`")));
+  EXPECT_EQ(unreachable.out, "");
+  const Result absent = Run({"generate", "absent", "x"});
+  EXPECT_THAT(absent.err, AllOf(HasSubstr("MODEL_NOT_FOUND"), HasSubstr("qamctl models")));
+  EXPECT_THAT(RunBare({"quantzie", "x"}).err, AllOf(HasSubstr("no command \"quantzie\""),
+                                                   HasSubstr("did you mean `qamctl quantize`?")));
+  EXPECT_THAT(RunBare({"cha"}).err, HasSubstr("did you mean `qamctl chat`?"));
+  EXPECT_THAT(RunBare({"xyz"}).err, Not(HasSubstr("did you mean")));
+  const Result wrong_time = Run({"jobs", "--timeout", "-3"});
+  EXPECT_EQ(wrong_time.code, kExitUsage);
+  EXPECT_THAT(wrong_time.err, HasSubstr("--timeout"));
+}
+
+TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
+  const std::string sampling =
+      "--max-tokens --temperature --top-k --top-p --min-p --repetition-penalty --seed --stop --ignore-eos --logprobs "
+      "--stats";
+  const std::map<std::string, std::string> flags = {
+      {"upload", "--name --text"},
+      {"import", "--name --text"},
+      {"checkpoints", "list get delete"},
+      {"quantize",
+       "--bpw --no-channel-scale --rotation --seed --calibration --calibration-windows --evaluation "
+       "--evaluation-windows --window-tokens --max-kl --name --load-as --priority --watch --validate-only"},
+      {"watch", "job"},
+      {"jobs", "list get watch cancel retry delete"},
+      {"jobs list", "--state"},
+      {"cancel", "job"},
+      {"report", "--worst"},
+      {"eval", "--text --windows --window-tokens --no-watch --validate-only"},
+      {"artifacts", "list get download delete"},
+      {"artifacts list", "--checkpoint"},
+      {"artifacts download", "--output"},
+      {"load", "--name --context-tokens"},
+      {"unload", "--drain-seconds"},
+      {"models", "--json --address --timeout"},
+      {"generate", sampling},
+      {"chat", sampling + " --message --system"},
+      {"score", "--tokens"},
+      {"tokenize", "--add-special --parse-special"},
+      {"detokenize", "--skip-special"},
+      {"version", "--json"}};
+  const Result root = RunBare({"--help"});
+  EXPECT_EQ(root.code, kExitOk);
+  EXPECT_THAT(root.out, HasSubstr("Exit codes"));
+  for (const Command& command : Commands()) {
+    EXPECT_TRUE(flags.contains(command.name)) << command.name << " is not in this test";
+    EXPECT_THAT(root.out, HasSubstr(command.summary));
+  }
+  for (const auto& [command, expected] : flags) {
+    std::istringstream words(command);
+    std::vector<std::string> arguments{std::istream_iterator<std::string>(words), {}};
+    arguments.push_back("--help");
+    const Result help = RunBare(arguments);
+    EXPECT_EQ(help.code, kExitOk) << command;
+    std::istringstream list(expected);
+    for (std::string flag; list >> flag;) EXPECT_THAT(help.out, HasSubstr(flag)) << command;
+  }
+}
+
+TEST_F(QamctlTest, AnAmbiguousNameListsTheCandidates) {
+  const Result prefix = Run({"quantize", "abcd"});
+  EXPECT_THAT(prefix.err, AllOf(HasSubstr("AMBIGUOUS_NAME"), HasSubstr("checkpoints/abcd11111111 (small)"),
+                                HasSubstr("checkpoints/abcd22222222 (large)"), Not(HasSubstr("ef01"))));
+  const Result display_name = Run({"quantize", "small"});
+  EXPECT_THAT(display_name.err, AllOf(HasSubstr("checkpoints/abcd11111111"), HasSubstr("checkpoints/ef0133333333")));
+}
+
+TEST_F(QamctlTest, NamesAreFoundByNameDigestPrefixAndDisplayName) {
+  const std::string large = "checkpoints/abcd" + std::string(60, '2');
+  for (const std::string& text : {large, large.substr(12), large.substr(0, 20), std::string("abcd2"),
+                                  std::string("large")}) {
+    ASSERT_EQ(Run({"quantize", text}).code, kExitOk) << text;
+    EXPECT_EQ(server_.state().quantize.checkpoint(), large) << text;
+  }
+  const Result absent = Run({"quantize", "abc"});
+  EXPECT_EQ(absent.code, kExitNotFound) << "three characters are too few";
+  EXPECT_THAT(absent.err, HasSubstr("there are checkpoints/abcd11111111 (small)"));
+}
+
+TEST_F(QamctlTest, QuantizeUploadsLocalModelAndTextFirst) {
+  const std::string model = WriteFile("m.gguf", "weights");
+  const std::string text = WriteFile("t.txt", "some text");
+  const Result result = Run({"quantize", model, "--calibration", text, "--calibration-windows", "3", "--bpw", "4",
+                             "--no-channel-scale", "--rotation", "block", "--seed", "9", "--max-kl", "0.5", "--name",
+                             "n", "--load-as", "l", "--priority", "2", "--window-tokens", "512"});
+  ASSERT_EQ(result.code, kExitOk) << result.err;
+  const v1::CreateQuantizeJobRequest& request = server_.state().quantize;
+  EXPECT_EQ(request.checkpoint(), "checkpoints/" + Sha256Hex(Sha256Hex("weights")));
+  EXPECT_EQ(request.spec().calibration().text(), "texts/" + Sha256Hex("some text"));
+  EXPECT_EQ(request.spec().calibration().windows(), 3);
+  EXPECT_EQ(request.spec().calibration().window_tokens(), 512);
+  EXPECT_EQ(request.spec().bpw(), 4);
+  EXPECT_FALSE(request.spec().channel_scale());
+  EXPECT_EQ(request.spec().rotation(), v1::ROTATION_BLOCK);
+  EXPECT_EQ(request.spec().seed(), 9u);
+  EXPECT_EQ(request.spec().max_kl(), 0.5);
+  EXPECT_EQ(request.display_name(), "n");
+  EXPECT_EQ(request.load_as(), "l");
+  EXPECT_EQ(request.priority(), 2);
+  EXPECT_EQ(request.request_id().size(), 36u);
+  EXPECT_THAT(result.err, HasSubstr("qamctl watch jobs/1"));
+}
+
+TEST_F(QamctlTest, ValidateOnlyPrintsTheEstimate) {
+  const Result result = Run({"quantize", "large", "--validate-only"});
+  EXPECT_TRUE(server_.state().quantize.validate_only());
+  EXPECT_THAT(result.out, AllOf(HasSubstr("1.2 MiB (1234567 bytes)"), HasSubstr("nothing was started")));
+}
+
+TEST_F(QamctlTest, ServingCommandsUseTheRightNames) {
+  ASSERT_EQ(Run({"load", "small-5.5", "--name", "x"}).code, kExitOk);
+  EXPECT_EQ(server_.state().load.source(), "artifacts/" + ArtifactDigest());
+  EXPECT_EQ(server_.state().load.name(), "x");
+  ASSERT_EQ(Run({"load", "large", "--name", "y"}).code, kExitOk);
+  EXPECT_EQ(server_.state().load.source(), "checkpoints/abcd" + std::string(60, '2'));
+  ASSERT_EQ(Run({"unload", "x"}).code, kExitOk);
+  EXPECT_EQ(server_.state().unload.name(), "servedModels/x");
+}
+
+TEST_F(QamctlTest, GenerateStreamsTextAndPassesSamplingFlags) {
+  stdin_ = "from stdin";
+  const Result result = Run({"generate", "tiny", "-", "--temperature", "0", "--top-p", "0.9", "--seed", "5", "--stop",
+                             "a", "--stop", "b", "--max-tokens", "7", "--stats"});
+  EXPECT_EQ(result.code, kExitOk) << result.err;
+  EXPECT_EQ(result.out, "Hello, world\n");
+  EXPECT_THAT(result.err, HasSubstr("seed 7"));
+  const v1::GenerateRequest& request = server_.state().generate;
+  EXPECT_EQ(request.prompt(), "from stdin");
+  EXPECT_EQ(request.model(), "tiny");
+  EXPECT_TRUE(request.params().has_temperature());
+  EXPECT_EQ(request.params().temperature(), 0);
+  EXPECT_EQ(request.params().top_p(), 0.9);
+  EXPECT_FALSE(request.params().has_repetition_penalty());
+  EXPECT_THAT(request.params().stop(), testing::ElementsAre("a", "b"));
+  EXPECT_EQ(request.params().max_tokens(), 7);
+}
+
+TEST_F(QamctlTest, APromptMayBeTheNameOfACommand) {
+  EXPECT_EQ(Run({"generate", "tiny", "version"}).code, kExitOk);
+  EXPECT_EQ(server_.state().generate.prompt(), "version");
+}
+
+TEST_F(QamctlTest, ChatKeepsHistoryUntilReset) {
+  stdin_ = "one\ntwo\n\n/reset\nthree\n/quit\nfour\n";
+  const Result result = Run({"chat", "tiny", "--system", "be kind"});
+  EXPECT_EQ(result.code, kExitOk) << result.err;
+  const std::vector<v1::ChatRequest>& chats = server_.state().chats;
+  ASSERT_EQ(chats.size(), 3u);
+  ASSERT_EQ(chats[1].messages_size(), 4);
+  EXPECT_EQ(chats[1].messages(0).role(), "system");
+  EXPECT_EQ(chats[1].messages(2).role(), "assistant");
+  EXPECT_EQ(chats[1].messages(2).content(), "Hello, world");
+  EXPECT_EQ(chats[1].messages(3).content(), "two");
+  EXPECT_EQ(chats[2].messages_size(), 2) << "/reset keeps the system message only";
+  EXPECT_EQ(result.out, "Hello, world\nHello, world\nHello, world\n");
+}
+
+TEST_F(QamctlTest, ChatOnceWithMessage) {
+  stdin_ = "two\nlines";
+  EXPECT_EQ(Run({"chat", "tiny", "--message", "hi"}).out, "Hello, world\n");
+  EXPECT_EQ(Run({"chat", "tiny", "--message", "-"}).code, kExitOk);
+  EXPECT_EQ(server_.state().chats[1].messages(0).content(), "two\nlines");
+}
+
+TEST_F(QamctlTest, ScoreTokenizeDetokenize) {
+  EXPECT_THAT(Run({"score", "tiny", "x"}).out, HasSubstr("-3.0000 nats over 2 tokens, perplexity 4.4817"));
+  EXPECT_EQ(Run({"tokenize", "tiny", "AB"}).out, "65 66\n");
+  EXPECT_EQ(Run({"detokenize", "tiny", "65", "66,67"}).out, "ABC\n");
+}
+
+TEST_F(QamctlTest, ReportShowsQualityAndTheWorstTensors) {
+  v1::Report& report = server_.state().report;
+  report.mutable_quality()->set_scored_tokens(8184);
+  report.mutable_quality()->set_kl_mean(0.0142);
+  report.mutable_quality()->set_kl_ci95_low(0.0137);
+  report.mutable_quality()->set_kl_ci95_high(0.0147);
+  report.mutable_quality()->set_top1_agreement(0.934);
+  for (int i = 0; i < 20; ++i) {
+    report.add_tensors()->set_name("tensor" + std::to_string(i) + ".");
+    report.mutable_tensors(i)->set_distortion(i * 0.001);
+  }
+  const Result result = Run({"report", "small-5.5", "--worst", "2"});
+  EXPECT_EQ(result.code, kExitOk) << result.err;
+  EXPECT_THAT(result.out, AllOf(HasSubstr("mean 0.01420"), HasSubstr("[0.01370, 0.01470]"), HasSubstr("93.40 %"),
+                                HasSubstr("tensor19."), HasSubstr("tensor18."), Not(HasSubstr("tensor17."))));
+}
+
+TEST_F(QamctlTest, DownloadWritesTheFolder) {
+  const Result result = Run({"artifacts", "download", "small-5.5", "--output", folder_ / "out"});
+  EXPECT_EQ(result.code, kExitOk) << result.err;
+  EXPECT_EQ(ReadFile(folder_ / "out/config.json", 10).value(), "{}");
+}
+
+TEST(Text, NumbersAndNamesAsPeopleReadThem) {
+  EXPECT_EQ(HumanBytes(1023), "1023 B");
+  EXPECT_EQ(HumanBytes(1536), "1.5 KiB");
+  EXPECT_EQ(HumanCount(134515008), "134.5M");
+  EXPECT_EQ(HumanSeconds(-1), "?");
+  EXPECT_EQ(HumanSeconds(200), "3 min 20 s");
+  EXPECT_EQ(ShortName("artifacts/" + std::string(64, 'a')), "artifacts/" + std::string(12, 'a'));
+  EXPECT_EQ(ShortName("jobs/1"), "jobs/1");
+  EXPECT_EQ(Clip("abcdef", 4), "abc…");
+  EXPECT_EQ(Clip("äöüß", 4), "äöüß");
+  EXPECT_EQ(Bar(0.5, 4), "[##--]");
+}
+
+}  // namespace
+}  // namespace qamserve::qamctl

@@ -1,0 +1,82 @@
+#include "core/tokenizer/chat_template.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/core/tokenizer/chat_goldens.h"
+
+namespace qamserve {
+namespace {
+
+using ::testing::HasSubstr;
+
+absl::StatusOr<std::string> Render(std::string_view source, const std::vector<ChatMessage>& messages,
+                                   const ChatRenderOptions& options = {}) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ChatTemplate> chat, ChatTemplate::Parse(source, "<s>", "</s>"));
+  return chat->Render(messages, options);
+}
+
+TEST(ChatTemplateTest, PromptsAreThoseOfPythonJinja2) {
+  for (const ChatGolden& golden : ChatGoldens()) {
+    SCOPED_TRACE(std::string(golden.name));
+    const ChatRenderOptions options{golden.add_generation_prompt, std::string(golden.tools_json)};
+    const absl::StatusOr<std::string> prompt = Render(golden.source, golden.messages, options);
+    if (golden.prompt.empty()) {
+      EXPECT_EQ(ReasonOf(prompt.status()), "CHAT_TEMPLATE_REFUSED");
+    } else {
+      ASSERT_TRUE(prompt.ok()) << prompt.status();
+      EXPECT_EQ(*prompt, golden.prompt);
+    }
+  }
+}
+
+TEST(ChatTemplateTest, RaiseExceptionCarriesItsText) {
+  const auto prompt = Render("{{ raise_exception('roles must alternate') }}", {{"user", "x"}});
+  EXPECT_EQ(prompt.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReasonOf(prompt.status()), "CHAT_TEMPLATE_REFUSED");
+  EXPECT_THAT(MessageOf(prompt.status()), HasSubstr("roles must alternate"));
+}
+
+TEST(ChatTemplateTest, BadSyntaxIsRefusedAtParse) {
+  for (const char* source : {"{% if x %}", "{{ 'open }}", "{% endfor %}", "{{ (1 }}", "{% for %}{% endfor %}", ""}) {
+    const auto chat = ChatTemplate::Parse(source, "", "");
+    EXPECT_EQ(ReasonOf(chat.status()), "CHAT_TEMPLATE_INVALID") << source;
+  }
+}
+
+TEST(ChatTemplateTest, DeepNestingIsRefusedInsteadOfOverflowingTheStack) {
+  const std::string parens = "{{ " + std::string(100000, '(') + "1" + std::string(100000, ')') + " }}";
+  EXPECT_EQ(ReasonOf(ChatTemplate::Parse(parens, "", "").status()), "CHAT_TEMPLATE_INVALID");
+  std::string blocks;
+  for (int i = 0; i < 20000; ++i) blocks += "{% if 1 %}";
+  EXPECT_EQ(ReasonOf(ChatTemplate::Parse(blocks, "", "").status()), "CHAT_TEMPLATE_INVALID");
+  std::string negations = "{{ ";
+  for (int i = 0; i < 100000; ++i) negations += "not ";
+  EXPECT_EQ(ReasonOf(ChatTemplate::Parse(negations + "1 }}", "", "").status()), "CHAT_TEMPLATE_INVALID");
+  const ChatRenderOptions tools{true, std::string(200000, '[')};
+  EXPECT_EQ(ReasonOf(Render("{{ tools }}", {{"user", "x"}}, tools).status()), "CHAT_TEMPLATE_TOOLS");
+}
+
+TEST(ChatTemplateTest, ManyShallowBlocksAreFine) {
+  std::string source;
+  for (int i = 0; i < 2000; ++i) source += "{% if messages %}a{% elif tools %}b{% else %}c{% endif %}";
+  const auto prompt = Render(source, {{"user", "x"}});
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  EXPECT_EQ(prompt->size(), 2000u);
+}
+
+TEST(ChatTemplateTest, ToolsMustBeAJsonArray) {
+  for (const char* tools : {"{}", "[", "nonsense"}) {
+    EXPECT_EQ(ReasonOf(Render("x", {{"user", "x"}}, {true, tools}).status()), "CHAT_TEMPLATE_TOOLS") << tools;
+  }
+}
+
+TEST(ChatTemplateTest, AnOversizedPromptIsRefused) {
+  const std::string content(1 << 20, 'x');
+  const auto prompt = Render("{% for i in range(17) %}{{ messages[0].content }}{% endfor %}", {{"user", content}});
+  EXPECT_EQ(prompt.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(prompt.status()), "CHAT_TEMPLATE_BUDGET");
+}
+
+}  // namespace
+}  // namespace qamserve

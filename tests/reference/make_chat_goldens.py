@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Writes tests/core/tokenizer/chat_goldens.h: compact chat templates of the common families and the prompts that
+Python's jinja2 makes of them with the settings of transformers. Needs PyPI jinja2. Usage: make_chat_goldens.py > chat_goldens.h
+"""
+import json
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+TEMPLATES = {
+    "smollm2": (
+        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+        "{{ '<|im_start|>system\\nYou are a helpful AI assistant.<|im_end|>\\n' }}{% endif %}"
+        "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"),
+    "llama3": (
+        "{{- bos_token }}\n{%- if not tools is defined %}\n    {%- set tools = none %}\n{%- endif %}\n"
+        "{%- if messages[0]['role'] == 'system' %}\n    {%- set system = messages[0]['content']|trim %}\n"
+        "    {%- set messages = messages[1:] %}\n{%- else %}\n    {%- set system = '' %}\n{%- endif %}\n"
+        "{{- '<|start_header_id|>system<|end_header_id|>\\n\\n' }}\n{%- if tools is not none %}\n"
+        "    {{- 'Environment: ipython\\n' }}\n    {%- for t in tools %}\n        {{- t | tojson(indent=4) }}\n"
+        "        {{- '\\n\\n' }}\n    {%- endfor %}\n{%- endif %}\n{{- system }}\n{{- '<|eot_id|>' }}\n"
+        "{%- for message in messages %}\n"
+        "    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}\n"
+        "{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}\n{%- endif %}\n"),
+    "gemma": (
+        "{{ bos_token }}\n{%- if messages[0]['role'] == 'system' -%}\n"
+        "    {%- set prefix = messages[0]['content'] + '\\n\\n' -%}\n    {%- set loop_messages = messages[1:] -%}\n"
+        "{%- else -%}\n    {%- set prefix = '' -%}\n    {%- set loop_messages = messages -%}\n{%- endif -%}\n"
+        "{%- for message in loop_messages -%}\n    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}\n"
+        "        {{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}\n    {%- endif -%}\n"
+        "    {%- if message['role'] == 'assistant' -%}\n        {%- set role = 'model' -%}\n    {%- else -%}\n"
+        "        {%- set role = message['role'] -%}\n    {%- endif -%}\n"
+        "    {{ '<start_of_turn>' + role + '\\n' + (prefix if loop.first else '') }}\n"
+        "    {%- if message['content'] is string -%}\n        {{ message['content'] | trim }}\n"
+        "    {%- elif message['content'] is iterable -%}\n        {{ 'parts' }}\n    {%- endif -%}\n"
+        "    {{ '<end_of_turn>\\n' }}\n{%- endfor -%}\n{%- if add_generation_prompt -%}\n    {{ '<start_of_turn>model\\n' }}\n{%- endif -%}\n"),
+    "mistral": (
+        "{%- if messages[0]['role'] == 'system' %}\n    {%- set system_message = messages[0]['content'] %}\n"
+        "    {%- set loop_messages = messages[1:] %}\n{%- else %}\n    {%- set loop_messages = messages %}\n{%- endif %}\n"
+        "{{- bos_token }}\n{%- for message in loop_messages %}\n"
+        "    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\n"
+        "        {{- raise_exception('After the optional system message, conversation roles must alternate') }}\n    {%- endif %}\n"
+        "    {%- if message['role'] == 'user' %}\n        {%- if loop.last and system_message is defined %}\n"
+        "            {{- '[INST] ' + system_message + '\\n\\n' + message['content'] + ' [/INST]' }}\n        {%- else %}\n"
+        "            {{- '[INST] ' + message['content'] + ' [/INST]' }}\n        {%- endif %}\n"
+        "    {%- elif message['role'] == 'assistant' %}\n        {{- ' ' + message['content'] + eos_token }}\n    {%- else %}\n"
+        "        {{- raise_exception('Only user and assistant roles are supported!') }}\n    {%- endif %}\n{%- endfor %}\n"),
+    "qwen": (
+        "{%- if tools %}\n    {{- '<|im_start|>system\\n' }}\n    {%- if messages[0].role == 'system' %}\n"
+        "        {{- messages[0].content + '\\n\\n' }}\n    {%- endif %}\n"
+        "    {{- \"# Tools\\n\\nYou are provided with function signatures within <tools></tools> XML tags:\\n<tools>\" }}\n"
+        "    {%- for tool in tools %}\n        {{- \"\\n\" }}\n        {{- tool | tojson }}\n    {%- endfor %}\n"
+        "    {{- \"\\n</tools><|im_end|>\\n\" }}\n{%- else %}\n    {%- if messages[0].role == 'system' %}\n"
+        "        {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}\n    {%- endif %}\n{%- endif %}\n"
+        "{%- set ns = namespace(last=messages|length - 1) %}\n"
+        "{%- for message in messages[::-1] %}\n    {%- set index = (messages|length - 1) - loop.index0 %}\n"
+        "    {%- if message.role == 'user' %}\n        {%- set ns.last = index %}\n    {%- endif %}\n{%- endfor %}\n"
+        "{%- for message in messages %}\n    {%- set content = message.content %}\n"
+        "    {%- if message.role == 'user' or (message.role == 'system' and not loop.first) %}\n"
+        "        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}\n"
+        "    {%- elif message.role == 'assistant' %}\n        {%- if '</think>' in content %}\n"
+        "            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}\n        {%- endif %}\n"
+        "        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}\n    {%- endif %}\n{%- endfor %}\n"
+        "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' }}\n"
+        "    {%- if enable_thinking is defined and enable_thinking is false %}\n        {{- '<think>\\n\\n</think>\\n\\n' }}\n"
+        "    {%- endif %}\n{%- endif %}\n"),
+    "blocks": (
+        "{# a comment #}\n{% for m in messages %}\n    {% if m.role == 'user' %}\n  U:{{ m.content }}\n    {% else %}\n"
+        "  A:{{ m.content|upper }}\n    {% endif %}\n{% endfor %}\n{% macro tag(x, y='!') %}<{{ x }}{{ y }}>{% endmacro %}\n"
+        "{{ tag('a') }}{{ tag('b', y='?') }} {{ [1, 2, 3] | join('-') }} {{ messages | length }}\n"),
+}
+
+CONVERSATIONS = [
+    [["user", "Hi there"]],
+    [["system", "Be brief."], ["user", "  What is 2+2?  \n"], ["assistant", "<think>\nsum\n</think>\n\n4 <ok> & 'é' 漢"],
+     ["user", "Thanks \"you\"\n\nnext 👍"]],
+    [["user", ""], ["assistant", "a\nb"], ["user", "{{ messages }} {% if %}"]],
+]
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é",
+                                           "parameters": {"type": "object", "properties": {"city": {"type": "string"}},
+                                                          "required": ["city"]}}}]
+
+
+def environment():
+    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+
+    def raise_exception(message):
+        raise jinja2.exceptions.TemplateError(message)
+
+    def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    env.filters["tojson"] = tojson
+    env.globals["raise_exception"] = raise_exception
+    return env
+
+
+def raw(text):
+    return f'R"~~({text})~~"'
+
+
+def main():
+    env = environment()
+    print("// Made by tests/reference/make_chat_goldens.py; what Python's jinja2 makes of each template.")
+    print("#pragma once\n\n#include <string_view>\n#include <vector>\n\n#include \"core/tokenizer/chat_template.h\"\n")
+    print("namespace qamserve {\n")
+    print("struct ChatGolden {\n  std::string_view name;\n  std::string_view source;\n  std::vector<ChatMessage> messages;\n"
+          "  bool add_generation_prompt;\n  std::string_view tools_json;\n  std::string_view prompt;  // \"\" if the template refuses\n};\n")
+    print("inline std::vector<ChatGolden> ChatGoldens() {\n  return {")
+    for name, source in TEMPLATES.items():
+        for conversation in CONVERSATIONS:
+            for generation, tools in ((True, None), (False, None), (True, TOOLS)):
+                if tools and name not in ("llama3", "qwen"):
+                    continue
+                messages = [{"role": r, "content": c} for r, c in conversation]
+                try:
+                    prompt = env.from_string(source).render(messages=messages, bos_token="<s>", eos_token="</s>", tools=tools,
+                                                            documents=None, add_generation_prompt=generation)
+                except jinja2.exceptions.TemplateError:
+                    prompt = ""
+                rows = ", ".join("{" + raw(r) + ", " + raw(c) + "}" for r, c in conversation)
+                tools_json = json.dumps(tools, ensure_ascii=False) if tools else ""
+                print(f'      {{"{name}", {raw(source)},\n       {{{rows}}}, {str(generation).lower()},\n       {raw(tools_json)},\n       {raw(prompt)}}},')
+    print("  };\n}\n\n}  // namespace qamserve")
+
+
+if __name__ == "__main__":
+    main()

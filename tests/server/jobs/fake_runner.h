@@ -1,0 +1,94 @@
+// A TaskRunner without a model: small blobs, and hooks to make tasks fail, wait or count.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "server/jobs/task_runner.h"
+
+namespace qamserve {
+
+class FakeRunner : public TaskRunner {
+ public:
+  explicit FakeRunner(Catalog& catalog) : catalog_(catalog) {}
+
+  absl::StatusOr<JobPlan> Plan(const JobSpec& spec, int) override {
+    RETURN_IF_ERROR(catalog_.GetCheckpoint(spec.checkpoint).status());
+    JobPlan plan;
+    plan.spec = spec;
+    plan.estimate.artifact_bytes = 10;
+    plan.estimate.disk_bytes = disk_bytes;
+    auto add = [&](TaskStage stage, const std::string& name, int64_t weights) {
+      TaskRecord task;
+      task.stage = stage;
+      task.name = name;
+      task.cost = 1;
+      task.weights = weights;
+      plan.tasks.push_back(task);
+    };
+    add(TaskStage::kPrepare, "texts", 0);
+    if (spec.kind == JobKind::kQuantize) {
+      for (int i = 0; i < tensors; ++i) add(TaskStage::kQuantize, "tensor " + std::to_string(i), 100);
+      add(TaskStage::kAssemble, "artifact", 0);
+    }
+    add(TaskStage::kEvaluate, "quality", 0);
+    return plan;
+  }
+
+  absl::StatusOr<TaskOutcome> Run(const TaskInput& input, ThreadPool&, ProgressFn progress) override {
+    const TaskRecord& task = input.task;
+    {
+      std::lock_guard lock(mutex_);
+      ++runs_[task.name];
+    }
+    // What the contract promises: lower stages are done.
+    for (const TaskRecord& other : input.tasks) {
+      if (other.stage < task.stage && other.state != TaskState::kDone) return Internal("STAGE_ORDER", "too early");
+    }
+    if (before_task) RETURN_IF_ERROR(before_task(task, progress));
+    RETURN_IF_ERROR(progress(0.5));
+    TaskOutcome outcome;
+    ASSIGN_OR_RETURN(const BlobInfo blob, catalog_.blobs().CommitBytes(input.spec.checkpoint + task.name));
+    outcome.blobs = {blob.digest};
+    outcome.json = task.name;
+    if (task.stage == TaskStage::kQuantize) outcome.tensor = TensorOutcome{.name = task.name, .rows = 10, .cols = 10};
+    if (task.stage != TaskStage::kEvaluate) return outcome;
+    outcome.quality = QualityReport();
+    outcome.gate = gate;
+    if (input.spec.kind == JobKind::kEvaluate || !gate.ok()) return outcome;
+    ArtifactRecord artifact;
+    artifact.checkpoint = input.job.checkpoint;
+    artifact.files = {{.name = "model.safetensors", .sha256 = blob.digest, .size_bytes = blob.size}};
+    outcome.artifact = artifact;
+    return outcome;
+  }
+
+  int runs(const std::string& task) {
+    std::lock_guard lock(mutex_);
+    return runs_[task];
+  }
+  int all_runs() {
+    std::lock_guard lock(mutex_);
+    int sum = 0;
+    for (const auto& [name, n] : runs_) sum += n;
+    return sum;
+  }
+
+  // Set before workers start.
+  int tensors = 4;
+  int64_t disk_bytes = 0;
+  absl::Status gate;
+  std::function<absl::Status(const TaskRecord&, ProgressFn)> before_task;
+
+ private:
+  Catalog& catalog_;
+  std::mutex mutex_;
+  std::map<std::string, int> runs_;
+};
+
+}  // namespace qamserve

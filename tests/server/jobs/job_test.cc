@@ -1,0 +1,142 @@
+#include "server/jobs/job.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <utility>
+
+#include "core/base/digest.h"
+#include "server/jobs/job_spec.h"
+
+namespace qamserve {
+namespace {
+
+// The drawing in job.h, again: every pair that is not here must be refused.
+const std::map<std::pair<JobState, JobEvent>, JobState>& JobArrows() {
+  using S = JobState;
+  using E = JobEvent;
+  static const std::map<std::pair<S, E>, S> arrows = {
+      {{S::kQueued, E::kStart}, S::kRunning},      {{S::kRunning, E::kGate}, S::kGating},
+      {{S::kRunning, E::kLoseWorkers}, S::kQueued}, {{S::kGating, E::kSucceed}, S::kSucceeded},
+      {{S::kGating, E::kReject}, S::kRejected},    {{S::kQueued, E::kFail}, S::kFailed},
+      {{S::kRunning, E::kFail}, S::kFailed},       {{S::kGating, E::kFail}, S::kFailed},
+      {{S::kQueued, E::kCancel}, S::kCancelled},   {{S::kRunning, E::kCancel}, S::kCancelled},
+      {{S::kGating, E::kCancel}, S::kCancelled},   {{S::kFailed, E::kRetry}, S::kQueued},
+      {{S::kCancelled, E::kRetry}, S::kQueued}};
+  return arrows;
+}
+
+TEST(JobMachineTest, FollowsTheDrawingAndNothingElse) {
+  for (int s = 1; s <= 7; ++s) {
+    for (int e = 0; e <= static_cast<int>(JobEvent::kRetry); ++e) {
+      const auto state = static_cast<JobState>(s);
+      const auto event = static_cast<JobEvent>(e);
+      JobRecord job;
+      job.id = "j";
+      job.state = state;
+      const absl::Status status = JobMachine(job).Apply(event, 77, Internal("WHY", "because"));
+      const auto arrow = JobArrows().find({state, event});
+      if (arrow == JobArrows().end()) {
+        EXPECT_EQ(ReasonOf(status), "JOB_STATE") << JobStateName(state) << " " << JobEventName(event);
+        EXPECT_EQ(job.state, state);
+        EXPECT_EQ(job.ended_ms, 0);
+      } else {
+        EXPECT_TRUE(status.ok()) << status;
+        EXPECT_EQ(job.state, arrow->second);
+        EXPECT_EQ(job.ended_ms, IsFinal(job.state) ? 77 : 0);
+      }
+    }
+  }
+}
+
+TEST(JobMachineTest, KeepsErrorsAndTimes) {
+  JobRecord job;
+  ASSERT_TRUE(JobMachine(job).Apply(JobEvent::kStart, 5).ok());
+  EXPECT_EQ(job.started_ms, 5);
+  ASSERT_TRUE(JobMachine(job).Apply(JobEvent::kFail, 6, DataLoss("BAD", "tensor x")).ok());
+  EXPECT_EQ(job.error.reason, "BAD");
+  EXPECT_EQ(StatusFromError(job.error), DataLoss("BAD", "tensor x"));
+  ASSERT_TRUE(JobMachine(job).Apply(JobEvent::kRetry, 7).ok());
+  EXPECT_TRUE(job.error.ok());
+  EXPECT_EQ(job.ended_ms, 0);
+  ASSERT_TRUE(JobMachine(job).Apply(JobEvent::kStart, 8).ok());
+  EXPECT_EQ(job.started_ms, 5) << "the first start counts";
+}
+
+TEST(TaskMachineTest, FollowsTheDrawingAndNothingElse) {
+  using S = TaskState;
+  using E = TaskEvent;
+  const std::map<std::pair<S, E>, S> arrows = {
+      {{S::kReady, E::kLease}, S::kLeased},    {{S::kLeased, E::kComplete}, S::kDone},
+      {{S::kLeased, E::kRelease}, S::kReady},  {{S::kLeased, E::kGiveUp}, S::kFailed},
+      {{S::kFailed, E::kReset}, S::kReady},    {{S::kDone, E::kReset}, S::kReady}};
+  for (int s = 1; s <= 4; ++s) {
+    for (int e = 0; e <= static_cast<int>(E::kReset); ++e) {
+      TaskRecord task;
+      task.state = static_cast<S>(s);
+      task.lease_id = 9;
+      task.blobs = {"b"};
+      const absl::Status status = TaskMachine(task).Apply(static_cast<E>(e), Internal("WHY", "because"));
+      const auto arrow = arrows.find({static_cast<S>(s), static_cast<E>(e)});
+      if (arrow == arrows.end()) {
+        EXPECT_EQ(ReasonOf(status), "TASK_STATE");
+        EXPECT_EQ(task.state, static_cast<S>(s));
+        continue;
+      }
+      EXPECT_TRUE(status.ok());
+      EXPECT_EQ(task.state, arrow->second);
+      EXPECT_EQ(task.lease_id != 0, task.state == S::kLeased);
+      EXPECT_EQ(task.blobs.empty(), static_cast<E>(e) == E::kReset);
+    }
+  }
+}
+
+TEST(TaskBackoffTest, Doubles) {
+  EXPECT_EQ(TaskBackoffMs(1), 1000);
+  EXPECT_EQ(TaskBackoffMs(2), 2000);
+  EXPECT_EQ(TaskBackoffMs(4), 8000);
+  EXPECT_GT(TaskBackoffMs(1000), 0);
+}
+
+TEST(JobSpecTest, NormalizesAndComesBackFromJson) {
+  JobSpec spec;
+  spec.checkpoint = std::string(64, 'a');
+  spec.max_kl = 0.5;
+  spec.quantize.bpw = 4;
+  spec.calibration.text = Sha256Hex("t");
+  const auto normal = NormalizeJobSpec(spec, 512);
+  ASSERT_TRUE(normal.ok()) << normal.status();
+  EXPECT_EQ(normal->calibration.windows, kDefaultWindows);
+  EXPECT_EQ(normal->calibration.window_tokens, 512) << "bounded by the context";
+  EXPECT_EQ(normal->quantize.window_tokens, 512);
+  const std::string json = JobSpecToJson(*normal);
+  const auto back = JobSpecFromJson(json);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(JobSpecToJson(*back), json);
+  EXPECT_EQ(JobKey(*back), JobKey(*normal));
+  // Asking for the defaults by number is the same job.
+  spec.calibration.windows = kDefaultWindows;
+  spec.evaluation.window_tokens = 512;
+  EXPECT_EQ(JobKey(*NormalizeJobSpec(spec, 512)), JobKey(*normal));
+  spec.quantize.seed = 2;
+  EXPECT_NE(JobKey(*NormalizeJobSpec(spec, 512)), JobKey(*normal));
+}
+
+TEST(JobSpecTest, NamesFieldAndLimit) {
+  auto reason = [](auto change) {
+    JobSpec spec;
+    change(spec);
+    return ReasonOf(NormalizeJobSpec(spec, 512).status());
+  };
+  EXPECT_EQ(reason([](JobSpec& s) { s.evaluation.windows = -1; }), "WINDOWS_RANGE");
+  EXPECT_EQ(reason([](JobSpec& s) { s.calibration.windows = kMaxWindows + 1; }), "WINDOWS_RANGE");
+  EXPECT_EQ(reason([](JobSpec& s) { s.evaluation.window_tokens = 513; }), "WINDOW_TOKENS_RANGE");
+  EXPECT_EQ(reason([](JobSpec& s) { s.evaluation.window_tokens = 1; }), "WINDOW_TOKENS_RANGE");
+  EXPECT_EQ(reason([](JobSpec& s) { s.evaluation.text = "abc"; }), "RESOURCE_NAME");
+  EXPECT_EQ(reason([](JobSpec& s) { s.max_kl = -0.1; }), "MAX_KL_RANGE");
+  EXPECT_EQ(ReasonOf(JobSpecFromJson("{").status()), "STORE_CORRUPT");
+  EXPECT_EQ(ReasonOf(JobSpecFromJson("{}").status()), "STORE_CORRUPT");
+}
+
+}  // namespace
+}  // namespace qamserve

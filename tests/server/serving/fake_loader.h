@@ -1,0 +1,170 @@
+// A ModelLoader without weights: a real tokenizer and chat template, and a generator that says "a", "a", ... from a
+// thread of its own, as an engine does.
+#pragma once
+
+#include <algorithm>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "server/serving/generator.h"
+#include "tests/support/tiny_tokenizer.h"
+
+namespace qamserve {
+
+// What a test sets and sees. Shared by loader, generators and test; guarded by its mutex.
+struct FakeState {
+  std::mutex mutex;
+  std::condition_variable changed;
+  LoadPlan plan = {.context_tokens = 128, .weight_bytes = 1000, .kv_bytes = 100, .scratch_bytes = 10};
+  absl::Status load_status;
+  bool hold = false;            // submitted requests get no token until this is false
+  std::string token_text = "a";
+  int loads = 0;
+  int frees = 0;
+  int running = 0;
+  int cancelled = 0;            // requests that ended as kCancelled
+
+  template <typename Predicate>
+  bool WaitUntil(Predicate predicate) {
+    std::unique_lock lock(mutex);
+    return changed.wait_for(lock, std::chrono::seconds(20), predicate);
+  }
+  template <typename Change>
+  void Set(Change change) {
+    {
+      std::lock_guard lock(mutex);
+      change();
+    }
+    changed.notify_all();
+  }
+};
+
+class FakeGenerator final : public Generator {
+ public:
+  explicit FakeGenerator(std::shared_ptr<FakeState> state) : state_(std::move(state)), thread_([this] { Loop(); }) {}
+  ~FakeGenerator() override {
+    state_->Set([this] { stopping_ = true; });
+    thread_.join();
+    state_->Set([this] { ++state_->frees; });
+  }
+
+  absl::StatusOr<uint64_t> Submit(std::vector<int32_t> prompt, const SamplingParams& params,
+                                  std::shared_ptr<TokenSink> sink) override {
+    if (prompt.empty()) return InvalidArgument("PROMPT_EMPTY", "the prompt is empty");
+    uint64_t id = 0;
+    state_->Set([&] {
+      id = next_id_++;
+      requests_[id] = {static_cast<int32_t>(prompt.size()), params.max_tokens, 0, false, std::move(sink)};
+      state_->running = static_cast<int>(requests_.size());
+    });
+    return id;
+  }
+  void Cancel(uint64_t id) override {
+    state_->Set([&] {
+      if (const auto it = requests_.find(id); it != requests_.end()) it->second.cancelled = true;
+    });
+  }
+  absl::StatusOr<std::vector<float>> Score(std::span<const int32_t> tokens) override {
+    return std::vector<float>(tokens.size() - 1, -0.5f);
+  }
+  EngineStats stats() const override {
+    std::lock_guard lock(state_->mutex);
+    return {.running = static_cast<int32_t>(requests_.size())};
+  }
+  int64_t context_tokens() const override { return 128; }
+
+ private:
+  struct Request {
+    int32_t prompt_tokens = 0;
+    int32_t max_tokens = 0;
+    int32_t done = 0;
+    bool cancelled = false;
+    std::shared_ptr<TokenSink> sink;
+  };
+
+  bool HasWork() const {
+    return stopping_ || std::any_of(requests_.begin(), requests_.end(), [this](const auto& entry) {
+             return entry.second.cancelled || !state_->hold;
+           });
+  }
+
+  void Loop() {
+    std::unique_lock lock(state_->mutex);
+    while (true) {
+      state_->changed.wait(lock, [this] { return HasWork(); });
+      if (stopping_ && requests_.empty()) return;
+      std::vector<uint64_t> ids;
+      for (const auto& [id, request] : requests_) ids.push_back(id);
+      for (const uint64_t id : ids) Step(id, lock);
+      state_->changed.notify_all();
+    }
+  }
+
+  void Step(uint64_t id, std::unique_lock<std::mutex>& lock) {
+    Request& request = requests_.at(id);
+    const std::shared_ptr<TokenSink> sink = request.sink;
+    if (!request.cancelled && !stopping_ && !state_->hold) {
+      TokenEvent event = {.token = kTinySpecials, .text = state_->token_text};
+      ++request.done;
+      lock.unlock();
+      const bool go_on = sink->OnToken(event);
+      lock.lock();
+      request.cancelled = request.cancelled || !go_on;
+    }
+    const bool dropped = request.cancelled || stopping_;
+    if (!dropped && request.done < request.max_tokens) return;
+    GenerationSummary summary;
+    summary.reason = dropped ? FinishReason::kCancelled : FinishReason::kLength;
+    summary.prompt_tokens = request.prompt_tokens;
+    summary.completion_tokens = request.done;
+    requests_.erase(id);
+    state_->running = static_cast<int>(requests_.size());
+    if (dropped) ++state_->cancelled;
+    lock.unlock();
+    sink->OnDone(summary);
+    lock.lock();
+  }
+
+  const std::shared_ptr<FakeState> state_;
+  bool stopping_ = false;                  // guarded by state_->mutex, as are the next two
+  uint64_t next_id_ = 1;
+  std::map<uint64_t, Request> requests_;
+  std::thread thread_;
+};
+
+class FakeLoader final : public ModelLoader {
+ public:
+  explicit FakeLoader(std::shared_ptr<FakeState> state) : state_(std::move(state)) {}
+
+  absl::StatusOr<LoadPlan> Plan(const FileSet&, int64_t context_tokens) override {
+    std::lock_guard lock(state_->mutex);
+    LoadPlan plan = state_->plan;
+    if (context_tokens > 0) plan.context_tokens = context_tokens;
+    return plan;
+  }
+
+  absl::StatusOr<LoadedModel> Load(const FileSet&, const LoadPlan&) override {
+    {
+      std::lock_guard lock(state_->mutex);
+      ++state_->loads;
+      RETURN_IF_ERROR(state_->load_status);
+    }
+    LoadedModel model;
+    const TokenizerFiles files = {TinyTokenizerJson(MakeTinyVocabulary(300)), TinyTokenizerConfigJson(), ""};
+    ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Create(files, "fake"));
+    ASSIGN_OR_RETURN(model.chat_template, ChatTemplate::Parse(TinyChatTemplate(), "", ""));
+    model.generator = std::make_unique<FakeGenerator>(state_);
+    return model;
+  }
+
+ private:
+  const std::shared_ptr<FakeState> state_;
+};
+
+}  // namespace qamserve

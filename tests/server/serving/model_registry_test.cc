@@ -1,0 +1,192 @@
+#include "server/serving/model_registry.h"
+
+#include <absl/time/clock.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "server/store/sqlite_metadata_store.h"
+#include "tests/server/serving/fake_loader.h"
+#include "tests/support/temp_folder.h"
+
+namespace qamserve {
+namespace {
+
+using testing::HasSubstr;
+
+class NullSink : public TokenSink {
+ public:
+  bool OnToken(const TokenEvent&) override { return true; }
+  void OnDone(const GenerationSummary& summary) override { reason = summary.reason; }
+  std::optional<FinishReason> reason;
+};
+
+class ModelRegistryTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::filesystem::create_directories(dir_ / "blobs");
+    blobs_ = DirectoryBlobStore::Open({.root = dir_ / "blobs", .reserve_bytes = 0, .free_bytes = {}}).value();
+    store_ = OpenSqliteMetadataStore(dir_ / "meta").value();
+    catalog_ = std::make_unique<Catalog>(CatalogOptions{}, *store_, *blobs_);
+    one_ = AddCheckpoint("one");
+    two_ = AddCheckpoint("two");
+    Reopen();
+  }
+
+  void Reopen() {
+    registry_.reset();
+    RegistryOptions options;
+    options.memory_limit_bytes = 2500;
+    options.on_change = [this](const ServedModelView& view) {
+      changes_.push_back(view.name + ":" + ServedModelStateName(view.state));
+    };
+    registry_ = std::make_unique<ModelRegistry>(options, *catalog_, loader_);
+  }
+
+  std::string AddCheckpoint(const std::string& content) {
+    const BlobInfo blob = blobs_->CommitBytes(content).value();
+    CheckpointRecord record;
+    record.digest = blob.digest;
+    record.files = {{.name = "model.gguf", .sha256 = blob.digest, .size_bytes = blob.size}};
+    EXPECT_TRUE(store_->PutCheckpoint(record).ok());
+    return ResourceName("checkpoints", blob.digest);
+  }
+
+  TempFolder dir_;
+  std::shared_ptr<FakeState> state_ = std::make_shared<FakeState>();
+  FakeLoader loader_{state_};
+  std::unique_ptr<BlobStore> blobs_;
+  std::unique_ptr<MetadataStore> store_;
+  std::unique_ptr<Catalog> catalog_;
+  std::vector<std::string> changes_;
+  std::unique_ptr<ModelRegistry> registry_;
+  std::string one_;
+  std::string two_;
+};
+
+TEST(ServedModelMachineTest, HasOnlyTheArrowsOfTheDrawing) {
+  using Event = ServedModelEvent;
+  const std::vector<std::vector<Event>> allowed = {{Event::kReady, Event::kDrain, Event::kUnload},
+                                                   {Event::kFail, Event::kUnload},
+                                                   {Event::kReady, Event::kFail},
+                                                   {Event::kReady, Event::kDrain, Event::kFail}};
+  for (const auto& path : allowed) {
+    ServedModelMachine machine;
+    for (const Event event : path) EXPECT_TRUE(machine.Apply(event, 7, Internal("X", "x")).ok());
+  }
+  ServedModelMachine machine;
+  EXPECT_EQ(ReasonOf(machine.Apply(Event::kDrain, 1)), "MODEL_STATE");
+  EXPECT_EQ(machine.state(), ServedModelState::kLoading);
+  ASSERT_TRUE(machine.Apply(Event::kReady, 1).ok());
+  EXPECT_FALSE(machine.Apply(Event::kReady, 1).ok());
+  EXPECT_FALSE(machine.Apply(Event::kUnload, 1).ok());
+  EXPECT_EQ(machine.ready_ms(), 1);
+}
+
+TEST_F(ModelRegistryTest, LoadsOnceAndSaysWhatIsServed) {
+  const auto view = registry_->Load({"m", one_, 0, ""});
+  ASSERT_TRUE(view.ok()) << view.status();
+  EXPECT_EQ(view->state, ServedModelState::kReady);
+  EXPECT_EQ(view->memory_bytes, 1110);
+  EXPECT_TRUE(view->chat);
+  EXPECT_TRUE(registry_->Load({"m", one_, 0, ""}).ok());
+  EXPECT_EQ(state_->loads, 1);
+  EXPECT_EQ(ReasonOf(registry_->Load({"m", two_, 0, ""}).status()), "MODEL_NAME_TAKEN");
+  const absl::Status missing = registry_->Find("n").status();
+  EXPECT_EQ(ReasonOf(missing), "MODEL_NOT_FOUND");
+  EXPECT_THAT(MessageOf(missing), HasSubstr("served: m"));
+}
+
+TEST_F(ModelRegistryTest, RefusesWhatDoesNotFitAndNamesBothNumbers) {
+  ASSERT_TRUE(registry_->Load({"a", one_, 0, ""}).ok());
+  ASSERT_TRUE(registry_->Load({"b", two_, 0, ""}).ok());
+  const absl::Status status = registry_->Load({"c", one_, 0, ""}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(status), "MEMORY_LIMIT");
+  EXPECT_THAT(MessageOf(status), HasSubstr("1110"));
+  EXPECT_THAT(MessageOf(status), HasSubstr("2500"));
+  EXPECT_THAT(MessageOf(status), HasSubstr("280 are free"));
+  ASSERT_TRUE(registry_->Unload("a", 0, "").ok());
+  EXPECT_TRUE(registry_->Load({"c", one_, 0, ""}).ok());
+}
+
+TEST_F(ModelRegistryTest, ChecksNamesAndSources) {
+  EXPECT_EQ(ReasonOf(registry_->Load({"Bad Name", one_, 0, ""}).status()), "MODEL_NAME");
+  EXPECT_EQ(ReasonOf(registry_->Load({std::string(64, 'a'), one_, 0, ""}).status()), "MODEL_NAME");
+  EXPECT_TRUE(absl::IsNotFound(registry_->Load({"m", "checkpoints/" + std::string(64, '0'), 0, ""}).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(registry_->Load({"m", "nonsense", 0, ""}).status()));
+  EXPECT_TRUE(registry_->List().empty());
+}
+
+TEST_F(ModelRegistryTest, AFailedLoadIsListedAndCanBeTriedAgain) {
+  state_->load_status = Unavailable("FILE_IO", "disk went away");
+  EXPECT_EQ(ReasonOf(registry_->Load({"m", one_, 0, ""}).status()), "FILE_IO");
+  ASSERT_EQ(registry_->List().size(), 1u);
+  EXPECT_EQ(registry_->List()[0].state, ServedModelState::kFailed);
+  EXPECT_EQ(registry_->List()[0].memory_bytes, 0);
+  EXPECT_TRUE(store_->ListServedModels()->empty());
+  state_->load_status = absl::OkStatus();
+  EXPECT_TRUE(registry_->Load({"m", one_, 0, ""}).ok());
+}
+
+TEST_F(ModelRegistryTest, ComesBackAfterARestart) {
+  ASSERT_TRUE(registry_->Load({"a", one_, 64, ""}).ok());
+  ASSERT_TRUE(registry_->Load({"b", two_, 0, ""}).ok());
+  ASSERT_TRUE(registry_->Unload("b", 0, "").ok());
+  Reopen();
+  ASSERT_TRUE(registry_->Restore().ok());
+  ASSERT_EQ(registry_->List().size(), 1u);
+  EXPECT_EQ(registry_->List()[0].name, "a");
+  EXPECT_EQ(registry_->List()[0].context_tokens, 64);
+  EXPECT_EQ(registry_->List()[0].state, ServedModelState::kReady);
+
+  state_->load_status = Unavailable("FILE_IO", "disk went away");
+  Reopen();
+  ASSERT_TRUE(registry_->Restore().ok());
+  ASSERT_EQ(registry_->List().size(), 1u);
+  EXPECT_EQ(registry_->List()[0].state, ServedModelState::kFailed);
+  EXPECT_EQ(store_->ListServedModels()->size(), 1u) << "a passing failure must not forget the model";
+}
+
+TEST_F(ModelRegistryTest, UnloadWaitsForRequestsAndThenFreesTheEngine) {
+  ASSERT_TRUE(registry_->Load({"m", one_, 0, ""}).ok());
+  const std::shared_ptr<ServedModel> model = *registry_->Find("m");
+  state_->Set([this] { state_->hold = true; });
+  const auto sink = std::make_shared<NullSink>();
+  SamplingParams params;
+  params.max_tokens = 3;
+  ASSERT_TRUE(model->Submit({1}, params, sink).ok());
+  std::thread unload([this] { EXPECT_TRUE(registry_->Unload("m", 60, "").ok()); });
+  while (model->state() == ServedModelState::kReady) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(ReasonOf(model->Submit({1}, params, std::make_shared<NullSink>()).status()), "MODEL_NOT_READY");
+  EXPECT_EQ(state_->frees, 0);
+  state_->Set([this] { state_->hold = false; });
+  unload.join();
+  EXPECT_EQ(sink->reason, FinishReason::kLength);
+  EXPECT_EQ(model->state(), ServedModelState::kUnloaded);
+  EXPECT_EQ(state_->frees, 1);
+  EXPECT_THAT(changes_, testing::ElementsAre("m:LOADING", "m:READY", "m:DRAINING", "m:UNLOADED"));
+}
+
+TEST_F(ModelRegistryTest, TheDrainDeadlineCancelsWhatStillRuns) {
+  ASSERT_TRUE(registry_->Load({"m", one_, 0, ""}).ok());
+  state_->Set([this] { state_->hold = true; });
+  const auto sink = std::make_shared<NullSink>();
+  ASSERT_TRUE((*registry_->Find("m"))->Submit({1}, SamplingParams{}, sink).ok());
+  registry_->DrainAll(absl::Now() + absl::Milliseconds(20));
+  EXPECT_EQ(sink->reason, FinishReason::kCancelled);
+  EXPECT_EQ(state_->frees, 1);
+  EXPECT_EQ(ReasonOf(registry_->Load({"n", one_, 0, ""}).status()), "SHUTTING_DOWN");
+  EXPECT_EQ(store_->ListServedModels()->size(), 1u) << "it must come back after the restart";
+}
+
+TEST_F(ModelRegistryTest, TheSameRequestIdLoadsOnce) {
+  ASSERT_TRUE(registry_->Load({"m", one_, 0, "id-1"}).ok());
+  EXPECT_TRUE(registry_->Load({"m", one_, 0, "id-1"}).ok());
+  EXPECT_EQ(ReasonOf(registry_->Load({"m", two_, 0, "id-1"}).status()), "REQUEST_ID_REUSED");
+  EXPECT_EQ(state_->loads, 1);
+}
+
+}  // namespace
+}  // namespace qamserve

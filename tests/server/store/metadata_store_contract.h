@@ -1,0 +1,302 @@
+// The test suite of every MetadataStore; see blob_store_contract.h for how a second implementation plugs in.
+#pragma once
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "server/store/metadata_store.h"
+#include "tests/server/store/temp_dir.h"
+
+namespace qamserve {
+
+inline JobRecord SomeJob(const std::string& id, int32_t priority = 0) {
+  JobRecord job;
+  job.id = id;
+  job.key = "key of " + id;
+  job.checkpoint = "c1";
+  job.spec_json = "{}";
+  job.estimate_json = "{}";
+  job.pool = "cpu";
+  job.priority = priority;
+  job.created_ms = 1000;
+  return job;
+}
+
+inline TaskRecord SomeTask(const std::string& job, int32_t index, TaskStage stage) {
+  TaskRecord task;
+  task.job = job;
+  task.index = index;
+  task.stage = stage;
+  task.name = "task " + std::to_string(index);
+  task.cost = 1;
+  return task;
+}
+
+template <typename Factory>
+class MetadataStoreContract : public testing::Test {
+ protected:
+  void SetUp() override { Reopen(); }
+  void Reopen() {
+    store_.reset();
+    store_ = Factory::Open(dir_ / "meta");
+    ASSERT_NE(store_, nullptr);
+  }
+  // The task is DONE with `blobs`.
+  void Finish(TaskRecord task, std::vector<std::string> blobs = {}) {
+    task.state = TaskState::kDone;
+    task.lease_id = 0;
+    task.blobs = std::move(blobs);
+    const absl::Status status = store_->Apply({.jobs = {}, .tasks = {task}, .artifact = {}});
+    ASSERT_TRUE(status.ok()) << status;
+  }
+
+  TempDir dir_;
+  std::unique_ptr<MetadataStore> store_;
+};
+TYPED_TEST_SUITE_P(MetadataStoreContract);
+
+TYPED_TEST_P(MetadataStoreContract, KeepsRecordsOverARestart) {
+  const FileRecord file{.name = "model.safetensors", .sha256 = "f1", .size_bytes = uint64_t{5} << 40};
+  ASSERT_TRUE(this->store_->PutCheckpoint({.digest = "c1", .display_name = "tiny \xc3\xa9", .architecture = "llama",
+                                           .parameters = 7, .size_bytes = 9, .files = {file}, .created_ms = 5}).ok());
+  ASSERT_TRUE(this->store_->PutText({.digest = "t1", .display_name = "wiki", .file = file, .created_ms = 6}).ok());
+  ArtifactRecord artifact{.digest = "a1", .display_name = "", .checkpoint = "c1", .architecture = "llama",
+                          .codec = "joint", .bpw = 5.52, .size_bytes = 3, .files = {file, file}, .job = "j1",
+                          .quality_json = "{}", .tensors_json = "[]", .created_ms = 7};
+  ASSERT_TRUE(this->store_->PutArtifact(artifact).ok());
+  ASSERT_TRUE(this->store_->PutServedModel({.name = "m", .source = "artifacts/a1", .context_tokens = 4}).ok());
+  ASSERT_TRUE(this->store_->PutSetting("k", "1").ok());
+  ASSERT_TRUE(this->store_->PutSetting("k", "2").ok());
+  this->Reopen();
+  const auto checkpoint = this->store_->GetCheckpoint("c1");
+  ASSERT_TRUE(checkpoint.ok());
+  EXPECT_EQ(checkpoint->display_name, "tiny \xc3\xa9");
+  EXPECT_EQ(checkpoint->parameters, 7);
+  ASSERT_EQ(checkpoint->files.size(), 1u);
+  EXPECT_EQ(checkpoint->files[0].size_bytes, uint64_t{5} << 40);
+  EXPECT_EQ(this->store_->GetText("t1")->file.name, "model.safetensors");
+  EXPECT_EQ(this->store_->GetArtifact("a1")->bpw, 5.52);
+  EXPECT_EQ(this->store_->GetArtifact("a1")->files.size(), 2u);
+  EXPECT_EQ(this->store_->ListServedModels()->front().source, "artifacts/a1");
+  EXPECT_EQ(this->store_->ListSettings()->at("k"), "2");
+}
+
+TYPED_TEST_P(MetadataStoreContract, NamesWhatIsMissing) {
+  EXPECT_EQ(ReasonOf(this->store_->GetCheckpoint("x").status()), "CHECKPOINT_NOT_FOUND");
+  EXPECT_EQ(ReasonOf(this->store_->DeleteCheckpoint("x")), "CHECKPOINT_NOT_FOUND");
+  EXPECT_EQ(ReasonOf(this->store_->GetText("x").status()), "TEXT_NOT_FOUND");
+  EXPECT_EQ(ReasonOf(this->store_->GetArtifact("x").status()), "ARTIFACT_NOT_FOUND");
+  EXPECT_EQ(ReasonOf(this->store_->DeleteArtifact("x")), "ARTIFACT_NOT_FOUND");
+  EXPECT_EQ(ReasonOf(this->store_->GetUpload("x").status()), "UPLOAD_NOT_FOUND");
+  EXPECT_EQ(ReasonOf(this->store_->GetJob("x").status()), "JOB_NOT_FOUND");
+  EXPECT_EQ(ReasonOf(this->store_->GetTask("x", 0).status()), "TASK_NOT_FOUND");
+  EXPECT_FALSE(this->store_->FindJobByKey("x")->has_value());
+  EXPECT_FALSE(this->store_->FindRequest("x")->has_value());
+  EXPECT_TRUE(this->store_->DeleteServedModel("x").ok());
+}
+
+TYPED_TEST_P(MetadataStoreContract, ListsInPagesNewestFirst) {
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(this->store_->PutCheckpoint({.digest = "c" + std::to_string(i)}).ok());
+  }
+  // The same digest again changes nothing, not even the order.
+  ASSERT_TRUE(this->store_->PutCheckpoint({.digest = "c0", .display_name = "other"}).ok());
+  std::vector<std::string> seen;
+  PageRequest request{.page_size = 2, .page_token = ""};
+  for (int pages = 0; pages < 10; ++pages) {
+    const auto page = this->store_->ListCheckpoints(request);
+    ASSERT_TRUE(page.ok()) << page.status();
+    for (const auto& item : page->items) seen.push_back(item.digest);
+    request.page_token = page->next_page_token;
+    if (request.page_token.empty()) break;
+  }
+  EXPECT_THAT(seen, testing::ElementsAre("c4", "c3", "c2", "c1", "c0"));
+  EXPECT_EQ(this->store_->GetCheckpoint("c0")->display_name, "");
+  EXPECT_EQ(ReasonOf(this->store_->ListCheckpoints({.page_size = 1001, .page_token = ""}).status()), "PAGE_SIZE");
+  EXPECT_EQ(ReasonOf(this->store_->ListCheckpoints({.page_size = -1, .page_token = ""}).status()), "PAGE_SIZE");
+  EXPECT_EQ(ReasonOf(this->store_->ListJobs({.page_size = 1, .page_token = "1 OR 1"}, {}).status()), "PAGE_TOKEN");
+}
+
+TYPED_TEST_P(MetadataStoreContract, FindsOpenUploadsByContent) {
+  UploadRecord upload{.id = "u1", .kind = UploadKind::kText, .display_name = "d", .content_key = "k", .result = "",
+                      .files = {{.name = "a", .sha256 = "s", .size_bytes = 1}}, .created_ms = 10};
+  ASSERT_TRUE(this->store_->PutUpload(upload).ok());
+  EXPECT_EQ((*this->store_->FindOpenUpload("k"))->id, "u1");
+  EXPECT_EQ(this->store_->GetUpload("u1")->files.size(), 1u);
+  upload.result = "texts/s";
+  ASSERT_TRUE(this->store_->PutUpload(upload).ok());
+  EXPECT_FALSE(this->store_->FindOpenUpload("k")->has_value());
+  EXPECT_EQ(this->store_->GetUpload("u1")->files.size(), 1u);
+  ASSERT_TRUE(this->store_->DeleteUploadsBefore(10).ok());
+  EXPECT_TRUE(this->store_->GetUpload("u1").ok());
+  ASSERT_TRUE(this->store_->DeleteUploadsBefore(11).ok());
+  EXPECT_FALSE(this->store_->GetUpload("u1").ok());
+}
+
+TYPED_TEST_P(MetadataStoreContract, RemembersRequests) {
+  const RequestRecord request{.request_id = "r", .method = "M", .payload_digest = "p", .answer = "jobs/1",
+                              .created_ms = 3};
+  ASSERT_TRUE(this->store_->PutRequest(request).ok());
+  EXPECT_EQ((*this->store_->FindRequest("r"))->answer, "jobs/1");
+  EXPECT_EQ(ReasonOf(this->store_->PutRequest(request)), "REQUEST_ID_REUSED");
+  ASSERT_TRUE(this->store_->DeleteRequestsBefore(4).ok());
+  EXPECT_FALSE(this->store_->FindRequest("r")->has_value());
+}
+
+TYPED_TEST_P(MetadataStoreContract, HasOneUnfinishedJobPerKey) {
+  JobRecord job = SomeJob("j1");
+  ASSERT_TRUE(this->store_->InsertJob(job, {SomeTask("j1", 0, TaskStage::kPrepare)}).ok());
+  JobRecord twin = SomeJob("j2");
+  twin.key = job.key;
+  EXPECT_EQ(ReasonOf(this->store_->InsertJob(twin, {SomeTask("j2", 0, TaskStage::kPrepare)})), "JOB_EXISTS");
+  EXPECT_FALSE(this->store_->GetTask("j2", 0).ok()) << "a refused insert left a task";
+  job = *this->store_->GetJob("j1");
+  job.state = JobState::kFailed;
+  ASSERT_TRUE(this->store_->Apply({.jobs = {job}, .tasks = {}, .artifact = {}}).ok());
+  EXPECT_TRUE(this->store_->InsertJob(twin, {}).ok());
+  EXPECT_EQ((*this->store_->FindJobByKey(job.key))->id, "j2");
+  // Retrying the first would make two.
+  job = *this->store_->GetJob("j1");
+  job.state = JobState::kQueued;
+  EXPECT_EQ(ReasonOf(this->store_->Apply({.jobs = {job}, .tasks = {}, .artifact = {}})), "JOB_EXISTS");
+  EXPECT_EQ(this->store_->ListUnfinishedJobs()->size(), 1u);
+  EXPECT_EQ(this->store_->ListJobs({}, {.state = JobState::kFailed, .checkpoint = ""})->items.size(), 1u);
+}
+
+TYPED_TEST_P(MetadataStoreContract, AppliesAllOrNothing) {
+  ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), {SomeTask("j1", 0, TaskStage::kPrepare)}).ok());
+  JobRecord job = *this->store_->GetJob("j1");
+  TaskRecord task = *this->store_->GetTask("j1", 0);
+  job.state = JobState::kRunning;
+  task.version += 1;  // as if read from the future
+  ArtifactRecord artifact;
+  artifact.digest = "a1";
+  EXPECT_EQ(ReasonOf(this->store_->Apply({.jobs = {job}, .tasks = {task}, .artifact = artifact})), "VERSION_CONFLICT");
+  EXPECT_EQ(this->store_->GetJob("j1")->state, JobState::kQueued);
+  EXPECT_FALSE(this->store_->GetArtifact("a1").ok());
+  task.version -= 1;
+  ASSERT_TRUE(this->store_->Apply({.jobs = {job}, .tasks = {task}, .artifact = artifact}).ok());
+  EXPECT_EQ(this->store_->GetJob("j1")->state, JobState::kRunning);
+  EXPECT_TRUE(this->store_->GetArtifact("a1").ok());
+  EXPECT_EQ(ReasonOf(this->store_->Apply({.jobs = {job}, .tasks = {}, .artifact = {}})), "VERSION_CONFLICT");
+}
+
+TYPED_TEST_P(MetadataStoreContract, LeasesByPriorityAgeAndStage) {
+  auto tasks = [](const std::string& job) {
+    return std::vector<TaskRecord>{SomeTask(job, 0, TaskStage::kPrepare), SomeTask(job, 1, TaskStage::kQuantize),
+                                   SomeTask(job, 2, TaskStage::kQuantize), SomeTask(job, 3, TaskStage::kAssemble)};
+  };
+  ASSERT_TRUE(this->store_->InsertJob(SomeJob("old"), tasks("old")).ok());
+  ASSERT_TRUE(this->store_->InsertJob(SomeJob("young"), tasks("young")).ok());
+  ASSERT_TRUE(this->store_->InsertJob(SomeJob("urgent", 5), tasks("urgent")).ok());
+  auto lease = [&]() { return *this->store_->LeaseTask("w", "cpu", 100, 50); };
+  EXPECT_FALSE(this->store_->LeaseTask("w", "cuda", 100, 50)->has_value());
+  const auto first = lease();
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->job, "urgent");
+  EXPECT_EQ(first->state, TaskState::kLeased);
+  EXPECT_EQ(first->attempts, 1);
+  EXPECT_EQ(first->lease_expires_ms, 150);
+  // The urgent job's next stage waits for its first, so the oldest of the others is next.
+  EXPECT_EQ(lease()->job, "old");
+  this->Finish(*first);
+  auto second = lease();
+  EXPECT_EQ(second->job, "urgent");
+  EXPECT_EQ(second->index, 1);
+  EXPECT_NE(second->lease_id, first->lease_id);
+  EXPECT_EQ(lease()->index, 2);
+  EXPECT_EQ(lease()->job, "young") << "assemble must wait for both tensors";
+  EXPECT_FALSE(lease());
+}
+
+TYPED_TEST_P(MetadataStoreContract, RenewsAndExpiresLeases) {
+  ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), {SomeTask("j1", 0, TaskStage::kPrepare)}).ok());
+  const auto task = *this->store_->LeaseTask("w", "cpu", 100, 50);
+  const TaskLease lease{.job = "j1", .index = 0, .worker = "w", .lease_id = task->lease_id};
+  EXPECT_EQ(*this->store_->NextDeadline(100), 150);
+  EXPECT_TRUE(this->store_->ListExpiredTasks(149)->empty());
+  EXPECT_EQ(this->store_->ListExpiredTasks(150)->size(), 1u);
+  ASSERT_TRUE(this->store_->RenewLease(lease, 300).ok());
+  EXPECT_TRUE(this->store_->ListExpiredTasks(150)->empty());
+  EXPECT_EQ(this->store_->ListLeasedTasks()->size(), 1u);
+  TaskLease other = lease;
+  ++other.lease_id;
+  EXPECT_EQ(ReasonOf(this->store_->RenewLease(other, 300)), "LEASE_LOST");
+  TaskRecord rested = *this->store_->GetTask("j1", 0);
+  rested.state = TaskState::kReady;
+  rested.not_before_ms = 500;
+  ASSERT_TRUE(this->store_->Apply({.jobs = {}, .tasks = {rested}, .artifact = {}}).ok());
+  EXPECT_EQ(ReasonOf(this->store_->RenewLease(lease, 300)), "LEASE_LOST");
+  EXPECT_EQ(*this->store_->NextDeadline(100), 500);
+  EXPECT_FALSE(this->store_->NextDeadline(500)->has_value());
+  EXPECT_FALSE(this->store_->LeaseTask("w", "cpu", 499, 50)->has_value());
+  EXPECT_EQ((*this->store_->LeaseTask("w", "cpu", 500, 50))->attempts, 2);
+}
+
+TYPED_TEST_P(MetadataStoreContract, TwoWorkersNeverGetTheSameTask) {
+  std::vector<TaskRecord> tasks;
+  for (int i = 0; i < 40; ++i) tasks.push_back(SomeTask("j1", i, TaskStage::kQuantize));
+  ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), tasks).ok());
+  std::vector<int> leased[2];
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; ++t) {
+    threads.emplace_back([&, t] {
+      for (;;) {
+        const auto task = this->store_->LeaseTask("w" + std::to_string(t), "cpu", 0, 50);
+        if (!task.ok() || !task->has_value()) return;
+        leased[t].push_back((*task)->index);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  std::set<int> all(leased[0].begin(), leased[0].end());
+  all.insert(leased[1].begin(), leased[1].end());
+  EXPECT_EQ(leased[0].size() + leased[1].size(), 40u);
+  EXPECT_EQ(all.size(), 40u);
+}
+
+TYPED_TEST_P(MetadataStoreContract, KnowsWhichBlobsAreNeeded) {
+  auto file = [](const std::string& sha) { return FileRecord{.name = "n", .sha256 = sha, .size_bytes = 1}; };
+  UploadRecord upload;
+  upload.id = "u";
+  upload.files = {file("upload")};
+  ASSERT_TRUE(this->store_->PutUpload(upload).ok());
+  FileRecord external = file("external");
+  external.external_path = "/elsewhere";
+  ASSERT_TRUE(this->store_->PutCheckpoint({.digest = "c", .files = {file("checkpoint"), external}}).ok());
+  ASSERT_TRUE(this->store_->PutText({.digest = "text", .file = file("text")}).ok());
+  ArtifactRecord artifact;
+  artifact.digest = "a";
+  artifact.files = {file("artifact")};
+  ASSERT_TRUE(this->store_->PutArtifact(artifact).ok());
+  ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), {SomeTask("j1", 0, TaskStage::kPrepare)}).ok());
+  const auto task = *this->store_->LeaseTask("w", "cpu", 0, 50);
+  this->Finish(*task, {"packed", "packed2"});
+  EXPECT_THAT(this->store_->GetTask("j1", 0)->blobs, testing::ElementsAre("packed", "packed2"));
+  EXPECT_THAT(*this->store_->ReferencedBlobs(0), testing::UnorderedElementsAre("upload", "checkpoint", "text",
+                                                                               "artifact", "packed", "packed2"));
+  JobRecord job = *this->store_->GetJob("j1");
+  job.state = JobState::kFailed;
+  job.ended_ms = 1000;
+  ASSERT_TRUE(this->store_->Apply({.jobs = {job}, .tasks = {}, .artifact = {}}).ok());
+  EXPECT_TRUE(this->store_->ReferencedBlobs(1000)->contains("packed"));
+  EXPECT_FALSE(this->store_->ReferencedBlobs(1001)->contains("packed"));
+  job = *this->store_->GetJob("j1");
+  job.state = JobState::kSucceeded;
+  ASSERT_TRUE(this->store_->Apply({.jobs = {job}, .tasks = {}, .artifact = {}}).ok());
+  EXPECT_FALSE(this->store_->ReferencedBlobs(0)->contains("packed"));
+  ASSERT_TRUE(this->store_->DeleteJob("j1").ok());
+  EXPECT_FALSE(this->store_->GetTask("j1", 0).ok());
+}
+
+REGISTER_TYPED_TEST_SUITE_P(MetadataStoreContract, KeepsRecordsOverARestart, NamesWhatIsMissing, ListsInPagesNewestFirst,
+                            FindsOpenUploadsByContent, RemembersRequests, HasOneUnfinishedJobPerKey, AppliesAllOrNothing,
+                            LeasesByPriorityAgeAndStage, RenewsAndExpiresLeases, TwoWorkersNeverGetTheSameTask,
+                            KnowsWhichBlobsAreNeeded);
+
+}  // namespace qamserve
