@@ -18,69 +18,84 @@ absl::StatusOr<int> PairBitsFor(double bpw) {
 }
 
 NearestPoint::NearestPoint(const Codebook& codebook) : magnitude_bits_(codebook.magnitude_bits()) {
-  const size_t n = codebook.x.size();
   float extent = 0;
-  for (size_t i = 0; i < n; ++i) {
+  std::vector<uint32_t> all;
+  for (size_t i = 0; i < codebook.x.size(); ++i) {
     x_.push_back(codebook.step * static_cast<float>(codebook.x[i]));
     y_.push_back(codebook.step * static_cast<float>(codebook.y[i]));
     extent = std::max({extent, x_.back(), y_.back()});
+    all.push_back(static_cast<uint32_t>(i));
   }
   cells_per_sigma_ = static_cast<float>(kCells) / (extent * 1.001f);
   const double side = 1.0 / static_cast<double>(cells_per_sigma_);
-  // The outermost cells stand for all that lies beyond them.
-  constexpr double kFar = 1e4;
 
+  std::vector<std::vector<uint32_t>> coarse;
+  constexpr int kSquares = kCells / kCoarse;
+  for (int i = 0; i < kSquares * kSquares; ++i) {
+    const double middle_x = (i / kSquares + 0.5) * kCoarse * side, middle_y = (i % kSquares + 0.5) * kCoarse * side;
+    coarse.push_back(PointsNear(middle_x, middle_y, kCoarse * side, all));
+  }
   cell_begin_.push_back(0);
-  std::vector<double> nearest(n);
   for (int cx = 0; cx < kCells; ++cx) {
     for (int cy = 0; cy < kCells; ++cy) {
-      const double x0 = cx * side, x1 = cx + 1 == kCells ? kFar : x0 + side;
-      const double y0 = cy * side, y1 = cy + 1 == kCells ? kFar : y0 + side;
-      // A point can win in the cell only if no other point is nearer everywhere in it. Against one rival that test is
-      // linear, so the four corners decide it.
-      auto beaten = [&](size_t i, size_t rival) {
-        for (double px : {x0, x1}) {
-          for (double py : {y0, y1}) {
-            const double di = (px - x_[i]) * (px - x_[i]) + (py - y_[i]) * (py - y_[i]);
-            const double dr = (px - x_[rival]) * (px - x_[rival]) + (py - y_[rival]) * (py - y_[rival]);
-            if (di <= dr + 1e-5 * dr) return false;  // the margin keeps float queries on the safe side
-          }
-        }
-        return true;
-      };
-      // Rivals worth trying first: those nearest to the finite middle of the cell.
-      const double mx = x0 + side / 2, my = y0 + side / 2;
-      size_t best = 0;
-      for (size_t i = 0; i < n; ++i) {
-        nearest[i] = (mx - x_[i]) * (mx - x_[i]) + (my - y_[i]) * (my - y_[i]);
-        if (nearest[i] < nearest[best]) best = i;
-      }
-      for (size_t i = 0; i < n; ++i) {
-        if (i == best || !beaten(i, best)) candidates_.push_back(static_cast<uint16_t>(i));
+      const bool outermost = cx + 1 == kCells || cy + 1 == kCells;
+      if (outermost) {
+        AddCell(cx, cy, all);
+      } else {
+        const auto& square = coarse[static_cast<size_t>(cx / kCoarse * kSquares + cy / kCoarse)];
+        AddCell(cx, cy, PointsNear((cx + 0.5) * side, (cy + 0.5) * side, side, square));
       }
       cell_begin_.push_back(static_cast<uint32_t>(candidates_.size()));
     }
   }
 }
 
-uint32_t NearestPoint::Encode(float x, float y) const {
-  const float ax = std::fabs(x), ay = std::fabs(y);
-  const float limit = static_cast<float>(kCells - 1);
-  const int cx = static_cast<int>(std::min(ax * cells_per_sigma_, limit));
-  const int cy = static_cast<int>(std::min(ay * cells_per_sigma_, limit));
-  const size_t cell = static_cast<size_t>(cx * kCells + cy);
-  uint32_t best = candidates_[cell_begin_[cell]];
-  float best_distance = HUGE_VALF;
-  for (uint32_t i = cell_begin_[cell]; i < cell_begin_[cell + 1]; ++i) {
-    const uint32_t point = candidates_[i];
-    const float dx = ax - x_[point], dy = ay - y_[point];
-    const float distance = dx * dx + dy * dy;
-    if (distance < best_distance) {
-      best_distance = distance;
-      best = point;
-    }
+// By the triangle inequality a point farther from the middle of a square than the best one by more than the square's
+// diagonal cannot be nearest anywhere in it.
+std::vector<uint32_t> NearestPoint::PointsNear(double middle_x, double middle_y, double side,
+                                               const std::vector<uint32_t>& points) const {
+  std::vector<double> distance(points.size());
+  double best = HUGE_VAL;
+  for (size_t k = 0; k < points.size(); ++k) {
+    const double dx = middle_x - static_cast<double>(x_[points[k]]), dy = middle_y - static_cast<double>(y_[points[k]]);
+    distance[k] = dx * dx + dy * dy;
+    best = std::min(best, distance[k]);
   }
-  return MakeCode(magnitude_bits_, best, std::signbit(x), std::signbit(y));
+  const double reach = std::sqrt(best) + side * 1.4143;
+  std::vector<uint32_t> near;
+  for (size_t k = 0; k < points.size(); ++k) {
+    if (distance[k] <= reach * reach) near.push_back(points[k]);
+  }
+  return near;
+}
+
+// Adds those of `points` that can be nearest in a cell. One point beats another everywhere in a convex cell if it does
+// so at all corners, since the comparison of two distances is linear in the place.
+void NearestPoint::AddCell(int cx, int cy, const std::vector<uint32_t>& points) {
+  const double side = 1.0 / static_cast<double>(cells_per_sigma_);
+  constexpr double kFar = 1e4;  // the outermost cells stand for all that lies beyond them
+  const double x0 = cx * side, x1 = cx + 1 == kCells ? kFar : x0 + side;
+  const double y0 = cy * side, y1 = cy + 1 == kCells ? kFar : y0 + side;
+  auto squared = [&](uint32_t i, double px, double py) {
+    const double dx = px - static_cast<double>(x_[i]), dy = py - static_cast<double>(y_[i]);
+    return dx * dx + dy * dy;
+  };
+  uint32_t rival = points.front();
+  for (uint32_t i : points) {
+    if (squared(i, x0 + side / 2, y0 + side / 2) < squared(rival, x0 + side / 2, y0 + side / 2)) rival = i;
+  }
+  auto beaten = [&](uint32_t i) {
+    for (double px : {x0, x1}) {
+      for (double py : {y0, y1}) {
+        // The margin keeps queries in float on the safe side.
+        if (squared(i, px, py) <= squared(rival, px, py) * (1 + 1e-5)) return false;
+      }
+    }
+    return true;
+  };
+  for (uint32_t i : points) {
+    if (i == rival || !beaten(i)) candidates_.push_back({x_[i], y_[i], i});
+  }
 }
 
 void NearestPoint::Decode(uint32_t code, float* x, float* y) const {

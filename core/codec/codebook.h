@@ -10,7 +10,8 @@
 // The tables are fixed: tools/make_codebooks.cc made them from a seed, and a test holds them to their digest.
 #pragma once
 
-#include <array>
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -50,19 +51,56 @@ inline constexpr uint32_t MakeCode(int magnitude_bits, uint32_t magnitude, bool 
 // at a handful of them. Coordinates beyond the last cell use that cell, whose list then holds every point that can win.
 class NearestPoint {
  public:
+  struct Point {
+    uint32_t code;
+    float x, y;  // of the code, in units of sigma
+  };
+
   explicit NearestPoint(const Codebook& codebook);
-  // The code of the point nearest to (x, y), in units of sigma.
-  uint32_t Encode(float x, float y) const;
+
+  // The point nearest to (x, y), both in units of sigma.
+  Point Encode(float x, float y) const {
+    const float ax = std::fabs(x), ay = std::fabs(y);
+    const auto limit = static_cast<float>(kCells - 1);
+    const int cx = static_cast<int>(std::min(ax * cells_per_sigma_, limit));
+    const int cy = static_cast<int>(std::min(ay * cells_per_sigma_, limit));
+    const size_t cell = static_cast<size_t>(cx * kCells + cy);
+    const Candidate* best = &candidates_[cell_begin_[cell]];
+    const Candidate* const end = candidates_.data() + cell_begin_[cell + 1];
+    float best_distance = best->Distance(ax, ay);
+    for (const Candidate* c = best + 1; c < end; ++c) {
+      const float distance = c->Distance(ax, ay);
+      const bool nearer = distance < best_distance;
+      best_distance = nearer ? distance : best_distance;
+      best = nearer ? c : best;
+    }
+    return {MakeCode(magnitude_bits_, best->index, std::signbit(x), std::signbit(y)), std::copysign(best->x, x),
+            std::copysign(best->y, y)};
+  }
+
   // The point of a code, in units of sigma.
   void Decode(uint32_t code, float* x, float* y) const;
 
  private:
-  static constexpr int kCells = 64;      // per axis
+  static constexpr int kCells = 64;       // per axis; at 11 bits a side is about the spacing of the points
+  static constexpr int kCoarse = 8;       // cells per axis of the coarse squares that construction looks at first
+  struct Candidate {
+    float x, y;
+    uint32_t index;
+    float Distance(float ax, float ay) const {
+      const float dx = ax - x, dy = ay - y;
+      return dx * dx + dy * dy;
+    }
+  };
+  void AddCell(int cx, int cy, const std::vector<uint32_t>& points);
+  std::vector<uint32_t> PointsNear(double middle_x, double middle_y, double side,
+                                   const std::vector<uint32_t>& points) const;
+
   int magnitude_bits_;
-  float cells_per_sigma_;
-  std::vector<float> x_, y_;             // magnitudes in sigma
-  std::vector<uint32_t> cell_begin_;     // [kCells * kCells + 1]
-  std::vector<uint16_t> candidates_;     // ascending within a cell
+  float cells_per_sigma_ = 0;
+  std::vector<float> x_, y_;              // magnitudes in sigma
+  std::vector<uint32_t> cell_begin_;      // [kCells * kCells + 1]
+  std::vector<Candidate> candidates_;     // ascending index within a cell
 };
 
 }  // namespace qamserve

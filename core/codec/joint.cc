@@ -45,17 +45,16 @@ EncodedRow EncodeRow(const Rotation& rotation, const NearestPoint& nearest, std:
     out.squared_error = out.energy;
     return out;
   }
+  const float inverse = 1.0f / norm;
   for (size_t j = 0; j < n; j += 2) {
     const float x = row[j], y = j + 1 < n ? row[j + 1] : 0.0f;
-    const uint32_t code = nearest.Encode(x / norm, y / norm);
-    float px, py;
-    nearest.Decode(code, &px, &py);
-    codes[j / 2] = static_cast<uint16_t>(code);
-    row[j] = px * norm;
+    const NearestPoint::Point point = nearest.Encode(x * inverse, y * inverse);
+    codes[j / 2] = static_cast<uint16_t>(point.code);
+    row[j] = point.x * norm;
     const double dx = static_cast<double>(row[j]) - static_cast<double>(x);
     out.squared_error += dx * dx;
     if (j + 1 < n) {
-      row[j + 1] = py * norm;
+      row[j + 1] = point.y * norm;
       const double dy = static_cast<double>(row[j + 1]) - static_cast<double>(y);
       out.squared_error += dy * dy;
     }

@@ -61,21 +61,36 @@ void Search(int64_t n, int64_t least, std::vector<int64_t>& chosen, int64_t cost
   }
 }
 
+// One output row of a dense factor, kWidth columns at a time with their sums in registers.
+template <int kWidth>
+__attribute__((always_inline)) inline void DenseRow(const float* source, const float* signs, int64_t sign_stride,
+                                                    int64_t order, int64_t inner, int64_t& k, float* result) {
+  for (; k + kWidth <= inner; k += kWidth) {
+    float sum[kWidth] = {};
+    for (int64_t col = 0; col < order; ++col) {
+      const float sign = signs[col * sign_stride];
+      const float* value = source + col * inner + k;
+      for (int i = 0; i < kWidth; ++i) sum[i] += sign * value[i];
+    }
+    for (int i = 0; i < kWidth; ++i) result[k + i] = sum[i];
+  }
+}
+
 // Applies a dense factor along one axis of [outer][order][inner], out of place.
 __attribute__((target_clones("avx2", "default"))) void ApplyDense(const float* in, float* out, const float* matrix,
                                                                   int64_t order, int64_t outer, int64_t inner,
                                                                   bool transpose) {
   for (int64_t o = 0; o < outer; ++o) {
     const float* source = in + o * order * inner;
-    float* target = out + o * order * inner;
     for (int64_t row = 0; row < order; ++row) {
-      float* result = target + row * inner;
-      for (int64_t k = 0; k < inner; ++k) result[k] = 0;
-      for (int64_t col = 0; col < order; ++col) {
-        const float sign = transpose ? matrix[col * order + row] : matrix[row * order + col];
-        const float* value = source + col * inner;
-        for (int64_t k = 0; k < inner; ++k) result[k] += sign * value[k];
-      }
+      float* result = out + (o * order + row) * inner;
+      const float* signs = transpose ? matrix + row : matrix + row * order;
+      const int64_t sign_stride = transpose ? order : 1;
+      int64_t k = 0;
+      DenseRow<32>(source, signs, sign_stride, order, inner, k, result);
+      DenseRow<8>(source, signs, sign_stride, order, inner, k, result);
+      DenseRow<4>(source, signs, sign_stride, order, inner, k, result);
+      DenseRow<1>(source, signs, sign_stride, order, inner, k, result);
     }
   }
 }

@@ -38,14 +38,16 @@ absl::Status CheckOptions(const EngineOptions& options, const ModelConfig& confi
 int64_t ContextFor(const EngineOptions& options, const ModelConfig& config) {
   if (options.context_tokens > 0) return options.context_tokens;
   int64_t context = std::min(config.context_length, kDefaultContext);
-  while (context > 2 && KvCache::BytesFor(config, context) > options.kv_bytes) context -= std::max<int64_t>(1, context / 16);
+  while (context > 2 && KvCache::BytesFor(config, context) > options.kv_bytes)
+    context -= std::max<int64_t>(1, context / 16);
   return context;
 }
 
 absl::Status CheckPrompt(std::span<const int32_t> prompt, int64_t limit, int64_t vocab_size) {
   if (prompt.empty()) return InvalidArgument("PROMPT_EMPTY", "the prompt has no tokens; at least 1 is needed");
   if (static_cast<int64_t>(prompt.size()) > limit) {
-    return InvalidArgument("PROMPT_TOO_LONG", "the prompt has {} tokens; at most {} fit the context", prompt.size(), limit);
+    return InvalidArgument("PROMPT_TOO_LONG", "the prompt has {} tokens; at most {} fit the context", prompt.size(),
+                           limit);
   }
   for (const int32_t token : prompt) {
     if (token >= 0 && token < vocab_size) continue;
@@ -373,12 +375,13 @@ absl::StatusOr<uint64_t> Engine::Submit(std::vector<int32_t> prompt, const Sampl
   // What can start at the next step does not count as waiting.
   const int32_t free = std::max(0, impl_->options.max_running - impl_->stats.running);
   if (impl_->waiting.size() >= static_cast<size_t>(impl_->options.max_waiting) + static_cast<size_t>(free)) {
-    return ResourceExhausted("QUEUE_FULL", "{} requests run and {} wait; the limits are {} and {}", impl_->stats.running,
-                             impl_->waiting.size(), impl_->options.max_running, impl_->options.max_waiting);
+    return ResourceExhausted("QUEUE_FULL", "{} requests run and {} wait; the limits are {} and {}",
+                             impl_->stats.running, impl_->waiting.size(), impl_->options.max_running,
+                             impl_->options.max_waiting);
   }
   const uint64_t id = impl_->next_id++;
-  impl_->waiting.push_back(std::make_unique<Sequence>(id, std::move(prompt), params, std::move(sink),
-                                                      *impl_->tokenizer, config, impl_->context));
+  impl_->waiting.push_back(std::make_unique<Sequence>(id, std::move(prompt), params, std::move(sink), *impl_->tokenizer,
+                                                      config, impl_->context));
   impl_->work_arrived.Signal();
   return id;
 }

@@ -33,7 +33,8 @@ int32_t Argmax(std::span<const float> logits) {
 absl::Status ValidateSamplingParams(const SamplingParams& p) {
   // Written so that NaN fails too.
   if (!(p.max_tokens >= 1 && p.max_tokens <= kMaxTokens)) return BadParam("max_tokens", p.max_tokens, "1 to 16777216");
-  if (!(p.temperature >= 0 && p.temperature <= kMaxTemperature)) return BadParam("temperature", p.temperature, "0 to 100");
+  if (!(p.temperature >= 0 && p.temperature <= kMaxTemperature))
+    return BadParam("temperature", p.temperature, "0 to 100");
   if (!(p.top_k >= 0 && p.top_k <= kMaxTopK)) return BadParam("top_k", p.top_k, "0 (off) to 4194304");
   if (!(p.top_p > 0 && p.top_p <= 1)) return BadParam("top_p", p.top_p, "above 0 to 1");
   if (!(p.min_p >= 0 && p.min_p < 1)) return BadParam("min_p", p.min_p, "0 to below 1");
@@ -41,7 +42,8 @@ absl::Status ValidateSamplingParams(const SamplingParams& p) {
     return BadParam("repetition_penalty", p.repetition_penalty, "above 0 to 10");
   }
   if (!(p.logprobs >= -1 && p.logprobs <= kMaxLogprobs)) return BadParam("logprobs", p.logprobs, "-1 (none) to 20");
-  if (p.stop.size() > kMaxStops) return BadParam("number of stop strings", static_cast<double>(p.stop.size()), "0 to 16");
+  if (p.stop.size() > kMaxStops)
+    return BadParam("number of stop strings", static_cast<double>(p.stop.size()), "0 to 16");
   for (const std::string& stop : p.stop) {
     if (stop.empty() || stop.size() > kMaxStopBytes) {
       return BadParam("length of a stop string", static_cast<double>(stop.size()), "1 to 1024 bytes");

@@ -41,8 +41,8 @@ class Sampler {
 
   SamplingParams params_;
   Rng rng_;
-  std::vector<bool> is_seen_;        // by token; empty without a penalty
-  std::vector<int32_t> seen_;        // each token once
+  std::vector<bool> is_seen_;          // by token; empty without a penalty
+  std::vector<int32_t> seen_;          // each token once
   std::vector<Candidate> candidates_;  // scratch of Draw
   std::vector<double> weights_;        // scratch of Draw: probabilities of candidates_, not normalized
 };

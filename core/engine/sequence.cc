@@ -60,8 +60,8 @@ bool Sequence::Fed(int64_t n) {
 
 void Sequence::Choose(std::span<float> logits) {
   if (!AllFinite(logits)) {
-    chosen_ = Internal("LOGITS_NOT_FINITE", "the model gave logits that are not finite after {} tokens",
-                       cache_->length());
+    chosen_ =
+        Internal("LOGITS_NOT_FINITE", "the model gave logits that are not finite after {} tokens", cache_->length());
     return;
   }
   chosen_ = sampler_.Sample(logits);

@@ -82,9 +82,8 @@ int64_t FirstNotFinite(std::span<const float> values) {
   uint32_t worst = 0;
   for (const float value : values) worst = std::max(worst, std::bit_cast<uint32_t>(value) & kExponent);
   if (worst != kExponent) return -1;
-  const auto bad = std::find_if(values.begin(), values.end(), [](float value) {
-    return (std::bit_cast<uint32_t>(value) & kExponent) == kExponent;
-  });
+  const auto bad = std::find_if(values.begin(), values.end(),
+                                [](float value) { return (std::bit_cast<uint32_t>(value) & kExponent) == kExponent; });
   return bad - values.begin();
 }
 
@@ -101,8 +100,9 @@ namespace {
 
 absl::Status CheckStored(const std::string& origin, const ParameterSpec& spec, const TensorInfo& stored) {
   if (!IsFloatType(stored.dtype)) {
-    return InvalidArgument("TENSOR_DTYPE_UNSUPPORTED", "{}: tensor {} has type {}; a weight must be a floating-point type",
-                           origin, stored.name, DTypeName(stored.dtype));
+    return InvalidArgument("TENSOR_DTYPE_UNSUPPORTED",
+                           "{}: tensor {} has type {}; a weight must be a floating-point type", origin, stored.name,
+                           DTypeName(stored.dtype));
   }
   if (stored.shape != spec.shape) {
     return InvalidArgument("TENSOR_SHAPE", "{}: tensor {} has shape {}, expected {}", origin, stored.name,

@@ -51,8 +51,7 @@ absl::Status CheckRope(const ModelConfig& c, std::string_view where) {
     return InvalidArgument("CONFIG_FIELD", "{}: rope_scaling.high_freq_factor {} must be above low_freq_factor {}",
                            where, scaling.high_freq_factor, scaling.low_freq_factor);
   }
-  return CheckInteger(where, "rope_scaling.original_max_position_embeddings", scaling.original_context, 1,
-                      kMaxContext);
+  return CheckInteger(where, "rope_scaling.original_max_position_embeddings", scaling.original_context, 1, kMaxContext);
 }
 
 absl::Status CheckSliding(const ModelConfig& c, std::string_view where) {
@@ -87,11 +86,16 @@ nlohmann::ordered_json RopeScalingToJson(const RopeScaling& scaling) {
 
 const char* ArchitectureClass(Architecture architecture) {
   switch (architecture) {
-    case Architecture::kLlama: return "LlamaForCausalLM";
-    case Architecture::kMistral: return "MistralForCausalLM";
-    case Architecture::kQwen2: return "Qwen2ForCausalLM";
-    case Architecture::kQwen3: return "Qwen3ForCausalLM";
-    case Architecture::kGemma3: return "Gemma3ForCausalLM";
+    case Architecture::kLlama:
+      return "LlamaForCausalLM";
+    case Architecture::kMistral:
+      return "MistralForCausalLM";
+    case Architecture::kQwen2:
+      return "Qwen2ForCausalLM";
+    case Architecture::kQwen3:
+      return "Qwen3ForCausalLM";
+    case Architecture::kGemma3:
+      return "Gemma3ForCausalLM";
   }
   return "";
 }
@@ -117,11 +121,16 @@ void AddSlidingToJson(const ModelConfig& config, nlohmann::ordered_json& json) {
 
 const char* ArchitectureName(Architecture architecture) {
   switch (architecture) {
-    case Architecture::kLlama: return "llama";
-    case Architecture::kMistral: return "mistral";
-    case Architecture::kQwen2: return "qwen2";
-    case Architecture::kQwen3: return "qwen3";
-    case Architecture::kGemma3: return "gemma3";
+    case Architecture::kLlama:
+      return "llama";
+    case Architecture::kMistral:
+      return "mistral";
+    case Architecture::kQwen2:
+      return "qwen2";
+    case Architecture::kQwen3:
+      return "qwen3";
+    case Architecture::kGemma3:
+      return "gemma3";
   }
   return "";
 }

@@ -85,8 +85,7 @@ absl::Status ReadSizes(const Keys& keys, ModelConfig& config) {
   ASSIGN_OR_RETURN(config.num_layers, keys.Int("block_count"));
   ASSIGN_OR_RETURN(config.num_heads, keys.Int("attention.head_count"));
   ASSIGN_OR_RETURN(config.num_kv_heads, keys.Int("attention.head_count_kv", config.num_heads));
-  if (!keys.Has("attention.key_length") &&
-      (config.num_heads < 1 || config.hidden_size % config.num_heads != 0)) {
+  if (!keys.Has("attention.key_length") && (config.num_heads < 1 || config.hidden_size % config.num_heads != 0)) {
     return InvalidArgument("CONFIG_FIELD", "{}: {} {} is not a multiple of {} {}, and {} is not given", keys.origin(),
                            keys.Full("embedding_length"), config.hidden_size, keys.Full("attention.head_count"),
                            config.num_heads, keys.Full("attention.key_length"));
@@ -126,15 +125,13 @@ double Llama3Divisor(const RopeScaling& scaling, double theta, int64_t head_dim,
   const double turns = static_cast<double>(scaling.original_context) / wavelength;
   if (turns < scaling.low_freq_factor) return scaling.factor;
   if (turns > scaling.high_freq_factor) return 1;
-  const double smooth =
-      (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+  const double smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
   return 1 / ((1 - smooth) / scaling.factor + smooth);
 }
 
 bool Explains(const RopeScaling& scaling, const ModelConfig& config, const std::vector<float>& divisors) {
   for (size_t pair = 0; pair < divisors.size(); ++pair) {
-    const double expected =
-        Llama3Divisor(scaling, config.rope_theta, config.head_dim, static_cast<int64_t>(pair));
+    const double expected = Llama3Divisor(scaling, config.rope_theta, config.head_dim, static_cast<int64_t>(pair));
     // The converter computes in float: a few units of 6e-8, times up to 100 by cancellation in `smooth`.
     if (std::abs(divisors[pair] - expected) > 1e-4 * expected) return false;
   }
@@ -168,8 +165,8 @@ absl::Status ReadRopeFactors(const Keys& keys, ModelConfig& config) {
 
 absl::Status ReadSliding(const Keys& keys, ModelConfig& config) {
   if (config.num_layers < 1 || config.num_layers > kMaxLayers) {
-    return InvalidArgument("CONFIG_FIELD", "{}: {} is {}; allowed are 1 to {}", keys.origin(),
-                           keys.Full("block_count"), config.num_layers, kMaxLayers);
+    return InvalidArgument("CONFIG_FIELD", "{}: {} is {}; allowed are 1 to {}", keys.origin(), keys.Full("block_count"),
+                           config.num_layers, kMaxLayers);
   }
   config.layer_slides.assign(static_cast<size_t>(config.num_layers), false);
   if (config.architecture != Architecture::kGemma3) return absl::OkStatus();

@@ -34,8 +34,8 @@ class Fields {
   absl::StatusOr<int64_t> Int(const char* name, std::optional<int64_t> fallback) const {
     const Json* value = Find(name);
     if (value == nullptr) return Fallback(name, fallback);
-    const bool fits = value->is_number_unsigned() ? value->get<uint64_t>() <= uint64_t{INT64_MAX}
-                                                  : value->is_number_integer();
+    const bool fits =
+        value->is_number_unsigned() ? value->get<uint64_t>() <= uint64_t{INT64_MAX} : value->is_number_integer();
     if (!fits) return WrongType(name, *value, "an integer");
     return value->get<int64_t>();
   }
@@ -116,9 +116,17 @@ Defaults DefaultsOf(Architecture architecture) {
       break;
     case Architecture::kGemma3:
       // The text part of the multimodal checkpoints lists only what differs from these.
-      d = {.vocab_size = 262208, .hidden_size = 2304, .intermediate_size = 9216, .num_layers = 26, .num_heads = 8,
-           .num_kv_heads = 4, .head_dim = 256, .context_length = 131072, .sliding_window = 4096,
-           .rope_theta = 1e6, .tie_embeddings = true};
+      d = {.vocab_size = 262208,
+           .hidden_size = 2304,
+           .intermediate_size = 9216,
+           .num_layers = 26,
+           .num_heads = 8,
+           .num_kv_heads = 4,
+           .head_dim = 256,
+           .context_length = 131072,
+           .sliding_window = 4096,
+           .rope_theta = 1e6,
+           .tie_embeddings = true};
       break;
   }
   return d;
@@ -203,9 +211,9 @@ absl::Status ReadSizes(const Fields& fields, const Defaults& defaults, ModelConf
   std::optional<int64_t> head_dim = defaults.head_dim;
   if (!head_dim.has_value() && fields.Find("head_dim") == nullptr) {
     if (config.num_heads < 1 || config.hidden_size % config.num_heads != 0) {
-      return InvalidArgument("CONFIG_FIELD",
-                             "{}: hidden_size {} is not a multiple of num_attention_heads {}, and head_dim is not given",
-                             fields.where(), config.hidden_size, config.num_heads);
+      return InvalidArgument(
+          "CONFIG_FIELD", "{}: hidden_size {} is not a multiple of num_attention_heads {}, and head_dim is not given",
+          fields.where(), config.hidden_size, config.num_heads);
     }
     head_dim = config.hidden_size / config.num_heads;
   }

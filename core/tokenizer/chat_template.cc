@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <exception>
 #include <iterator>
+#include <memory>
 #include <utility>
 
 // This file sees the JSON type of the Jinja engine and must not include nlohmann/json.hpp, whose version differs.
@@ -20,9 +21,10 @@ constexpr size_t kMaxOutputBytes = size_t{16} << 20;
 // The longest published template has 30 KB.
 constexpr size_t kMaxSourceBytes = size_t{1} << 20;
 constexpr size_t kMaxToolsBytes = size_t{1} << 20;
-// The engine parses and walks by recursion; published templates and tool lists stay below 20. 200 levels take less
-// than 1 MB of stack.
-constexpr int kMaxNesting = 200;
+// The engine parses and walks by recursion; published templates and tool lists stay below 20. The product of the
+// two bounds what a hostile template can take of a thread's stack (8 MB by default).
+constexpr int kMaxNesting = 64;
+constexpr int kMaxMacroDepth = 24;
 // Chains of "not", "-" and "else" inside one expression recurse too.
 constexpr size_t kMaxExpressionBytes = 8 * 1024;
 
@@ -79,6 +81,52 @@ absl::Status CheckNesting(const std::vector<jinja::token>& tokens) {
   return absl::OkStatus();
 }
 
+// Macros may call themselves (tool schemas are printed so), and the engine sets no bound. Calls of these two names are
+// put at the begin and end of every macro; being no identifiers, templates can neither call nor redefine them.
+constexpr const char* kEnterMacro = "enter macro";
+constexpr const char* kLeaveMacro = "leave macro";
+
+void AppendCall(const char* name, size_t pos, std::vector<jinja::token>& out) {
+  using Token = jinja::token;
+  out.insert(out.end(), {{Token::open_expression, "{{", pos}, {Token::identifier, name, pos}, {Token::open_paren, "(", pos},
+                         {Token::close_paren, ")", pos}, {Token::close_expression, "}}", pos}});
+}
+
+std::vector<jinja::token> GuardMacros(const std::vector<jinja::token>& tokens) {
+  using Token = jinja::token;
+  std::vector<Token> out;
+  bool in_head = false;  // of a macro
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const bool statement = tokens[i].t == Token::open_statement && i + 1 < tokens.size();
+    if (statement && tokens[i + 1].value == "endmacro") AppendCall(kLeaveMacro, tokens[i].pos, out);
+    in_head = in_head || (statement && tokens[i + 1].value == "macro");
+    out.push_back(tokens[i]);
+    if (in_head && tokens[i].t == Token::close_statement) {
+      AppendCall(kEnterMacro, tokens[i].pos, out);
+      in_head = false;
+    }
+  }
+  return out;
+}
+
+// Defines the two calls for one rendering.
+void DefineGuards(jinja::context& context) {
+  const auto depth = std::make_shared<int>(0);
+  const auto nothing = [] { return jinja::mk_val<jinja::value_string>(std::string()); };
+  const auto enter = [depth, nothing](const jinja::func_args&) -> jinja::value {
+    if (++*depth > kMaxMacroDepth) {
+      throw jinja::raised_exception(fmt::format("macros call each other more than {} deep", kMaxMacroDepth));
+    }
+    return nothing();
+  };
+  const auto leave = [depth, nothing](const jinja::func_args&) -> jinja::value {
+    --*depth;
+    return nothing();
+  };
+  context.set_val(kEnterMacro, jinja::mk_val<jinja::value_func>(kEnterMacro, enter));
+  context.set_val(kLeaveMacro, jinja::mk_val<jinja::value_func>(kLeaveMacro, leave));
+}
+
 common_json BuildMessages(const std::vector<ChatMessage>& messages) {
   common_json list = common_json::array();
   for (const ChatMessage& message : messages) {
@@ -132,6 +180,7 @@ class JinjaTemplate : public ChatTemplate {
     }
     jinja::context context(source_);
     jinja::global_from_json(context, input, /*mark_input=*/false);
+    DefineGuards(context);
     jinja::runtime runtime(context);
     const jinja::value results = runtime.execute(program_);
     std::string text = jinja::runtime::gather_string_parts(results)->as_string().str();
@@ -157,8 +206,9 @@ absl::StatusOr<std::shared_ptr<const ChatTemplate>> ChatTemplate::Parse(std::str
   }
   try {
     jinja::lexer lexer;
-    const jinja::lexer_result tokens = lexer.tokenize(std::string(source));
+    jinja::lexer_result tokens = lexer.tokenize(std::string(source));
     RETURN_IF_ERROR(CheckNesting(tokens.tokens));
+    tokens.tokens = GuardMacros(tokens.tokens);
     jinja::program program = jinja::parse_from_tokens(tokens);
     return std::shared_ptr<const ChatTemplate>(std::make_shared<JinjaTemplate>(std::move(program), tokens.source,
                                                                                std::move(bos_token), std::move(eos_token)));

@@ -1,5 +1,7 @@
 // The Jinja chat template of a checkpoint, rendered as transformers' apply_chat_template renders it (trim_blocks,
-// lstrip_blocks, raise_exception, strftime_now, tojson). Thread safety: const after Parse.
+// lstrip_blocks, raise_exception, strftime_now, tojson). Differences: "upper" and "lower" change ASCII letters only.
+// Macros may call each other 24 deep.
+// Templates are trusted to end: a loop over a huge range is not interrupted. Thread safety: const after Parse.
 #pragma once
 
 #include <map>
@@ -30,8 +32,8 @@ class ChatTemplate {
   static absl::StatusOr<std::shared_ptr<const ChatTemplate>> Parse(std::string_view source, std::string bos_token,
                                                                    std::string eos_token);
   virtual ~ChatTemplate() = default;
-  // INVALID_ARGUMENT (CHAT_TEMPLATE_REFUSED) carries what raise_exception said; RESOURCE_EXHAUSTED
-  // (CHAT_TEMPLATE_BUDGET) if the output passes 16 MB.
+  // INVALID_ARGUMENT: CHAT_TEMPLATE_REFUSED carries what raise_exception said, CHAT_TEMPLATE_TOOLS tells what is wrong
+  // with tools_json. RESOURCE_EXHAUSTED (CHAT_TEMPLATE_BUDGET) if the output passes 16 MB.
   virtual absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
                                              const ChatRenderOptions& options) const = 0;
 };

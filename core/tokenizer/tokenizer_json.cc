@@ -98,6 +98,7 @@ absl::StatusOr<TokenizerSpec> ParseTokenizerJson(std::string_view text) {
   try {
     spec.root = Json::parse(text.begin(), text.end(), std::ref(catcher));
   } catch (const Json::exception& e) {
+    RETURN_IF_ERROR(catcher.error());
     return InvalidArgument("TOKENIZER_INVALID", "not JSON: {}", e.what());
   }
   RETURN_IF_ERROR(catcher.error());

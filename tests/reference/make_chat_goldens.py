@@ -68,7 +68,7 @@ TEMPLATES = {
         "    {%- endif %}\n{%- endif %}\n"),
     "blocks": (
         "{# a comment #}\n{% for m in messages %}\n    {% if m.role == 'user' %}\n  U:{{ m.content }}\n    {% else %}\n"
-        "  A:{{ m.content|upper }}\n    {% endif %}\n{% endfor %}\n{% macro tag(x, y='!') %}<{{ x }}{{ y }}>{% endmacro %}\n"
+        "  A:{{ m.role|upper }} {{ m.content }}\n    {% endif %}\n{% endfor %}\n{% macro tag(x, y='!') %}<{{ x }}{{ y }}>{% endmacro %}\n"
         "{{ tag('a') }}{{ tag('b', y='?') }} {{ [1, 2, 3] | join('-') }} {{ messages | length }}\n"),
 }
 
@@ -98,7 +98,7 @@ def environment():
 
 
 def raw(text):
-    return f'R"~~({text})~~"'
+    return f'R"~~({text})~~"' if text else '""'
 
 
 def main():

@@ -31,10 +31,14 @@ void PadToAlignment(std::string& out) { out.append((kAlignment - out.size() % kA
 
 uint32_t TypeNumber(DType type) {
   switch (type) {
-    case DType::kF16: return 1;
-    case DType::kQ4_1: return 3;
-    case DType::kQ8_0: return 8;
-    default: return 0;  // F32
+    case DType::kF16:
+      return 1;
+    case DType::kQ4_1:
+      return 3;
+    case DType::kQ8_0:
+      return 8;
+    default:
+      return 0;  // F32
   }
 }
 

@@ -22,9 +22,16 @@ int64_t LayersFor(const TinyModelOptions& o, int64_t bytes) {
 }
 
 int Run(int argc, char** argv) {
-  TinyModelOptions o{.vocab_size = 32000, .hidden_size = 2048, .intermediate_size = 5632, .num_layers = 22,
-                     .num_heads = 32, .num_kv_heads = 4, .head_dim = 64, .context_length = 2048,
-                     .dtype = DType::kBF16, .shard_bytes = int64_t{512} << 20};
+  TinyModelOptions o{.vocab_size = 32000,
+                     .hidden_size = 2048,
+                     .intermediate_size = 5632,
+                     .num_layers = 22,
+                     .num_heads = 32,
+                     .num_kv_heads = 4,
+                     .head_dim = 64,
+                     .context_length = 2048,
+                     .dtype = DType::kBF16,
+                     .shard_bytes = int64_t{512} << 20};
   std::string out, dtype = "BF16";
   int64_t bytes = 0;
   CLI::App app("Writes a Llama directory with random weights.");
@@ -35,10 +42,15 @@ int Run(int argc, char** argv) {
   app.add_option("--intermediate", o.intermediate_size, "Intermediate size of the MLP")->capture_default_str();
   app.add_option("--heads", o.num_heads, "Attention heads; the hidden size is a multiple")->capture_default_str();
   app.add_option("--kv-heads", o.num_kv_heads, "Key and value heads")->capture_default_str();
-  app.add_option("--vocab", o.vocab_size, "Size of the vocabulary")->capture_default_str()->check(CLI::Range(262, 60000));
-  app.add_option("--dtype", dtype, "Type of the weights")->capture_default_str()->check(CLI::IsMember({"BF16", "F16", "F32"}));
+  app.add_option("--vocab", o.vocab_size, "Size of the vocabulary")
+      ->capture_default_str()
+      ->check(CLI::Range(262, 60000));
+  app.add_option("--dtype", dtype, "Type of the weights")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"BF16", "F16", "F32"}));
   app.add_option("--seed", o.seed, "Seed of the weights")->capture_default_str();
-  app.add_option("--shard-bytes", o.shard_bytes, "A new shard once one has this many; 0 = one file")->capture_default_str();
+  app.add_option("--shard-bytes", o.shard_bytes, "A new shard once one has this many; 0 = one file")
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   o.dtype = dtype == "BF16" ? DType::kBF16 : dtype == "F16" ? DType::kF16 : DType::kF32;
   o.head_dim = o.hidden_size / std::max<int64_t>(1, o.num_heads);

@@ -29,11 +29,16 @@ struct Shape {
 
 Shape NamesOf(Architecture architecture) {
   switch (architecture) {
-    case Architecture::kMistral: return {"MistralForCausalLM", "mistral", "llama"};
-    case Architecture::kQwen2: return {"Qwen2ForCausalLM", "qwen2", "qwen2"};
-    case Architecture::kQwen3: return {"Qwen3ForCausalLM", "qwen3", "qwen3"};
-    case Architecture::kGemma3: return {"Gemma3ForCausalLM", "gemma3_text", "gemma3"};
-    case Architecture::kLlama: break;
+    case Architecture::kMistral:
+      return {"MistralForCausalLM", "mistral", "llama"};
+    case Architecture::kQwen2:
+      return {"Qwen2ForCausalLM", "qwen2", "qwen2"};
+    case Architecture::kQwen3:
+      return {"Qwen3ForCausalLM", "qwen3", "qwen3"};
+    case Architecture::kGemma3:
+      return {"Gemma3ForCausalLM", "gemma3_text", "gemma3"};
+    case Architecture::kLlama:
+      break;
   }
   return {"LlamaForCausalLM", "llama", "llama"};
 }

@@ -31,10 +31,10 @@ std::string Symbols(std::string_view bytes) {
 
 // Frequent pieces of English, each made of two earlier ones.
 constexpr std::pair<std::string_view, std::string_view> kEnglish[] = {
-    {" ", "t"}, {"h", "e"}, {" ", "a"},  {" t", "he"}, {"i", "n"},   {"r", "e"},  {"o", "n"},  {"e", "r"},
-    {" ", "s"}, {"a", "t"}, {" ", "w"},  {"o", "u"},   {"n", "d"},   {" ", "o"},  {"i", "t"},  {"e", "s"},
-    {"o", "r"}, {"a", "n"}, {"in", "g"}, {" ", "b"},   {"e", "d"},   {" ", "c"},  {"i", "s"},  {" a", "nd"},
-    {"l", "l"}, {"a", "r"}, {" ", "h"},  {" t", "o"},  {" o", "f"},  {" ", "in"}, {" ", "m"},  {"e", "n"},
+    {" ", "t"}, {"h", "e"}, {" ", "a"},  {" t", "he"}, {"i", "n"},  {"r", "e"},  {"o", "n"}, {"e", "r"},
+    {" ", "s"}, {"a", "t"}, {" ", "w"},  {"o", "u"},   {"n", "d"},  {" ", "o"},  {"i", "t"}, {"e", "s"},
+    {"o", "r"}, {"a", "n"}, {"in", "g"}, {" ", "b"},   {"e", "d"},  {" ", "c"},  {"i", "s"}, {" a", "nd"},
+    {"l", "l"}, {"a", "r"}, {" ", "h"},  {" t", "o"},  {" o", "f"}, {" ", "in"}, {" ", "m"}, {"e", "n"},
 };
 
 }  // namespace

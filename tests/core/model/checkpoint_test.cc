@@ -122,8 +122,11 @@ TEST(CheckpointTest, SmallTypesAreNearTheFloats) {
     DType dtype;
     bool gguf;
     double limit;
-  } cases[] = {{DType::kF16, false, 2e-4}, {DType::kBF16, false, 2e-3}, {DType::kF16, true, 2e-4},
-               {DType::kQ8_0, true, 2e-3}, {DType::kQ4_1, true, 0.03}};
+  } cases[] = {{DType::kF16, false, 2e-4},
+               {DType::kBF16, false, 2e-3},
+               {DType::kF16, true, 2e-4},
+               {DType::kQ8_0, true, 2e-3},
+               {DType::kQ4_1, true, 0.03}};
   for (const auto& test : cases) {
     SCOPED_TRACE(DTypeName(test.dtype));
     const TempFolder folder;
@@ -251,7 +254,8 @@ TEST(CheckpointTest, IntegerWeights) {
   // Same bytes, another type in the header.
   const std::string path = folder / "model/model.safetensors";
   std::string text = *ReadFile(path, 1 << 24);
-  for (size_t at = text.find("\"F32\""); at != std::string::npos; at = text.find("\"F32\"")) text.replace(at, 5, "\"I32\"");
+  for (size_t at = text.find("\"F32\""); at != std::string::npos; at = text.find("\"F32\""))
+    text.replace(at, 5, "\"I32\"");
   ASSERT_TRUE(WriteFileAtomically(path, text).ok());
   ExpectRefused(OpenPath(folder / "model"), "TENSOR_DTYPE_UNSUPPORTED", "I32", "weight");
 }

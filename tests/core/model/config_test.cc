@@ -90,7 +90,7 @@ TEST(ModelConfigTest, GemmaSlidesOnAllButEverySixthLayer) {
   const ModelConfig config = ReadOk(json);
   EXPECT_EQ(config.sliding_window, 16);
   EXPECT_THAT(config.layer_slides, ElementsAre(true, true, true, true, true, false, true));
-  json["layer_types"] = {"full_attention",    "full_attention", "sliding_attention", "full_attention",
+  json["layer_types"] = {"full_attention", "full_attention", "sliding_attention", "full_attention",
                          "full_attention", "full_attention", "full_attention"};
   EXPECT_THAT(ReadOk(json).layer_slides, ElementsAre(false, false, true, false, false, false, false));
 }
@@ -139,9 +139,8 @@ TEST(ModelConfigTest, RopeParametersOfNewerTransformers) {
   EXPECT_EQ(ReadOk(llama).rope_scaling.factor, 2);
 
   Json gemma = Base(Architecture::kGemma3);
-  gemma["rope_parameters"] = {
-      {"full_attention", {{"rope_type", "linear"}, {"rope_theta", 2e6}, {"factor", 8.0}}},
-      {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 2e4}}}};
+  gemma["rope_parameters"] = {{"full_attention", {{"rope_type", "linear"}, {"rope_theta", 2e6}, {"factor", 8.0}}},
+                              {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 2e4}}}};
   EXPECT_EQ(ReadOk(gemma).rope_theta, 2e6);
   EXPECT_EQ(ReadOk(gemma).rope_theta_local, 2e4);
   EXPECT_EQ(ReadOk(gemma).rope_scaling.kind, RopeScaling::Kind::kLinear);
@@ -228,8 +227,8 @@ TEST(ModelConfigTest, TextThatIsNoObject) {
   }
   // Depth is no danger, not even in a message.
   const std::string deep(200000, '[');
-  const auto config = ModelConfigFromJson(
-      "{\"model_type\":\"llama\",\"vocab_size\":" + deep + std::string(200000, ']') + "}", "here");
+  const auto config =
+      ModelConfigFromJson("{\"model_type\":\"llama\",\"vocab_size\":" + deep + std::string(200000, ']') + "}", "here");
   EXPECT_EQ(ReasonOf(config.status()), "CONFIG_FIELD");
 }
 

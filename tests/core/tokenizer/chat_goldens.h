@@ -1532,7 +1532,7 @@ b<|im_end|>
     {% if m.role == 'user' %}
   U:{{ m.content }}
     {% else %}
-  A:{{ m.content|upper }}
+  A:{{ m.role|upper }} {{ m.content }}
     {% endif %}
 {% endfor %}
 {% macro tag(x, y='!') %}<{{ x }}{{ y }}>{% endmacro %}
@@ -1547,7 +1547,7 @@ b<|im_end|>
     {% if m.role == 'user' %}
   U:{{ m.content }}
     {% else %}
-  A:{{ m.content|upper }}
+  A:{{ m.role|upper }} {{ m.content }}
     {% endif %}
 {% endfor %}
 {% macro tag(x, y='!') %}<{{ x }}{{ y }}>{% endmacro %}
@@ -1562,7 +1562,7 @@ b<|im_end|>
     {% if m.role == 'user' %}
   U:{{ m.content }}
     {% else %}
-  A:{{ m.content|upper }}
+  A:{{ m.role|upper }} {{ m.content }}
     {% endif %}
 {% endfor %}
 {% macro tag(x, y='!') %}<{{ x }}{{ y }}>{% endmacro %}
@@ -1577,14 +1577,14 @@ sum
 
 next 👍)~~"}}, true,
        "",
-       R"~~(  A:BE BRIEF.
+       R"~~(  A:SYSTEM Be brief.
   U:  What is 2+2?  
 
-  A:<THINK>
-SUM
-</THINK>
+  A:ASSISTANT <think>
+sum
+</think>
 
-4 <OK> & 'É' 漢
+4 <ok> & 'é' 漢
   U:Thanks "you"
 
 next 👍
@@ -1594,7 +1594,7 @@ next 👍
     {% if m.role == 'user' %}
   U:{{ m.content }}
     {% else %}
-  A:{{ m.content|upper }}
+  A:{{ m.role|upper }} {{ m.content }}
     {% endif %}
 {% endfor %}
 {% macro tag(x, y='!') %}<{{ x }}{{ y }}>{% endmacro %}
@@ -1609,14 +1609,14 @@ sum
 
 next 👍)~~"}}, false,
        "",
-       R"~~(  A:BE BRIEF.
+       R"~~(  A:SYSTEM Be brief.
   U:  What is 2+2?  
 
-  A:<THINK>
-SUM
-</THINK>
+  A:ASSISTANT <think>
+sum
+</think>
 
-4 <OK> & 'É' 漢
+4 <ok> & 'é' 漢
   U:Thanks "you"
 
 next 👍
@@ -1626,7 +1626,7 @@ next 👍
     {% if m.role == 'user' %}
   U:{{ m.content }}
     {% else %}
-  A:{{ m.content|upper }}
+  A:{{ m.role|upper }} {{ m.content }}
     {% endif %}
 {% endfor %}
 {% macro tag(x, y='!') %}<{{ x }}{{ y }}>{% endmacro %}
@@ -1636,8 +1636,8 @@ next 👍
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, true,
        "",
        R"~~(  U:
-  A:A
-B
+  A:ASSISTANT a
+b
   U:{{ messages }} {% if %}
 <a!><b?> 1-2-3 3)~~"},
       {"blocks", R"~~({# a comment #}
@@ -1645,7 +1645,7 @@ B
     {% if m.role == 'user' %}
   U:{{ m.content }}
     {% else %}
-  A:{{ m.content|upper }}
+  A:{{ m.role|upper }} {{ m.content }}
     {% endif %}
 {% endfor %}
 {% macro tag(x, y='!') %}<{{ x }}{{ y }}>{% endmacro %}
@@ -1655,8 +1655,8 @@ B
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, false,
        "",
        R"~~(  U:
-  A:A
-B
+  A:ASSISTANT a
+b
   U:{{ messages }} {% if %}
 <a!><b?> 1-2-3 3)~~"},
   };

@@ -57,6 +57,24 @@ TEST(ChatTemplateTest, DeepNestingIsRefusedInsteadOfOverflowingTheStack) {
   EXPECT_EQ(ReasonOf(Render("{{ tools }}", {{"user", "x"}}, tools).status()), "CHAT_TEMPLATE_TOOLS");
 }
 
+TEST(ChatTemplateTest, EndlessRecursionOfMacrosIsRefused) {
+  std::string nested = "{{ f() }}";
+  for (int i = 0; i < 60; ++i) nested = "{% if 1 %}" + nested + "{% endif %}";
+  for (const std::string& source :
+       {std::string("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),
+        std::string("{% macro f() %}{{ g() }}{% endmacro %}{% macro g() %}{{ f() }}{% endmacro %}{{ f() }}"),
+        std::string("{% macro f(g) %}{{ g(g) }}{% endmacro %}{{ f(f) }}"),
+        std::string("{% macro f() %}{% call f() %}{{ caller() }}{% endcall %}{% endmacro %}{{ f() }}"),
+        "{% macro f() %}{{ " + std::string(60, '(') + "f()" + std::string(60, ')') + " }}{% endmacro %}{{ f() }}",
+        "{% macro f() %}" + nested + "{% endmacro %}{{ f() }}"}) {
+    EXPECT_FALSE(Render(source, {}).ok()) << source;
+  }
+  const char* countdown = "{% macro f(n) %}{{ n }}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{% endmacro %}";
+  EXPECT_EQ(*Render(std::string(countdown) + "{{ f(3) }}|{{ f(2) }}", {}), "3210|210");
+  // What was entered is left again: many calls in a row are fine.
+  EXPECT_EQ(Render(std::string(countdown) + "{% for i in range(500) %}{{ f(0) }}{% endfor %}", {})->size(), 500u);
+}
+
 TEST(ChatTemplateTest, ManyShallowBlocksAreFine) {
   std::string source;
   for (int i = 0; i < 2000; ++i) source += "{% if messages %}a{% elif tools %}b{% else %}c{% endif %}";

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 
@@ -137,8 +138,8 @@ TEST(GgufTokenizerTest, SentencePieceFollowsScores) {
   EXPECT_EQ(t->bos_id(), 1);
 }
 
-TEST(GgufTokenizerTest, LeftmostOfTwoCutsOfOneTokenGoesFirst) {
-  // "aaa" can be made as a+aa and aa+a. In "aab" + "aaa" runs the leftmost pair is joined, whichever cut it is.
+TEST(GgufTokenizerTest, RunsAreJoinedFromTheLeft) {
+  // aaaaa -> aa aa a -> aa aaa: "aaa" can be cut in two ways, and only aa+a is there to be joined.
   const auto t = MustMake(SentencePieceGguf({"a", "aa", "aaa"}, {-3, -1, -2}));
   ASSERT_NE(t, nullptr);
   EXPECT_THAT(Ids(*t, "aaaaa"), ElementsAre(3 + 0xE2, 3 + 0x96, 3 + 0x81, 260, 261));

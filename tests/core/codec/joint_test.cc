@@ -1,0 +1,124 @@
+#include "core/codec/joint.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "core/base/rng.h"
+#include "core/codec/half.h"
+
+namespace qamserve {
+namespace {
+
+struct RoundTrip {
+  EncodedRow encoded;
+  std::vector<float> original, decoded;
+};
+
+RoundTrip RoundTripOf(std::vector<float> row, int bits, const std::vector<float>& scale = {}) {
+  const auto rotation = *Rotation::Create(static_cast<int64_t>(row.size()), RotationKind::kFull, 1);
+  const NearestPoint nearest(CodebookFor(bits));
+  RoundTrip out;
+  out.original = row;
+  std::vector<float> scratch(row.size());
+  std::vector<std::vector<uint16_t>> codes(1, std::vector<uint16_t>((row.size() + 1) / 2));
+  out.encoded = EncodeRow(rotation, nearest, scale, row, scratch, codes[0]);
+  std::vector<uint8_t> strip(static_cast<size_t>(StripBytes(static_cast<int64_t>(row.size()), bits)));
+  PackStrip(codes, bits, strip);
+  out.decoded.resize(row.size());
+  DecodeRow(rotation, nearest, scale, out.encoded.norm, strip.data(), bits, 0, out.decoded, scratch);
+  return out;
+}
+
+double RelativeError(const RoundTrip& r) {
+  double error = 0, energy = 0;
+  for (size_t i = 0; i < r.original.size(); ++i) {
+    const double d = static_cast<double>(r.decoded[i]) - static_cast<double>(r.original[i]);
+    error += d * d;
+    energy += static_cast<double>(r.original[i]) * static_cast<double>(r.original[i]);
+  }
+  return error / energy;
+}
+
+std::vector<float> GaussianRow(size_t n, uint64_t seed) {
+  Rng rng(seed);
+  std::vector<float> row(n);
+  for (float& w : row) w = static_cast<float>(0.02 * rng.NextGaussian());
+  return row;
+}
+
+// Whatever the row looks like, the rotation makes it Gaussian: its error is the codebook's.
+TEST(JointCodec, ErrorOfAnyRowIsTheCodebooks) {
+  std::vector<float> flat(1536, 0.5f), ramp(1536), spike(1536, 1e-6f);
+  for (size_t i = 0; i < ramp.size(); ++i) ramp[i] = static_cast<float>(i);
+  spike[100] = 3;
+  spike[700] = -2;
+  for (int bits : {5, 7, 8, 9, 10, 11, 12}) {
+    const double expected = CodebookFor(bits).gaussian_mse;
+    EXPECT_NEAR(RelativeError(RoundTripOf(GaussianRow(1536, 5), bits)), expected, 0.25 * expected) << bits;
+    for (const auto* row : {&flat, &ramp}) EXPECT_LT(RelativeError(RoundTripOf(*row, bits)), 1.6 * expected) << bits;
+    // A single spike becomes +-1 everywhere: not Gaussian at all, but inside the codebook's reach.
+    EXPECT_LT(RelativeError(RoundTripOf(spike, bits)), 4 * expected) << bits;
+  }
+}
+
+TEST(JointCodec, ReportsTheErrorThatReadingBackShows) {
+  const RoundTrip r = RoundTripOf(GaussianRow(576, 9), 11);
+  EXPECT_NEAR(r.encoded.squared_error / r.encoded.energy, RelativeError(r), 1e-6);
+}
+
+TEST(JointCodec, ScalesCancel) {
+  std::vector<float> scale(576);
+  Rng rng(4);
+  for (float& s : scale) s = HalfToFloat(FloatToHalf(static_cast<float>(0.5 + rng.NextUniform())));
+  const RoundTrip r = RoundTripOf(GaussianRow(576, 3), 11, scale);
+  EXPECT_LT(RelativeError(r), 3e-3);
+}
+
+TEST(JointCodec, AZeroRowComesBackAsZero) {
+  const RoundTrip r = RoundTripOf(std::vector<float>(64, 0.0f), 11);
+  EXPECT_EQ(r.encoded.norm, 0);
+  for (float w : r.decoded) EXPECT_EQ(w, 0.0f);
+}
+
+// With h and c known, no other scale gives a smaller product of the two sums (Cauchy-Schwarz).
+TEST(ChannelScale, MinimizesTheExpectedError) {
+  Rng rng(2);
+  std::vector<double> h(64), c(64);
+  for (size_t j = 0; j < h.size(); ++j) h[j] = 0.1 + rng.NextUniform() * 10, c[j] = 0.1 + rng.NextUniform();
+  const auto loss = [&](auto s) {
+    double a = 0, b = 0;
+    for (size_t j = 0; j < h.size(); ++j) a += h[j] / (s(j) * s(j)), b += c[j] * s(j) * s(j);
+    return a * b;
+  };
+  const std::vector<float> best = ChannelScale(h, c);
+  const double at_best = loss([&](size_t j) { return static_cast<double>(best[j]); });
+  EXPECT_LT(at_best, loss([](size_t) { return 1.0; }));
+  for (double power : {0.1, 0.2, 0.3, 0.4}) {
+    EXPECT_LE(at_best, 1.0001 * loss([&](size_t j) { return std::pow(h[j] / c[j], power); })) << power;
+  }
+}
+
+TEST(ChannelScale, SurvivesDeadChannelsAndExtremes) {
+  for (float s : ChannelScale(std::vector<double>{0, 1, 1e30, 1}, std::vector<double>{1, 0, 1e-30, 1})) {
+    EXPECT_GT(s, 0);
+    EXPECT_LE(s, 1024);
+  }
+  for (float s : ChannelScale(std::vector<double>(4, 0.0), std::vector<double>(4, 1.0))) EXPECT_EQ(s, 1.0f);
+}
+
+TEST(Half, RoundTripsEveryBinary16) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    if ((half & 0x7c00) == 0x7c00 && (half & 0x3ff) != 0) continue;  // NaN
+    ASSERT_EQ(FloatToHalf(HalfToFloat(half)), half) << bits;
+  }
+  EXPECT_EQ(FloatToHalf(65520.0f), 0x7c00);
+  EXPECT_EQ(FloatToHalf(65519.0f), 0x7bff);
+  EXPECT_EQ(FloatToHalf(0x1p-25f), 0);       // tie to even
+  EXPECT_EQ(FloatToHalf(0x1.8p-25f), 1);
+}
+
+}  // namespace
+}  // namespace qamserve
