@@ -1,7 +1,9 @@
 // Checkpoints, jobs, artifacts, health and reflection over a real connection.
+#include <absl/synchronization/notification.h>
 #include <gmock/gmock.h>
+#include <google/protobuf/wrappers.pb.h>
+#include <grpcpp/generic/generic_stub.h>
 
-#include "health.grpc.pb.h"
 #include "tests/server/grpc/server_fixture.h"
 
 namespace qamserve {
@@ -9,16 +11,27 @@ namespace {
 
 using testing::HasSubstr;
 
+// Of grpc.health.v1.HealthCheckResponse.
+constexpr int kServing = 1;
+constexpr int kNotServing = 2;
+
 class RpcTest : public ServerFixture {
  protected:
-  grpc::health::v1::HealthCheckResponse::ServingStatus Health(const std::string& service, grpc::StatusCode* code) {
-    const auto stub = grpc::health::v1::Health::NewStub(channel_);
-    grpc::health::v1::HealthCheckRequest request;
-    request.set_service(service);
-    grpc::health::v1::HealthCheckResponse response;
+  // HealthCheckRequest and HealthCheckResponse have one field each, so that the wrapper types have their wire form.
+  int Health(const std::string& service, grpc::StatusCode* code) {
+    grpc::TemplatedGenericStub<google::protobuf::StringValue, google::protobuf::Int32Value> stub(channel_);
+    google::protobuf::StringValue request;
+    request.set_value(service);
+    google::protobuf::Int32Value response;
     grpc::ClientContext context;
-    *code = stub->Check(&context, request, &response).error_code();
-    return response.status();
+    absl::Notification done;
+    stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &request, &response,
+                   [&](const grpc::Status& status) {
+                     *code = status.error_code();
+                     done.Notify();
+                   });
+    done.WaitForNotification();
+    return response.value();
   }
 
   v1::CreateQuantizeJobRequest JobRequest(const std::string& checkpoint) {
@@ -199,19 +212,53 @@ TEST_F(RpcTest, UnknownArtifacts) {
 
 TEST_F(RpcTest, HealthKnowsServicesAndModels) {
   grpc::StatusCode code;
-  EXPECT_EQ(Health("", &code), grpc::health::v1::HealthCheckResponse::SERVING);
-  EXPECT_EQ(Health("qamserve.v1.InferenceService", &code), grpc::health::v1::HealthCheckResponse::SERVING);
+  EXPECT_EQ(Health("", &code), kServing);
+  EXPECT_EQ(Health("qamserve.v1.InferenceService", &code), kServing);
   Health("servedModels/m", &code);
   EXPECT_EQ(code, grpc::StatusCode::NOT_FOUND);
   v1::ServedModel model;
   ASSERT_TRUE(LoadModel("m", MakeCheckpoint(), &model).ok());
-  EXPECT_EQ(Health("servedModels/m", &code), grpc::health::v1::HealthCheckResponse::SERVING);
+  EXPECT_EQ(Health("servedModels/m", &code), kServing);
   v1::UnloadModelRequest unload;
   unload.set_name("servedModels/m");
   grpc::ClientContext context;
   ASSERT_TRUE(serving_->UnloadModel(&context, unload, &model).ok());
   EXPECT_EQ(model.state(), v1::SERVED_MODEL_STATE_UNLOADED);
-  EXPECT_EQ(Health("servedModels/m", &code), grpc::health::v1::HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(Health("servedModels/m", &code), kNotServing);
+}
+
+TEST_F(RpcTest, ReflectionListsTheServices) {
+  // ServerReflectionRequest{list_services: "*"}, by hand: the server's own copy of that proto cannot be linked twice.
+  const std::string wire = "\x3a\x01*";
+  grpc::Slice slice(wire);
+  const grpc::ByteBuffer request(&slice, 1);
+  grpc::GenericStub stub(channel_);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  const auto stream =
+      stub.PrepareCall(&context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+  void* tag = nullptr;
+  bool ok = false;
+  const auto wait = [&] { return queue.Next(&tag, &ok) && ok; };
+  stream->StartCall(nullptr);
+  ASSERT_TRUE(wait());
+  stream->Write(request, nullptr);
+  ASSERT_TRUE(wait());
+  grpc::ByteBuffer response;
+  stream->Read(&response, nullptr);
+  ASSERT_TRUE(wait());
+  grpc::Slice bytes;
+  ASSERT_TRUE(response.DumpToSingleSlice(&bytes).ok());
+  const std::string text(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
+  for (const char* service : {"CheckpointService", "JobService", "ArtifactService", "ServingService",
+                              "InferenceService"}) {
+    EXPECT_THAT(text, HasSubstr(std::string("qamserve.v1.") + service));
+  }
+  stream->WritesDone(nullptr);
+  ASSERT_TRUE(wait());
+  grpc::Status status;
+  stream->Finish(&status, nullptr);
+  ASSERT_TRUE(wait());
 }
 
 TEST_F(RpcTest, ADirectoryHasOneServer) {

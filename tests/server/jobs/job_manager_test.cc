@@ -26,16 +26,17 @@ class JobManagerTest : public testing::Test {
   void TearDown() override { Close(); }
 
   // As a process that starts.
-  void Open(bool start = true) {
-    blobs_ = DirectoryBlobStore::Open({.root = dir_ / "data", .reserve_bytes = 0, .free_bytes = [this](const auto&) {
-                                         return absl::StatusOr<uint64_t>(free_bytes_);
-                                       }}).value();
+  void Open() {
+    blobs_ =
+        DirectoryBlobStore::Open({.root = dir_ / "data",
+                                  .reserve_bytes = 0,
+                                  .free_bytes = [this](const auto&) { return absl::StatusOr<uint64_t>(free_bytes_); }})
+            .value();
     store_ = OpenSqliteMetadataStore(dir_ / "meta").value();
     CatalogOptions catalog_options;
     catalog_options.garbage_grace_ms = -10'000;
     catalog_ = std::make_unique<Catalog>(catalog_options, *store_, *blobs_);
     runner_ = std::make_unique<FakeRunner>(*catalog_);
-    if (before_task_) runner_->before_task = before_task_;
     JobManagerOptions options;
     options.work_dir = dir_ / "work";
     options.lease_ms = 1000;
@@ -46,7 +47,7 @@ class JobManagerTest : public testing::Test {
       notices_.push_back(notice);
     };
     manager_ = std::make_unique<JobManager>(options, *store_, *catalog_, *runner_);
-    if (start) ASSERT_TRUE(manager_->Start().ok());
+    ASSERT_TRUE(manager_->Start().ok());
   }
 
   void Close() {
@@ -74,7 +75,8 @@ class JobManagerTest : public testing::Test {
   }
 
   // Watches until `done` or a final state.
-  JobView WaitFor(const std::string& id, std::function<bool(const JobView&)> done = [](const JobView&) { return false; }) {
+  JobView WaitFor(
+      const std::string& id, std::function<bool(const JobView&)> done = [](const JobView&) { return false; }) {
     uint64_t seen = 0;
     for (int i = 0; i < 1000; ++i) {
       const auto view = manager_->WaitForChange(id, seen, 0, kLongMs);
@@ -95,7 +97,8 @@ class JobManagerTest : public testing::Test {
   absl::Status Run(const TaskGrant& grant) {
     ThreadPool pool(1);
     auto outcome = runner_->Run(grant.input, pool, [](double) { return absl::OkStatus(); });
-    return outcome.ok() ? manager_->CompleteTask(grant.lease, *outcome, 0.5) : manager_->FailTask(grant.lease, outcome.status());
+    return outcome.ok() ? manager_->CompleteTask(grant.lease, *outcome, 0.5)
+                        : manager_->FailTask(grant.lease, outcome.status());
   }
 
   TempDir dir_;
@@ -104,7 +107,6 @@ class JobManagerTest : public testing::Test {
   std::atomic<bool> never_{false};
   bool background_ = false;
   std::string checkpoint_;
-  std::function<absl::Status(const TaskRecord&, ProgressFn)> before_task_;
   std::mutex notices_mutex_;
   std::vector<JobNotice> notices_;
   std::unique_ptr<BlobStore> blobs_;
@@ -146,7 +148,8 @@ TEST_F(JobManagerTest, RunsAJobToItsArtifact) {
   for (const JobNotice& notice : notices_) {
     if (notice.kind == JobNotice::Kind::kJobState) states.push_back(notice.job.state);
   }
-  EXPECT_THAT(states, testing::ElementsAre(JobState::kQueued, JobState::kRunning, JobState::kGating, JobState::kSucceeded));
+  EXPECT_THAT(states,
+              testing::ElementsAre(JobState::kQueued, JobState::kRunning, JobState::kGating, JobState::kSucceeded));
 }
 
 TEST_F(JobManagerTest, SameRequestSameJob) {
@@ -372,7 +375,8 @@ TEST_F(JobManagerTest, AssembleGateRejects) {
 TEST_F(JobManagerTest, EvaluateJobsMeasureAnArtifact) {
   StartWorker();
   const JobView quantized = WaitFor(Create().job.id);
-  const auto job = manager_->CreateEvaluateJob({.artifact = quantized.job.artifact, .evaluation = {}, .request_id = ""});
+  const auto job =
+      manager_->CreateEvaluateJob({.artifact = quantized.job.artifact, .evaluation = {}, .request_id = ""});
   ASSERT_TRUE(job.ok()) << job.status();
   const JobView view = WaitFor(job->job.id);
   EXPECT_EQ(view.job.state, JobState::kSucceeded);
@@ -380,7 +384,8 @@ TEST_F(JobManagerTest, EvaluateJobsMeasureAnArtifact) {
   EXPECT_EQ(view.job.artifact, quantized.job.artifact);
   ASSERT_TRUE(manager_->DeleteJob(view.job.id, "").ok());
   ASSERT_TRUE(catalog_->DeleteCheckpoint(checkpoint_, "").ok());
-  EXPECT_EQ(ReasonOf(manager_->CreateEvaluateJob({.artifact = quantized.job.artifact}).status()), "CHECKPOINT_NOT_FOUND");
+  EXPECT_EQ(ReasonOf(manager_->CreateEvaluateJob({.artifact = quantized.job.artifact}).status()),
+            "CHECKPOINT_NOT_FOUND");
   EXPECT_EQ(ReasonOf(manager_->CreateEvaluateJob({.artifact = "x"}).status()), "ARTIFACT_NOT_FOUND");
 }
 

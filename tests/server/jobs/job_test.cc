@@ -12,21 +12,20 @@ namespace qamserve {
 namespace {
 
 // The drawing in job.h, again: every pair that is not here must be refused.
-const std::map<std::pair<JobState, JobEvent>, JobState>& JobArrows() {
+std::map<std::pair<JobState, JobEvent>, JobState> JobArrows() {
   using S = JobState;
   using E = JobEvent;
-  static const std::map<std::pair<S, E>, S> arrows = {
-      {{S::kQueued, E::kStart}, S::kRunning},      {{S::kRunning, E::kGate}, S::kGating},
-      {{S::kRunning, E::kLoseWorkers}, S::kQueued}, {{S::kGating, E::kSucceed}, S::kSucceeded},
-      {{S::kGating, E::kReject}, S::kRejected},    {{S::kQueued, E::kFail}, S::kFailed},
-      {{S::kRunning, E::kFail}, S::kFailed},       {{S::kGating, E::kFail}, S::kFailed},
-      {{S::kQueued, E::kCancel}, S::kCancelled},   {{S::kRunning, E::kCancel}, S::kCancelled},
-      {{S::kGating, E::kCancel}, S::kCancelled},   {{S::kFailed, E::kRetry}, S::kQueued},
-      {{S::kCancelled, E::kRetry}, S::kQueued}};
-  return arrows;
+  return {{{S::kQueued, E::kStart}, S::kRunning},       {{S::kRunning, E::kGate}, S::kGating},
+          {{S::kRunning, E::kLoseWorkers}, S::kQueued}, {{S::kGating, E::kSucceed}, S::kSucceeded},
+          {{S::kGating, E::kReject}, S::kRejected},     {{S::kQueued, E::kFail}, S::kFailed},
+          {{S::kRunning, E::kFail}, S::kFailed},        {{S::kGating, E::kFail}, S::kFailed},
+          {{S::kQueued, E::kCancel}, S::kCancelled},    {{S::kRunning, E::kCancel}, S::kCancelled},
+          {{S::kGating, E::kCancel}, S::kCancelled},    {{S::kFailed, E::kRetry}, S::kQueued},
+          {{S::kCancelled, E::kRetry}, S::kQueued}};
 }
 
 TEST(JobMachineTest, FollowsTheDrawingAndNothingElse) {
+  const auto arrows = JobArrows();
   for (int s = 1; s <= 7; ++s) {
     for (int e = 0; e <= static_cast<int>(JobEvent::kRetry); ++e) {
       const auto state = static_cast<JobState>(s);
@@ -35,8 +34,8 @@ TEST(JobMachineTest, FollowsTheDrawingAndNothingElse) {
       job.id = "j";
       job.state = state;
       const absl::Status status = JobMachine(job).Apply(event, 77, Internal("WHY", "because"));
-      const auto arrow = JobArrows().find({state, event});
-      if (arrow == JobArrows().end()) {
+      const auto arrow = arrows.find({state, event});
+      if (arrow == arrows.end()) {
         EXPECT_EQ(ReasonOf(status), "JOB_STATE") << JobStateName(state) << " " << JobEventName(event);
         EXPECT_EQ(job.state, state);
         EXPECT_EQ(job.ended_ms, 0);
@@ -67,9 +66,9 @@ TEST(TaskMachineTest, FollowsTheDrawingAndNothingElse) {
   using S = TaskState;
   using E = TaskEvent;
   const std::map<std::pair<S, E>, S> arrows = {
-      {{S::kReady, E::kLease}, S::kLeased},    {{S::kLeased, E::kComplete}, S::kDone},
-      {{S::kLeased, E::kRelease}, S::kReady},  {{S::kLeased, E::kGiveUp}, S::kFailed},
-      {{S::kFailed, E::kReset}, S::kReady},    {{S::kDone, E::kReset}, S::kReady}};
+      {{S::kReady, E::kLease}, S::kLeased},   {{S::kLeased, E::kComplete}, S::kDone},
+      {{S::kLeased, E::kRelease}, S::kReady}, {{S::kLeased, E::kGiveUp}, S::kFailed},
+      {{S::kFailed, E::kReset}, S::kReady},   {{S::kDone, E::kReset}, S::kReady}};
   for (int s = 1; s <= 4; ++s) {
     for (int e = 0; e <= static_cast<int>(E::kReset); ++e) {
       TaskRecord task;

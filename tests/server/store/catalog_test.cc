@@ -63,7 +63,8 @@ class CatalogTest : public testing::Test {
 
   CheckpointRecord MakeCheckpoint() {
     return std::get<CheckpointRecord>(
-        catalog_->CompleteUpload(Upload({{"config.json", "{}"}, {"model.safetensors", Safetensors("{}")}}), "").value());
+        catalog_->CompleteUpload(Upload({{"config.json", "{}"}, {"model.safetensors", Safetensors("{}")}}), "")
+            .value());
   }
 
   TempDir dir_;
@@ -130,7 +131,8 @@ TEST_F(CatalogTest, RefusesBadHeadersEarly) {
       UploadKind::kCheckpoint,
       {FileOf("m.gguf", gguf), FileOf("huge.safetensors", huge), FileOf("list.safetensors", no_json)}, "", "");
   ASSERT_TRUE(upload.ok());
-  EXPECT_EQ(ReasonOf(catalog_->Append(upload->id, Sha256Hex(gguf), 0, BytesOf(gguf.substr(0, 4))).status()), "GGUF_HEADER");
+  EXPECT_EQ(ReasonOf(catalog_->Append(upload->id, Sha256Hex(gguf), 0, BytesOf(gguf.substr(0, 4))).status()),
+            "GGUF_HEADER");
   EXPECT_EQ(ReasonOf(catalog_->Append(upload->id, Sha256Hex(huge), 0, BytesOf(huge.substr(0, 20))).status()),
             "SAFETENSORS_HEADER");
   // Byte by byte it is refused as soon as it shows.
@@ -150,7 +152,8 @@ TEST_F(CatalogTest, RefusesBadFileLists) {
   };
   EXPECT_EQ(reason({}), "UPLOAD_FILES");
   EXPECT_EQ(reason(std::vector<FileRecord>(kMaxFiles + 1, FileOf("a", "a"))), "UPLOAD_FILES");
-  for (const char* name : {"", "../a", "a/b", "a\\b", ".hidden", "a\nb"}) EXPECT_EQ(reason({FileOf(name, "a")}), "UPLOAD_FILES") << name;
+  for (const char* name : {"", "../a", "a/b", "a\\b", ".hidden", "a\nb"})
+    EXPECT_EQ(reason({FileOf(name, "a")}), "UPLOAD_FILES") << name;
   EXPECT_EQ(reason({FileOf("a", "a"), FileOf("a", "b")}), "UPLOAD_FILES");
   EXPECT_EQ(reason({FileOf("pytorch_model.bin", "a")}), "FILE_TYPE_UNSUPPORTED");
   FileRecord bad = FileOf("a", "a");
@@ -231,7 +234,8 @@ TEST_F(CatalogTest, ImportByReferenceNoticesChanges) {
   EXPECT_TRUE(blobs_->List()->empty());
   EXPECT_TRUE(catalog_->FilesOfCheckpoint(digest).ok());
   ASSERT_TRUE(WriteFileAtomically(dir_ / "root/t.gguf", "GGUX").ok());
-  std::filesystem::last_write_time(dir_ / "root/t.gguf", std::filesystem::file_time_type::clock::now() + std::chrono::hours(1));
+  std::filesystem::last_write_time(dir_ / "root/t.gguf",
+                                   std::filesystem::file_time_type::clock::now() + std::chrono::hours(1));
   EXPECT_EQ(ReasonOf(catalog_->FilesOfCheckpoint(digest).status()), "CHECKPOINT_FILE_CHANGED");
 }
 
@@ -242,8 +246,8 @@ TEST_F(CatalogTest, ImportsDoNotLeaveTheRoot) {
   std::filesystem::create_symlink(dir_ / "secret.txt", dir_ / "root/link.txt");
   std::filesystem::create_symlink(dir_ / "secret.txt", dir_ / "root/model/config.json");
   std::filesystem::create_directory_symlink(dir_.path(), dir_ / "root/up");
-  for (const std::string path : {"../secret.txt", "model/../../secret.txt", "", "link.txt", "model", "up/secret.txt",
-                                 "up", "../root2"}) {
+  for (const std::string path :
+       {"../secret.txt", "model/../../secret.txt", "", "link.txt", "model", "up/secret.txt", "up", "../root2"}) {
     EXPECT_EQ(ReasonOf(catalog_->Import(UploadKind::kText, path, "", "").status()), "IMPORT_PATH") << path;
   }
   EXPECT_EQ(ReasonOf(catalog_->Import(UploadKind::kText, dir_ / "secret.txt", "", "").status()), "IMPORT_PATH");

@@ -62,12 +62,28 @@ TYPED_TEST_SUITE_P(MetadataStoreContract);
 
 TYPED_TEST_P(MetadataStoreContract, KeepsRecordsOverARestart) {
   const FileRecord file{.name = "model.safetensors", .sha256 = "f1", .size_bytes = uint64_t{5} << 40};
-  ASSERT_TRUE(this->store_->PutCheckpoint({.digest = "c1", .display_name = "tiny \xc3\xa9", .architecture = "llama",
-                                           .parameters = 7, .size_bytes = 9, .files = {file}, .created_ms = 5}).ok());
+  ASSERT_TRUE(this->store_
+                  ->PutCheckpoint({.digest = "c1",
+                                   .display_name = "tiny \xc3\xa9",
+                                   .architecture = "llama",
+                                   .parameters = 7,
+                                   .size_bytes = 9,
+                                   .files = {file},
+                                   .created_ms = 5})
+                  .ok());
   ASSERT_TRUE(this->store_->PutText({.digest = "t1", .display_name = "wiki", .file = file, .created_ms = 6}).ok());
-  ArtifactRecord artifact{.digest = "a1", .display_name = "", .checkpoint = "c1", .architecture = "llama",
-                          .codec = "joint", .bpw = 5.52, .size_bytes = 3, .files = {file, file}, .job = "j1",
-                          .quality_json = "{}", .tensors_json = "[]", .created_ms = 7};
+  ArtifactRecord artifact{.digest = "a1",
+                          .display_name = "",
+                          .checkpoint = "c1",
+                          .architecture = "llama",
+                          .codec = "joint",
+                          .bpw = 5.52,
+                          .size_bytes = 3,
+                          .files = {file, file},
+                          .job = "j1",
+                          .quality_json = "{}",
+                          .tensors_json = "[]",
+                          .created_ms = 7};
   ASSERT_TRUE(this->store_->PutArtifact(artifact).ok());
   ASSERT_TRUE(this->store_->PutServedModel({.name = "m", .source = "artifacts/a1", .context_tokens = 4}).ok());
   ASSERT_TRUE(this->store_->PutSetting("k", "1").ok());
@@ -123,8 +139,13 @@ TYPED_TEST_P(MetadataStoreContract, ListsInPagesNewestFirst) {
 }
 
 TYPED_TEST_P(MetadataStoreContract, FindsOpenUploadsByContent) {
-  UploadRecord upload{.id = "u1", .kind = UploadKind::kText, .display_name = "d", .content_key = "k", .result = "",
-                      .files = {{.name = "a", .sha256 = "s", .size_bytes = 1}}, .created_ms = 10};
+  UploadRecord upload{.id = "u1",
+                      .kind = UploadKind::kText,
+                      .display_name = "d",
+                      .content_key = "k",
+                      .result = "",
+                      .files = {{.name = "a", .sha256 = "s", .size_bytes = 1}},
+                      .created_ms = 10};
   ASSERT_TRUE(this->store_->PutUpload(upload).ok());
   EXPECT_EQ((*this->store_->FindOpenUpload("k"))->id, "u1");
   EXPECT_EQ(this->store_->GetUpload("u1")->files.size(), 1u);
@@ -139,8 +160,8 @@ TYPED_TEST_P(MetadataStoreContract, FindsOpenUploadsByContent) {
 }
 
 TYPED_TEST_P(MetadataStoreContract, RemembersRequests) {
-  const RequestRecord request{.request_id = "r", .method = "M", .payload_digest = "p", .answer = "jobs/1",
-                              .created_ms = 3};
+  const RequestRecord request{
+      .request_id = "r", .method = "M", .payload_digest = "p", .answer = "jobs/1", .created_ms = 3};
   ASSERT_TRUE(this->store_->PutRequest(request).ok());
   EXPECT_EQ((*this->store_->FindRequest("r"))->answer, "jobs/1");
   EXPECT_EQ(ReasonOf(this->store_->PutRequest(request)), "REQUEST_ID_REUSED");
@@ -278,8 +299,8 @@ TYPED_TEST_P(MetadataStoreContract, KnowsWhichBlobsAreNeeded) {
   const auto task = *this->store_->LeaseTask("w", "cpu", 0, 50);
   this->Finish(*task, {"packed", "packed2"});
   EXPECT_THAT(this->store_->GetTask("j1", 0)->blobs, testing::ElementsAre("packed", "packed2"));
-  EXPECT_THAT(*this->store_->ReferencedBlobs(0), testing::UnorderedElementsAre("upload", "checkpoint", "text",
-                                                                               "artifact", "packed", "packed2"));
+  EXPECT_THAT(*this->store_->ReferencedBlobs(0),
+              testing::UnorderedElementsAre("upload", "checkpoint", "text", "artifact", "packed", "packed2"));
   JobRecord job = *this->store_->GetJob("j1");
   job.state = JobState::kFailed;
   job.ended_ms = 1000;
@@ -294,9 +315,9 @@ TYPED_TEST_P(MetadataStoreContract, KnowsWhichBlobsAreNeeded) {
   EXPECT_FALSE(this->store_->GetTask("j1", 0).ok());
 }
 
-REGISTER_TYPED_TEST_SUITE_P(MetadataStoreContract, KeepsRecordsOverARestart, NamesWhatIsMissing, ListsInPagesNewestFirst,
-                            FindsOpenUploadsByContent, RemembersRequests, HasOneUnfinishedJobPerKey, AppliesAllOrNothing,
-                            LeasesByPriorityAgeAndStage, RenewsAndExpiresLeases, TwoWorkersNeverGetTheSameTask,
-                            KnowsWhichBlobsAreNeeded);
+REGISTER_TYPED_TEST_SUITE_P(MetadataStoreContract, KeepsRecordsOverARestart, NamesWhatIsMissing,
+                            ListsInPagesNewestFirst, FindsOpenUploadsByContent, RemembersRequests,
+                            HasOneUnfinishedJobPerKey, AppliesAllOrNothing, LeasesByPriorityAgeAndStage,
+                            RenewsAndExpiresLeases, TwoWorkersNeverGetTheSameTask, KnowsWhichBlobsAreNeeded);
 
 }  // namespace qamserve

@@ -1,0 +1,116 @@
+#include "server/grpc/checkpoint_service.h"
+
+#include "server/grpc/converters.h"
+#include "server/grpc/upload_stream.h"
+
+namespace qamserve {
+namespace {
+
+constexpr CallName Name(std::string_view method) { return {"CheckpointService", method}; }
+
+std::string_view KindLabel(UploadKind kind) { return kind == UploadKind::kText ? "text" : "checkpoint"; }
+
+absl::Status CountUpload(ServiceContext& context, UploadKind kind, const absl::StatusOr<CheckpointOrText>& result,
+                         v1::CompleteUploadResponse* response) {
+  context.metrics.Add(Metric::kUploadsTotal, {KindLabel(kind), result.ok() ? "completed" : "refused"});
+  if (!result.ok()) return result.status();
+  *response = ToProto(*result);
+  context.log.Info("model_or_text_added", {{"name", response->has_text() ? response->text().name()
+                                                                         : response->checkpoint().name()}});
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* CheckpointServiceImpl::CreateUpload(grpc::CallbackServerContext* call,
+                                                              const v1::CreateUploadRequest* request,
+                                                              v1::Upload* response) {
+  return AnswerOn(context_.quick, context_, call, Name("CreateUpload"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const UploadKind kind, UploadKindFromProto(request->kind()));
+    ASSIGN_OR_RETURN(const std::vector<FileRecord> files, FilesFromProto(request->files()));
+    ASSIGN_OR_RETURN(const UploadView upload, context_.catalog.CreateUpload(kind, files, request->display_name(),
+                                                                            request->request_id()));
+    *response = ToProto(upload);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerReadReactor<v1::UploadFileRequest>* CheckpointServiceImpl::UploadFile(grpc::CallbackServerContext* call,
+                                                                                  v1::UploadFileResponse* response) {
+  return StartUploadStream(context_, call, response);
+}
+
+grpc::ServerUnaryReactor* CheckpointServiceImpl::QueryUpload(grpc::CallbackServerContext* call,
+                                                             const v1::QueryUploadRequest* request,
+                                                             v1::Upload* response) {
+  return AnswerOn(context_.quick, context_, call, Name("QueryUpload"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("uploads", request->name()));
+    ASSIGN_OR_RETURN(const UploadView upload, context_.catalog.QueryUpload(id));
+    *response = ToProto(upload);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* CheckpointServiceImpl::CompleteUpload(grpc::CallbackServerContext* call,
+                                                                const v1::CompleteUploadRequest* request,
+                                                                v1::CompleteUploadResponse* response) {
+  return AnswerOn(context_.slow, context_, call, Name("CompleteUpload"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("uploads", request->name()));
+    ASSIGN_OR_RETURN(const UploadView upload, context_.catalog.QueryUpload(id));
+    return CountUpload(context_, upload.kind, context_.catalog.CompleteUpload(id, request->request_id()), response);
+  });
+}
+
+grpc::ServerUnaryReactor* CheckpointServiceImpl::CancelUpload(grpc::CallbackServerContext* call,
+                                                              const v1::CancelUploadRequest* request,
+                                                              v1::CancelUploadResponse*) {
+  return AnswerOn(context_.quick, context_, call, Name("CancelUpload"), [this, request]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("uploads", request->name()));
+    return context_.catalog.CancelUpload(id);
+  });
+}
+
+grpc::ServerUnaryReactor* CheckpointServiceImpl::ImportCheckpoint(grpc::CallbackServerContext* call,
+                                                                  const v1::ImportCheckpointRequest* request,
+                                                                  v1::CompleteUploadResponse* response) {
+  return AnswerOn(context_.slow, context_, call, Name("ImportCheckpoint"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const UploadKind kind, UploadKindFromProto(request->kind()));
+    return CountUpload(
+        context_, kind,
+        context_.catalog.Import(kind, request->path(), request->display_name(), request->request_id()), response);
+  });
+}
+
+grpc::ServerUnaryReactor* CheckpointServiceImpl::GetCheckpoint(grpc::CallbackServerContext* call,
+                                                               const v1::GetCheckpointRequest* request,
+                                                               v1::Checkpoint* response) {
+  return AnswerOn(context_.quick, context_, call, Name("GetCheckpoint"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string digest, ParseResourceName("checkpoints", request->name()));
+    ASSIGN_OR_RETURN(const CheckpointRecord checkpoint, context_.catalog.GetCheckpoint(digest));
+    *response = ToProto(checkpoint);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* CheckpointServiceImpl::ListCheckpoints(grpc::CallbackServerContext* call,
+                                                                 const v1::ListCheckpointsRequest* request,
+                                                                 v1::ListCheckpointsResponse* response) {
+  return AnswerOn(context_.quick, context_, call, Name("ListCheckpoints"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const Page<CheckpointRecord> page,
+                     context_.catalog.ListCheckpoints(PageFromProto(request->page_size(), request->page_token())));
+    for (const CheckpointRecord& checkpoint : page.items) *response->add_checkpoints() = ToProto(checkpoint);
+    response->set_next_page_token(page.next_page_token);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* CheckpointServiceImpl::DeleteCheckpoint(grpc::CallbackServerContext* call,
+                                                                  const v1::DeleteCheckpointRequest* request,
+                                                                  v1::DeleteCheckpointResponse*) {
+  return AnswerOn(context_.slow, context_, call, Name("DeleteCheckpoint"), [this, request]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string digest, ParseResourceName("checkpoints", request->name()));
+    return context_.catalog.DeleteCheckpoint(digest, request->request_id());
+  });
+}
+
+}  // namespace qamserve

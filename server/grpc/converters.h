@@ -1,0 +1,58 @@
+// Protobuf messages <-> the plain structs of store, jobs, serving and engine. The one place where they meet. Pure
+// functions; those that read input check it and name field and limit.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/engine/engine.h"
+#include "qamserve/v1/artifact.pb.h"
+#include "qamserve/v1/checkpoint.pb.h"
+#include "qamserve/v1/inference.pb.h"
+#include "qamserve/v1/job.pb.h"
+#include "qamserve/v1/serving.pb.h"
+#include "server/jobs/job_manager.h"
+#include "server/serving/model_registry.h"
+#include "server/store/catalog.h"
+
+namespace qamserve {
+
+// --- Into plain structs ---
+// INVALID_ARGUMENT (FIELD_RANGE) for a negative number where none may be.
+absl::StatusOr<uint64_t> NonNegative(std::string_view field, int64_t value);
+// INVALID_ARGUMENT (UPLOAD_KIND) for UNSPECIFIED and unknown values.
+absl::StatusOr<UploadKind> UploadKindFromProto(v1::UploadKind kind);
+absl::StatusOr<std::vector<FileRecord>> FilesFromProto(const google::protobuf::RepeatedPtrField<v1::FileInfo>& files);
+PageRequest PageFromProto(int32_t page_size, const std::string& page_token);
+// Empty for UNSPECIFIED; INVALID_ARGUMENT (JOB_STATE) for unknown values.
+absl::StatusOr<std::optional<JobState>> JobStateFromProto(v1::JobState state);
+absl::StatusOr<TextSelection> TextSelectionFromProto(const v1::TextSelection& text);
+// With the defaults of the proto filled in; windows stay 0 for JobManager to choose. INVALID_ARGUMENT (CODEC, ROTATION).
+absl::StatusOr<JobSpec> JobSpecFromProto(const std::string& checkpoint, const v1::QuantizeSpec& spec);
+absl::StatusOr<CreateQuantizeJobArgs> QuantizeArgsFromProto(const v1::CreateQuantizeJobRequest& request);
+absl::StatusOr<CreateEvaluateJobArgs> EvaluateArgsFromProto(const v1::CreateEvaluateJobRequest& request);
+// INVALID_ARGUMENT (SAMPLING_PARAM) names field and limit. `seed` 0 stays 0: the handler chooses one.
+absl::StatusOr<SamplingParams> SamplingFromProto(const v1::SamplingParams& params);
+std::vector<ChatMessage> MessagesFromProto(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages);
+
+// --- Into messages ---
+google::protobuf::Timestamp TimestampFromMs(int64_t ms);
+v1::FileInfo ToProto(const FileRecord& file);
+v1::Upload ToProto(const UploadView& upload);
+v1::Checkpoint ToProto(const CheckpointRecord& checkpoint);
+v1::Text ToProto(const TextRecord& text);
+v1::CompleteUploadResponse ToProto(const CheckpointOrText& result);
+v1::Artifact ToProto(const ArtifactRecord& artifact);
+v1::TensorReport ToProto(const TensorOutcome& tensor);
+v1::QualityReport ToProto(const QualityReport& report);
+v1::JobState ToProto(JobState state);
+v1::QuantizeSpec ToProto(const JobSpec& spec);
+v1::Estimate ToProto(const JobEstimate& estimate);
+v1::Job ToProto(const JobView& view);
+v1::ServedModel ToProto(const ServedModelView& model);
+v1::FinishReason ToProto(FinishReason reason);
+// `token_bytes` gives the bytes of a token (Tokenizer::TokenBytes).
+v1::TokenLogprob LogprobToProto(const TokenEvent& event, const Tokenizer& tokenizer);
+
+}  // namespace qamserve

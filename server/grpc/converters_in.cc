@@ -1,0 +1,144 @@
+// Messages -> plain structs.
+#include <cmath>
+#include <optional>
+
+#include "server/grpc/converters.h"
+
+namespace qamserve {
+namespace {
+
+constexpr int kMaxStopTexts = 16;
+constexpr size_t kMaxStopBytes = 256;
+constexpr int32_t kMaxLogprobs = 20;
+constexpr int32_t kDefaultMaxTokens = 256;
+constexpr uint64_t kDefaultRotationSeed = 1;
+constexpr double kDefaultBpw = 5.5;
+
+}  // namespace
+
+absl::StatusOr<uint64_t> NonNegative(std::string_view field, int64_t value) {
+  if (value >= 0) return static_cast<uint64_t>(value);
+  return InvalidArgument("FIELD_RANGE", "{} must be 0 or more; got {}", field, value);
+}
+
+absl::StatusOr<UploadKind> UploadKindFromProto(v1::UploadKind kind) {
+  switch (kind) {
+    case v1::UPLOAD_KIND_CHECKPOINT: return UploadKind::kCheckpoint;
+    case v1::UPLOAD_KIND_TEXT: return UploadKind::kText;
+    default: break;
+  }
+  return InvalidArgument("UPLOAD_KIND", "kind must be UPLOAD_KIND_CHECKPOINT or UPLOAD_KIND_TEXT; got {}",
+                         static_cast<int>(kind));
+}
+
+absl::StatusOr<std::vector<FileRecord>> FilesFromProto(const google::protobuf::RepeatedPtrField<v1::FileInfo>& files) {
+  if (files.empty() || files.size() > static_cast<int>(kMaxFiles)) {
+    return InvalidArgument("UPLOAD_FILES", "files must name 1 to {} files; got {}", kMaxFiles, files.size());
+  }
+  std::vector<FileRecord> records;
+  for (const v1::FileInfo& file : files) {
+    FileRecord& record = records.emplace_back();
+    record.name = file.name();
+    record.sha256 = file.sha256();
+    ASSIGN_OR_RETURN(record.size_bytes, NonNegative("files.size_bytes", file.size_bytes()));
+  }
+  return records;
+}
+
+PageRequest PageFromProto(int32_t page_size, const std::string& page_token) { return {page_size, page_token}; }
+
+absl::StatusOr<std::optional<JobState>> JobStateFromProto(v1::JobState state) {
+  if (state == v1::JOB_STATE_UNSPECIFIED) return std::optional<JobState>();
+  if (v1::JobState_IsValid(state)) return std::optional<JobState>(static_cast<JobState>(state));
+  return InvalidArgument("JOB_STATE", "state {} is not a JobState", static_cast<int>(state));
+}
+
+absl::StatusOr<TextSelection> TextSelectionFromProto(const v1::TextSelection& text) {
+  TextSelection selection;
+  if (!text.text().empty()) {
+    ASSIGN_OR_RETURN(selection.text, ParseResourceName("texts", text.text()));
+  }
+  selection.windows = text.windows();
+  selection.window_tokens = text.window_tokens();
+  return selection;
+}
+
+absl::StatusOr<JobSpec> JobSpecFromProto(const std::string& checkpoint, const v1::QuantizeSpec& spec) {
+  JobSpec job;
+  job.kind = JobKind::kQuantize;
+  ASSIGN_OR_RETURN(job.checkpoint, ParseResourceName("checkpoints", checkpoint));
+  if (spec.codec() != v1::CODEC_UNSPECIFIED && spec.codec() != v1::CODEC_JOINT) {
+    return InvalidArgument("CODEC", "spec.codec must be CODEC_JOINT; got {}", static_cast<int>(spec.codec()));
+  }
+  if (!v1::Rotation_IsValid(spec.rotation())) {
+    return InvalidArgument("ROTATION", "spec.rotation {} is neither ROTATION_FULL nor ROTATION_BLOCK",
+                           static_cast<int>(spec.rotation()));
+  }
+  job.quantize.bpw = spec.bpw() == 0 ? kDefaultBpw : spec.bpw();
+  job.quantize.channel_scale = spec.has_channel_scale() ? spec.channel_scale() : true;
+  job.quantize.rotation = spec.rotation() == v1::ROTATION_BLOCK ? RotationKind::kBlock : RotationKind::kFull;
+  job.quantize.seed = spec.seed() == 0 ? kDefaultRotationSeed : spec.seed();
+  ASSIGN_OR_RETURN(job.calibration, TextSelectionFromProto(spec.calibration()));
+  ASSIGN_OR_RETURN(job.evaluation, TextSelectionFromProto(spec.evaluation()));
+  job.max_kl = spec.max_kl();
+  return job;
+}
+
+absl::StatusOr<CreateQuantizeJobArgs> QuantizeArgsFromProto(const v1::CreateQuantizeJobRequest& request) {
+  CreateQuantizeJobArgs args;
+  ASSIGN_OR_RETURN(args.spec, JobSpecFromProto(request.checkpoint(), request.spec()));
+  args.display_name = request.display_name();
+  args.priority = request.priority();
+  args.load_as = request.load_as();
+  if (!args.load_as.empty()) RETURN_IF_ERROR(Annotate(CheckModelName(args.load_as), "load_as"));
+  args.request_id = request.request_id();
+  args.validate_only = request.validate_only();
+  return args;
+}
+
+absl::StatusOr<CreateEvaluateJobArgs> EvaluateArgsFromProto(const v1::CreateEvaluateJobRequest& request) {
+  CreateEvaluateJobArgs args;
+  ASSIGN_OR_RETURN(args.artifact, ParseResourceName("artifacts", request.artifact()));
+  ASSIGN_OR_RETURN(args.evaluation, TextSelectionFromProto(request.evaluation()));
+  args.request_id = request.request_id();
+  args.validate_only = request.validate_only();
+  return args;
+}
+
+absl::StatusOr<SamplingParams> SamplingFromProto(const v1::SamplingParams& params) {
+  if (params.stop_size() > kMaxStopTexts) {
+    return InvalidArgument("SAMPLING_PARAM", "params.stop has {} texts; the limit is {}", params.stop_size(),
+                           kMaxStopTexts);
+  }
+  for (const std::string& stop : params.stop()) {
+    if (stop.empty() || stop.size() > kMaxStopBytes) {
+      return InvalidArgument("SAMPLING_PARAM", "each of params.stop must have 1 to {} bytes; got {}", kMaxStopBytes,
+                             stop.size());
+    }
+  }
+  if (params.logprobs() < 0 || params.logprobs() > kMaxLogprobs) {
+    return InvalidArgument("SAMPLING_PARAM", "params.logprobs must be 0 to {}; got {}", kMaxLogprobs,
+                           params.logprobs());
+  }
+  SamplingParams sampling;
+  sampling.max_tokens = params.max_tokens() == 0 ? kDefaultMaxTokens : params.max_tokens();
+  sampling.temperature = params.has_temperature() ? params.temperature() : 1;
+  sampling.top_k = params.top_k();
+  sampling.top_p = params.has_top_p() ? params.top_p() : 1;
+  sampling.min_p = params.min_p();
+  sampling.repetition_penalty = params.has_repetition_penalty() ? params.repetition_penalty() : 1;
+  sampling.seed = params.seed();
+  sampling.stop.assign(params.stop().begin(), params.stop().end());
+  sampling.ignore_eos = params.ignore_eos();
+  sampling.logprobs = params.logprobs() == 0 ? -1 : params.logprobs();
+  RETURN_IF_ERROR(ValidateSamplingParams(sampling));
+  return sampling;
+}
+
+std::vector<ChatMessage> MessagesFromProto(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) {
+  std::vector<ChatMessage> result;
+  for (const v1::ChatMessage& message : messages) result.push_back({message.role(), message.content()});
+  return result;
+}
+
+}  // namespace qamserve

@@ -1,0 +1,93 @@
+#include "server/grpc/download_stream.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "server/grpc/call.h"
+#include "server/grpc/converters.h"
+
+namespace qamserve {
+namespace {
+
+// Large enough that the cost of a message does not count, small enough that many streams fit into memory.
+constexpr uint64_t kPieceBytes = uint64_t{256} << 10;
+
+// At any time either gRPC writes or a task on the executor works, never both, so no lock is needed.
+class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadFileResponse> {
+ public:
+  DownloadStream(ServiceContext& context, const v1::DownloadFileRequest& request)
+      : context_(context), request_(request), timer_(context, {"ArtifactService", "DownloadFile"}) {
+    Next([this] { Begin(); });
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return End(Cancelled("CANCELLED", "the reader is gone"));
+    Next([this] { Send(); });
+  }
+
+  void OnDone() override { delete this; }
+
+ private:
+  template <typename Task>
+  void Next(Task task) {
+    const absl::Status queued = context_.quick.RunNext(std::move(task));
+    if (!queued.ok()) End(queued);
+  }
+
+  void Begin() {
+    const absl::Status status = Check();
+    if (!status.ok()) return End(status);
+    Send();
+  }
+
+  absl::Status Check() {
+    ASSIGN_OR_RETURN(digest_, ParseResourceName("artifacts", request_.artifact()));
+    ASSIGN_OR_RETURN(offset_, NonNegative("offset", request_.offset()));
+    ASSIGN_OR_RETURN(const uint64_t limit, NonNegative("limit", request_.limit()));
+    left_ = limit == 0 ? std::numeric_limits<uint64_t>::max() : limit;
+    ASSIGN_OR_RETURN(const ArtifactRecord artifact, context_.catalog.GetArtifact(digest_));
+    for (const FileRecord& file : artifact.files) {
+      if (file.name == request_.file()) message_.set_size_bytes(static_cast<int64_t>(file.size_bytes));
+    }
+    return absl::OkStatus();
+  }
+
+  void Send() {
+    absl::StatusOr<std::string> piece =
+        left_ == 0 ? std::string()
+                   : context_.catalog.ReadArtifactFile(digest_, request_.file(), offset_, std::min(left_, kPieceBytes));
+    if (!piece.ok()) return End(piece.status());
+    // The first message goes out even if it is empty: it tells the size.
+    if (piece->empty() && sent_) return End(absl::OkStatus());
+    sent_ = true;
+    offset_ += piece->size();
+    left_ -= piece->size();
+    context_.metrics.Add(Metric::kDownloadBytesTotal, {}, static_cast<double>(piece->size()));
+    *message_.mutable_data() = *std::move(piece);
+    StartWrite(&message_);
+  }
+
+  void End(const absl::Status& status) {
+    timer_.Finished(status);
+    Finish(ToGrpcStatus(status));
+  }
+
+  ServiceContext& context_;
+  const v1::DownloadFileRequest request_;
+  CallTimer timer_;
+  v1::DownloadFileResponse message_;
+  std::string digest_;
+  uint64_t offset_ = 0;
+  uint64_t left_ = 0;
+  bool sent_ = false;
+};
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::DownloadFileResponse>* StartDownloadStream(ServiceContext& context,
+                                                                        const v1::DownloadFileRequest& request) {
+  return new DownloadStream(context, request);
+}
+
+}  // namespace qamserve

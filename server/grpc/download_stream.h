@@ -1,0 +1,12 @@
+// DownloadFile: one piece of the file in memory at a time; the next is read when gRPC has taken the last.
+#pragma once
+
+#include "qamserve/v1/artifact.grpc.pb.h"
+#include "server/grpc/service_context.h"
+
+namespace qamserve {
+
+grpc::ServerWriteReactor<v1::DownloadFileResponse>* StartDownloadStream(ServiceContext& context,
+                                                                        const v1::DownloadFileRequest& request);
+
+}  // namespace qamserve

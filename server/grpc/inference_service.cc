@@ -1,0 +1,124 @@
+#include "server/grpc/inference_service.h"
+
+#include "server/grpc/converters.h"
+#include "server/grpc/generate_stream.h"
+
+namespace qamserve {
+namespace {
+
+constexpr CallName Name(std::string_view method) { return {"InferenceService", method}; }
+
+std::string_view ModelName(const std::string& field) {
+  constexpr std::string_view kPrefix = "servedModels/";
+  std::string_view name = field;
+  if (name.starts_with(kPrefix)) name.remove_prefix(kPrefix.size());
+  return name;
+}
+
+// Special tokens written in a prompt are read as such, as Hugging Face tokenizers do; a chat template prints its own BOS.
+constexpr EncodeOptions kPromptEncoding = {.add_special = true, .parse_special = true};
+constexpr EncodeOptions kChatEncoding = {.add_special = false, .parse_special = true};
+
+absl::StatusOr<GenerateInput> InputOfGenerate(ServiceContext& context, const v1::GenerateRequest& request) {
+  GenerateInput input;
+  ASSIGN_OR_RETURN(input.params, SamplingFromProto(request.params()));
+  ASSIGN_OR_RETURN(input.model, context.models.Find(ModelName(request.model())));
+  ASSIGN_OR_RETURN(input.tokenizer, input.model->tokenizer());
+  switch (request.input_case()) {
+    case v1::GenerateRequest::kPrompt:
+      input.prompt = input.tokenizer->Encode(request.prompt(), kPromptEncoding);
+      break;
+    case v1::GenerateRequest::kPromptTokens:
+      input.prompt.assign(request.prompt_tokens().ids().begin(), request.prompt_tokens().ids().end());
+      break;
+    case v1::GenerateRequest::INPUT_NOT_SET:
+      return InvalidArgument("PROMPT_EMPTY", "one of prompt and prompt_tokens must be given");
+  }
+  return input;
+}
+
+absl::StatusOr<GenerateInput> InputOfChat(ServiceContext& context, const v1::ChatRequest& request) {
+  if (request.messages().empty() || request.messages_size() > static_cast<int>(context.limits.max_chat_messages)) {
+    return InvalidArgument("CHAT_MESSAGES", "messages must have 1 to {} entries; got {}",
+                           context.limits.max_chat_messages, request.messages_size());
+  }
+  GenerateInput input;
+  ASSIGN_OR_RETURN(input.params, SamplingFromProto(request.params()));
+  ASSIGN_OR_RETURN(input.model, context.models.Find(ModelName(request.model())));
+  ASSIGN_OR_RETURN(input.tokenizer, input.model->tokenizer());
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ChatTemplate> chat, input.model->chat_template());
+  ASSIGN_OR_RETURN(const std::string prompt, chat->Render(MessagesFromProto(request.messages()), ChatRenderOptions{}));
+  input.prompt = input.tokenizer->Encode(prompt, kChatEncoding);
+  return input;
+}
+
+absl::Status FillScore(ServiceContext& context, const v1::ScoreRequest& request, v1::ScoreResponse* response) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, context.models.Find(ModelName(request.model())));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, model->tokenizer());
+  std::vector<int32_t> tokens;
+  if (request.has_tokens()) {
+    tokens.assign(request.tokens().ids().begin(), request.tokens().ids().end());
+  } else {
+    tokens = tokenizer->Encode(request.text(), kPromptEncoding);
+  }
+  if (tokens.size() < 2) {
+    return InvalidArgument("SCORE_TOO_SHORT", "a text to score must have at least 2 tokens; got {}", tokens.size());
+  }
+  ASSIGN_OR_RETURN(const std::vector<float> logprobs, model->Score(tokens));
+  response->mutable_tokens()->Add(tokens.begin(), tokens.end());
+  response->mutable_logprobs()->Add(logprobs.begin(), logprobs.end());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// The request lives until the stream's OnDone.
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(grpc::CallbackServerContext*,
+                                                                               const v1::GenerateRequest* request) {
+  return StartGenerateStream(context_, Name("Generate"), ModelName(request->model()),
+                             [this, request] { return InputOfGenerate(context_, *request); });
+}
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Chat(grpc::CallbackServerContext*,
+                                                                           const v1::ChatRequest* request) {
+  return StartGenerateStream(context_, Name("Chat"), ModelName(request->model()),
+                             [this, request] { return InputOfChat(context_, *request); });
+}
+
+grpc::ServerUnaryReactor* InferenceServiceImpl::Score(grpc::CallbackServerContext* call,
+                                                      const v1::ScoreRequest* request, v1::ScoreResponse* response) {
+  return AnswerOn(context_.slow, context_, call, Name("Score"),
+                  [this, request, response] { return FillScore(context_, *request, response); });
+}
+
+grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerContext* call,
+                                                         const v1::TokenizeRequest* request,
+                                                         v1::TokenizeResponse* response) {
+  return AnswerOn(context_.quick, context_, call, Name("Tokenize"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, context_.models.Find(ModelName(request->model())));
+    ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, model->tokenizer());
+    const std::vector<int32_t> tokens = tokenizer->Encode(
+        request->text(), {.add_special = request->add_special(), .parse_special = request->parse_special()});
+    response->mutable_tokens()->Add(tokens.begin(), tokens.end());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerContext* call,
+                                                           const v1::DetokenizeRequest* request,
+                                                           v1::DetokenizeResponse* response) {
+  return AnswerOn(context_.quick, context_, call, Name("Detokenize"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, context_.models.Find(ModelName(request->model())));
+    ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, model->tokenizer());
+    for (const int32_t id : request->tokens()) {
+      if (id < 0 || id >= tokenizer->size()) {
+        return InvalidArgument("PROMPT_TOKEN", "token {} is outside the vocabulary of {}", id, tokenizer->size());
+      }
+    }
+    const std::vector<int32_t> ids(request->tokens().begin(), request->tokens().end());
+    response->set_text(ValidUtf8(tokenizer->Decode(ids, request->skip_special())));
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace qamserve

@@ -1,0 +1,28 @@
+// InferenceService over ModelRegistry. Models are named as they were loaded, with or without "servedModels/".
+#pragma once
+
+#include "qamserve/v1/inference.grpc.pb.h"
+#include "server/grpc/call.h"
+
+namespace qamserve {
+
+class InferenceServiceImpl final : public v1::InferenceService::CallbackService {
+ public:
+  explicit InferenceServiceImpl(ServiceContext& context) : context_(context) {}
+
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(grpc::CallbackServerContext* call,
+                                                           const v1::GenerateRequest* request) override;
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Chat(grpc::CallbackServerContext* call,
+                                                       const v1::ChatRequest* request) override;
+  grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* call, const v1::ScoreRequest* request,
+                                  v1::ScoreResponse* response) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* call, const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* call, const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override;
+
+ private:
+  ServiceContext& context_;
+};
+
+}  // namespace qamserve

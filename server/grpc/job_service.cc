@@ -1,0 +1,92 @@
+#include "server/grpc/job_service.h"
+
+#include "server/grpc/converters.h"
+#include "server/grpc/watch_stream.h"
+
+namespace qamserve {
+namespace {
+
+constexpr CallName Name(std::string_view method) { return {"JobService", method}; }
+
+absl::Status Fill(const absl::StatusOr<JobView>& view, v1::Job* response) {
+  if (view.ok()) *response = ToProto(*view);
+  return view.status();
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* JobServiceImpl::CreateQuantizeJob(grpc::CallbackServerContext* call,
+                                                            const v1::CreateQuantizeJobRequest* request,
+                                                            v1::Job* response) {
+  return AnswerOn(context_.slow, context_, call, Name("CreateQuantizeJob"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const CreateQuantizeJobArgs args, QuantizeArgsFromProto(*request));
+    const absl::StatusOr<JobView> view = context_.jobs.CreateQuantizeJob(args);
+    // A job that was done before ends without a notice, so what comes after success is done here.
+    if (view.ok() && !args.validate_only && !args.load_as.empty() && view->job.state == JobState::kSucceeded) {
+      context_.load_later(args.load_as, ResourceName("artifacts", view->job.artifact));
+    }
+    return Fill(view, response);
+  });
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::CreateEvaluateJob(grpc::CallbackServerContext* call,
+                                                            const v1::CreateEvaluateJobRequest* request,
+                                                            v1::Job* response) {
+  return AnswerOn(context_.slow, context_, call, Name("CreateEvaluateJob"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const CreateEvaluateJobArgs args, EvaluateArgsFromProto(*request));
+    return Fill(context_.jobs.CreateEvaluateJob(args), response);
+  });
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::GetJob(grpc::CallbackServerContext* call, const v1::GetJobRequest* request,
+                                                 v1::Job* response) {
+  return AnswerOn(context_.quick, context_, call, Name("GetJob"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
+    return Fill(context_.jobs.GetJob(id), response);
+  });
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::ListJobs(grpc::CallbackServerContext* call,
+                                                   const v1::ListJobsRequest* request,
+                                                   v1::ListJobsResponse* response) {
+  return AnswerOn(context_.quick, context_, call, Name("ListJobs"), [this, request, response]() -> absl::Status {
+    JobFilter filter;
+    ASSIGN_OR_RETURN(filter.state, JobStateFromProto(request->state()));
+    ASSIGN_OR_RETURN(const Page<JobView> page,
+                     context_.jobs.ListJobs(PageFromProto(request->page_size(), request->page_token()), filter));
+    for (const JobView& view : page.items) *response->add_jobs() = ToProto(view);
+    response->set_next_page_token(page.next_page_token);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerWriteReactor<v1::Job>* JobServiceImpl::WatchJob(grpc::CallbackServerContext*,
+                                                            const v1::WatchJobRequest* request) {
+  return StartWatchStream(context_, request->name());
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(grpc::CallbackServerContext* call,
+                                                    const v1::CancelJobRequest* request, v1::Job* response) {
+  return AnswerOn(context_.quick, context_, call, Name("CancelJob"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
+    return Fill(context_.jobs.CancelJob(id, request->request_id()), response);
+  });
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::RetryJob(grpc::CallbackServerContext* call,
+                                                   const v1::RetryJobRequest* request, v1::Job* response) {
+  return AnswerOn(context_.quick, context_, call, Name("RetryJob"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
+    return Fill(context_.jobs.RetryJob(id, request->request_id()), response);
+  });
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::DeleteJob(grpc::CallbackServerContext* call,
+                                                    const v1::DeleteJobRequest* request, v1::DeleteJobResponse*) {
+  return AnswerOn(context_.slow, context_, call, Name("DeleteJob"), [this, request]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
+    return context_.jobs.DeleteJob(id, request->request_id());
+  });
+}
+
+}  // namespace qamserve

@@ -1,0 +1,76 @@
+#include "server/grpc/rpc_server.h"
+
+#include <absl/time/clock.h>
+#include <absl/time/time.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <algorithm>
+#include <type_traits>
+
+#include "server/grpc/artifact_service.h"
+#include "server/grpc/checkpoint_service.h"
+#include "server/grpc/inference_service.h"
+#include "server/grpc/job_service.h"
+#include "server/grpc/serving_service.h"
+
+namespace qamserve {
+namespace {
+
+// One connection cannot hold the server's memory with idle streams.
+constexpr int kMaxStreamsPerConnection = 1024;
+
+std::string ModelHealthName(const std::string& model) { return "servedModels/" + model; }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptions& options, ServiceContext& context) {
+  auto rpc = std::unique_ptr<RpcServer>(new RpcServer());
+  std::vector<std::string> names;
+  const auto add = [&]<typename Api, typename Impl>(std::type_identity<Api>, std::type_identity<Impl>) {
+    rpc->services_.push_back(std::make_unique<Impl>(context));
+    names.emplace_back(Api::service_full_name());
+  };
+  if (options.store_services) {
+    add(std::type_identity<v1::CheckpointService>(), std::type_identity<CheckpointServiceImpl>());
+    add(std::type_identity<v1::JobService>(), std::type_identity<JobServiceImpl>());
+    add(std::type_identity<v1::ArtifactService>(), std::type_identity<ArtifactServiceImpl>());
+  }
+  if (options.inference_services) {
+    add(std::type_identity<v1::ServingService>(), std::type_identity<ServingServiceImpl>());
+    add(std::type_identity<v1::InferenceService>(), std::type_identity<InferenceServiceImpl>());
+  }
+
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
+  // Otherwise a second server could listen on the same port and take half of the calls.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &rpc->port_);
+  for (const auto& service : rpc->services_) builder.RegisterService(service.get());
+  rpc->server_ = builder.BuildAndStart();
+  if (rpc->server_ == nullptr || rpc->port_ == 0) {
+    return Unavailable("LISTEN", "cannot listen on {} (--listen); is the port in use?", options.listen);
+  }
+  for (const std::string& name : names) rpc->server_->GetHealthCheckService()->SetServingStatus(name, true);
+  return rpc;
+}
+
+RpcServer::~RpcServer() { Shutdown(absl::InfinitePast()); }
+
+void RpcServer::SetModelHealth(const std::string& model, bool serving) {
+  server_->GetHealthCheckService()->SetServingStatus(ModelHealthName(model), serving);
+}
+
+void RpcServer::SetNotServing() { server_->GetHealthCheckService()->Shutdown(); }
+
+void RpcServer::Shutdown(absl::Time deadline) {
+  if (server_ == nullptr) return;  // it never listened
+  SetNotServing();
+  server_->Shutdown(absl::ToChronoTime(std::max(deadline, absl::UnixEpoch())));
+  server_->Wait();
+}
+
+}  // namespace qamserve

@@ -1,0 +1,46 @@
+// The gRPC server: the services of a process's roles, grpc.health.v1 and reflection on one port. Thread-safe.
+// Health knows "" (the process), each service by its full name and each served model as "servedModels/{name}".
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "server/grpc/service_context.h"
+
+namespace qamserve {
+
+// A message may have 4 MiB; UploadFile's chunks and DownloadFile's pieces are smaller by design.
+inline constexpr int kMaxMessageBytes = 4 << 20;
+
+struct RpcServerOptions {
+  std::string listen;      // HOST:PORT; port 0 = any free one
+  bool store_services = true;      // CheckpointService, JobService, ArtifactService
+  bool inference_services = true;  // ServingService, InferenceService
+};
+
+class RpcServer {
+ public:
+  // `context` must outlive the server. UNAVAILABLE (LISTEN) if the address cannot be bound.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const RpcServerOptions& options, ServiceContext& context);
+  // As Shutdown with no time.
+  ~RpcServer();
+
+  int port() const { return port_; }
+  void SetModelHealth(const std::string& model, bool serving);
+  // Everything is NOT_SERVING for good.
+  void SetNotServing();
+  // Refuses new calls, cancels those that run at `deadline`, returns when none is left. Idempotent.
+  void Shutdown(absl::Time deadline);
+
+ private:
+  RpcServer() = default;
+
+  int port_ = 0;
+  std::vector<std::unique_ptr<grpc::Service>> services_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace qamserve

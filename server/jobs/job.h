@@ -1,0 +1,66 @@
+// The two state machines of server/jobs. Start here, then job_manager.h (what a job does and who is told),
+// task_runner.h (what a task does), worker.h (who does it).
+#pragma once
+
+#include "core/base/status.h"
+#include "server/store/records.h"
+
+namespace qamserve {
+
+// What happens to a job:
+//
+//   QUEUED --start--> RUNNING --gate--> GATING --succeed--> SUCCEEDED
+//     ^                  |                 |-----reject---> REJECTED
+//     |<--lose workers---'                 |
+//     |                                    |
+//     |    (any of the three) ----fail-----+--------------> FAILED ----.
+//     |                       ---cancel----+--------------> CANCELLED --+--retry--.
+//     '---------------------------------------------------------------------------'
+//
+// GATING begins with the first task that can refuse the artifact (assemble). SUCCEEDED and REJECTED are for good.
+enum class JobEvent { kStart, kGate, kLoseWorkers, kSucceed, kReject, kFail, kCancel, kRetry };
+const char* JobEventName(JobEvent event);
+
+// The state, and the times and error that go with it, of one JobRecord. Not thread-safe; the caller stores the record.
+class JobMachine {
+ public:
+  explicit JobMachine(JobRecord& job) : job_(job) {}
+  // The only place where a job's state changes. FAILED_PRECONDITION (JOB_STATE) names state and event if the drawing
+  // has no such arrow; the record is as before. `error` is kept for reject and fail.
+  absl::Status Apply(JobEvent event, int64_t now_ms, const absl::Status& error = absl::OkStatus());
+
+ private:
+  JobRecord& job_;
+};
+
+// What happens to a task:
+//
+//   READY --lease--> LEASED --complete--> DONE ---.
+//     ^  ^             |                          |
+//     |  '---release---+--give up--> FAILED --.   |
+//     '------------------reset----------------+---'
+//
+// Release: the lease lapsed, the worker met an error that may pass, or the job was cancelled. Reset: the job is retried
+// (a DONE task only if its blobs are gone).
+enum class TaskEvent { kLease, kComplete, kRelease, kGiveUp, kReset };
+const char* TaskEventName(TaskEvent event);
+
+class TaskMachine {
+ public:
+  explicit TaskMachine(TaskRecord& task) : task_(task) {}
+  // The only place where a task's state changes, but for MetadataStore::LeaseTask, which must choose and lease at once.
+  // FAILED_PRECONDITION (TASK_STATE) as above. `error` is kept for release and give up.
+  absl::Status Apply(TaskEvent event, const absl::Status& error = absl::OkStatus());
+
+ private:
+  TaskRecord& task_;
+};
+
+// After how many failed attempts a task is given up, and how long it rests before the next one: 1 s, 2 s, 4 s, ...
+inline constexpr int32_t kMaxTaskAttempts = 5;
+int64_t TaskBackoffMs(int32_t attempts);
+// Errors of the machine rather than of the input: UNAVAILABLE, ABORTED, RESOURCE_EXHAUSTED (a full disk may be
+// emptied), DEADLINE_EXCEEDED.
+bool IsRetryable(const absl::Status& status);
+
+}  // namespace qamserve

@@ -1,0 +1,56 @@
+// What a job is asked to do, as a plain struct and as canonical JSON (the same spec always gives the same text).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/quantize/quantize.h"
+#include "server/store/records.h"
+
+namespace qamserve {
+
+inline constexpr int32_t kDefaultWindows = 8;
+inline constexpr int32_t kDefaultWindowTokens = 1024;
+inline constexpr int32_t kMaxWindows = 4096;
+inline constexpr int32_t kMaxWindowTokens = 131072;
+
+// What text to measure on.
+struct TextSelection {
+  std::string text;           // digest of a text of the catalog; empty = the model's own samples
+  int32_t windows = 0;        // 0 = kDefaultWindows
+  int32_t window_tokens = 0;  // 0 = min(kDefaultWindowTokens, the model's context)
+};
+
+struct JobSpec {
+  JobKind kind = JobKind::kQuantize;
+  std::string checkpoint;  // digest; of an evaluate job: what the artifact was made from
+  std::string artifact;    // digest; evaluate jobs only
+  // calibration_windows and window_tokens of `quantize` follow from `calibration`. Quantize jobs only.
+  QuantizeSpec quantize;
+  TextSelection calibration;
+  TextSelection evaluation;
+  double max_kl = 0;  // quality gate: mean KL in nats a token; 0 = no limit
+};
+
+// Fills in the defaults. INVALID_ARGUMENT names field and limit: WINDOWS_RANGE, WINDOW_TOKENS_RANGE, MAX_KL_RANGE, and
+// those of ValidateQuantizeSpec. `context_tokens` is the model's.
+absl::StatusOr<JobSpec> NormalizeJobSpec(JobSpec spec, int64_t context_tokens);
+std::string JobSpecToJson(const JobSpec& spec);
+absl::StatusOr<JobSpec> JobSpecFromJson(const std::string& json);
+// SHA-256 of spec and codec version; the digests of checkpoint, artifact and texts are part of the spec.
+std::string JobKey(const JobSpec& spec);
+
+struct JobEstimate {
+  int64_t artifact_bytes = 0;  // exact
+  int64_t peak_memory_bytes = 0;
+  int64_t disk_bytes = 0;  // at most, while the job runs
+  double seconds = 0;      // 0 if nothing is known yet of this machine
+  int32_t tensors = 0;
+  double bpw = 0;  // with norms and scales
+};
+std::string JobEstimateToJson(const JobEstimate& estimate);
+absl::StatusOr<JobEstimate> JobEstimateFromJson(const std::string& json);
+
+}  // namespace qamserve

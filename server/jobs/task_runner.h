@@ -1,0 +1,92 @@
+// What jobs and tasks do, behind an interface: the manager and the workers know of states, leases and files only, and
+// tests put a fake here. CoreTaskRunner is the real one, on core/quantize and core/evaluate.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/base/thread_pool.h"
+#include "core/evaluate/evaluate.h"
+#include "core/model/checkpoint.h"
+#include "core/quantize/quantize.h"
+#include "core/tokenizer/tokenizer.h"
+#include "server/jobs/job_spec.h"
+#include "server/store/catalog.h"
+
+namespace qamserve {
+
+struct JobPlan {
+  JobSpec spec;          // normalized
+  JobEstimate estimate;  // without seconds
+  // stage, name, spec_json, cost and weights are set; in order of index.
+  std::vector<TaskRecord> tasks;
+};
+
+struct TaskInput {
+  JobRecord job;
+  JobSpec spec;
+  TaskRecord task;
+  std::vector<TaskRecord> tasks;  // all of the job, by index; those of lower stages are DONE
+  std::string work_dir;           // exists; private to this lease, removed after it
+};
+
+struct TaskOutcome {
+  std::string json;                // the runner's own, kept for later tasks (see DecodeOutcome)
+  std::vector<std::string> blobs;  // digests it committed and later tasks need
+  // Tasks of the quantize stage.
+  std::optional<TensorOutcome> tensor;
+  // The last task of a job. `gate` is not OK if a gate refuses the artifact on what was measured.
+  absl::Status gate;
+  std::optional<QualityReport> quality;
+  std::optional<ArtifactRecord> artifact;  // passed all gates; digest, job and time are filled in by the manager
+};
+
+// An outcome as it is kept in TaskRecord::outcome_json and blobs, and back (json, blobs and tensor).
+std::string EncodeOutcome(const TaskOutcome& outcome);
+absl::StatusOr<TaskOutcome> DecodeOutcome(const TaskRecord& task);
+
+// Thread-safe.
+class TaskRunner {
+ public:
+  virtual ~TaskRunner() = default;
+  // Checks the spec against checkpoint, artifact and texts, and cuts the job into tasks. Reads no weights.
+  virtual absl::StatusOr<JobPlan> Plan(const JobSpec& spec, int threads) = 0;
+  // Does one task. Everything it wants to outlive it is committed to the blobs before it returns. `progress` is called
+  // often; a status that is not OK (CANCELLED, ABORTED) stops the task and is returned. An error whose reason starts
+  // with "GATE_" rejects the job; a retryable one (IsRetryable) is tried again; any other fails the job.
+  virtual absl::StatusOr<TaskOutcome> Run(const TaskInput& input, ThreadPool& pool, ProgressFn progress) = 0;
+};
+
+class CoreTaskRunner : public TaskRunner {
+ public:
+  explicit CoreTaskRunner(Catalog& catalog) : catalog_(catalog) {}
+  absl::StatusOr<JobPlan> Plan(const JobSpec& spec, int threads) override;
+  absl::StatusOr<TaskOutcome> Run(const TaskInput& input, ThreadPool& pool, ProgressFn progress) override;
+
+ private:
+  // Opening parses headers and, for GGUF, the vocabulary; the last few stay open.
+  absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenCheckpoint(const std::string& digest);
+
+  absl::StatusOr<std::shared_ptr<const Tokenizer>> OpenTokenizer(const Checkpoint& checkpoint);
+  // A text's windows; its first `skip_tokens` tokens are left out.
+  absl::StatusOr<std::vector<std::vector<int32_t>>> TextWindows(const Tokenizer& tokenizer,
+                                                                const TextSelection& selection, int64_t skip_tokens);
+  absl::StatusOr<TaskOutcome> Prepare(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
+  absl::StatusOr<TaskOutcome> Calibrate(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
+  absl::StatusOr<TaskOutcome> Quantize(const TaskInput& input, ThreadPool& pool);
+  absl::StatusOr<TaskOutcome> Assemble(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
+  absl::StatusOr<TaskOutcome> Evaluate(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
+
+  Catalog& catalog_;
+  std::mutex mutex_;
+  std::list<std::pair<std::string, std::shared_ptr<const Checkpoint>>> open_;  // most recent first
+};
+
+}  // namespace qamserve

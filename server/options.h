@@ -1,0 +1,59 @@
+// What the server can be told, from flags, the environment and a file, in that order.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/base/status.h"
+
+namespace qamserve {
+
+struct ServerOptions {
+  std::string data_dir = "qamserve-data";
+  std::string listen = "127.0.0.1:50051";          // gRPC; port 0 = any free one
+  std::string metrics_listen = "127.0.0.1:9090";   // HTTP; "off" = none
+  bool insecure_allow_remote = false;
+  std::vector<std::string> roles = {"api", "worker", "inference"};
+  std::string import_root;                         // empty = no imports
+  std::string import_mode = "copy";                // copy, reference
+  int threads = 0;                                 // 0 = all cores
+  int64_t memory_limit_mib = 0;                    // of served models; 0 = three quarters of the machine's
+  int64_t kv_mib = 2048;                           // of one served model, all sequences together
+  int32_t max_running = 16;                        // sequences in a batch
+  int32_t max_waiting = 256;                       // requests that wait for the batch
+  int64_t disk_reserve_mib = 64;                   // left free on the disk of data_dir
+  int32_t upload_retention_hours = 168;
+  int32_t lease_seconds = 30;
+  double drain_seconds = 30;
+  std::string log_level = "info";
+
+  bool HasRole(std::string_view role) const;
+};
+
+// INVALID_ARGUMENT (OPTION) names the flag and its limits.
+absl::Status ValidateOptions(const ServerOptions& options);
+
+struct ParsedOptions {
+  ServerOptions options;
+  // Set if the program must end at once: after --help, --version or an error.
+  std::optional<int> exit_code;
+  std::string output;  // for stdout if exit_code is 0, else for stderr
+};
+// `environment` looks a variable up (getenv in main); each flag --some-name has QAMSERVE_SOME_NAME.
+using Environment = const char* (*)(const char*);
+ParsedOptions ParseOptions(int argc, const char* const* argv, Environment environment);
+
+// HOST:PORT taken apart; "[::1]:1" has the host "::1". INVALID_ARGUMENT (LISTEN_ADDRESS).
+struct ListenAddress {
+  std::string host;
+  int port = 0;
+};
+absl::StatusOr<ListenAddress> ParseListenAddress(std::string_view flag, const std::string& text);
+bool IsLoopback(const std::string& host);
+
+// Memory of the machine or of the control group, whichever is less.
+int64_t MachineMemoryBytes();
+
+}  // namespace qamserve

@@ -1,0 +1,171 @@
+#include "server/server.h"
+
+#include <absl/time/clock.h>
+#include <absl/time/time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "core/base/file.h"
+#include "server/serving/core_model_loader.h"
+#include "server/store/sqlite_metadata_store.h"
+
+namespace qamserve {
+namespace {
+
+constexpr int64_t kMib = int64_t{1} << 20;
+// Short tasks; two so that one long tokenization does not hold up the rest of a small machine.
+constexpr int kQuickThreads = 4;
+// Loads, checks of uploads and scores that run at once.
+constexpr int kSlowThreads = 4;
+constexpr size_t kMaxQuickQueued = 4096;
+constexpr size_t kMaxSlowQueued = 64;
+// What calls other than generations get to end by themselves when the server drains.
+constexpr absl::Duration kCallGrace = absl::Seconds(2);
+
+int ThreadsOf(const ServerOptions& options) {
+  if (options.threads > 0) return options.threads;
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+EngineOptions EngineOptionsOf(const ServerOptions& options) {
+  EngineOptions engine;
+  engine.max_running = options.max_running;
+  engine.max_waiting = options.max_waiting;
+  engine.kv_bytes = options.kv_mib * kMib;
+  engine.threads = ThreadsOf(options);
+  return engine;
+}
+
+int64_t MemoryLimitOf(const ServerOptions& options) {
+  return options.memory_limit_mib > 0 ? options.memory_limit_mib * kMib : MachineMemoryBytes() / 4 * 3;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, std::shared_ptr<Log> log,
+                                                      const ServerParts& parts) {
+  RETURN_IF_ERROR(ValidateOptions(options));
+  ASSIGN_OR_RETURN(DataDir data_dir, DataDir::Open(options.data_dir));
+  auto server = std::unique_ptr<Server>(new Server(options, std::move(log), std::move(data_dir)));
+  RETURN_IF_ERROR(server->OpenStores(parts));
+  RETURN_IF_ERROR(server->StartWork(parts));
+  RETURN_IF_ERROR(server->Listen());
+  server->log_->Info("started", {{"address", server->address()},
+                                 {"metrics_port", server->metrics_port()},
+                                 {"data_dir", options.data_dir},
+                                 {"roles", options.roles}});
+  return server;
+}
+
+Server::Server(const ServerOptions& options, std::shared_ptr<Log> log, DataDir data_dir)
+    : options_(options), log_(std::move(log)), data_dir_(std::move(data_dir)) {}
+
+Server::~Server() { DrainUntil(absl::InfinitePast()); }
+
+std::string Server::address() const {
+  const std::string host = options_.listen.substr(0, options_.listen.rfind(':'));
+  return fmt::format("{}:{}", host, port());
+}
+
+absl::Status Server::OpenStores(const ServerParts& parts) {
+  ASSIGN_OR_RETURN(store_, OpenSqliteMetadataStore(data_dir_.database()));
+  DirectoryBlobStoreOptions blob_options;
+  blob_options.root = data_dir_.blobs();
+  blob_options.reserve_bytes = static_cast<uint64_t>(options_.disk_reserve_mib * kMib);
+  ASSIGN_OR_RETURN(blobs_, DirectoryBlobStore::Open(blob_options));
+  CatalogOptions catalog_options;
+  catalog_options.import_root = options_.import_root;
+  catalog_options.import_mode = options_.import_mode == "reference" ? ImportMode::kReference : ImportMode::kCopy;
+  catalog_options.upload_retention_ms = int64_t{options_.upload_retention_hours} * 3600 * 1000;
+  if (parts.inspect) catalog_options.inspect = parts.inspect;
+  catalog_ = std::make_unique<Catalog>(catalog_options, *store_, *blobs_);
+  return absl::OkStatus();
+}
+
+absl::Status Server::StartWork(const ServerParts& parts) {
+  own_loader_ = std::make_unique<CoreModelLoader>(EngineOptionsOf(options_));
+  own_runner_ = std::make_unique<CoreTaskRunner>(*catalog_);
+  TaskRunner& runner = parts.runner != nullptr ? *parts.runner : *own_runner_;
+  RegistryOptions registry_options;
+  registry_options.memory_limit_bytes = MemoryLimitOf(options_);
+  registry_options.on_change = [this](const ServedModelView& model) { OnModelChange(model); };
+  models_ = std::make_unique<ModelRegistry>(registry_options, *catalog_,
+                                            parts.loader != nullptr ? *parts.loader : *own_loader_);
+  metrics_.SetKnownModels([this](std::string_view name) { return models_->IsServed(name); });
+  quick_ = std::make_unique<Executor>(kQuickThreads, kMaxQuickQueued);
+  slow_ = std::make_unique<Executor>(kSlowThreads, kMaxSlowQueued);
+
+  JobManagerOptions job_options;
+  job_options.work_dir = data_dir_.work();
+  job_options.threads = ThreadsOf(options_);
+  job_options.lease_ms = int64_t{options_.lease_seconds} * 1000;
+  job_options.on_notice = [this](const JobNotice& notice) { OnJobNotice(notice); };
+  jobs_ = std::make_unique<JobManager>(job_options, *store_, *catalog_, runner);
+  RETURN_IF_ERROR(jobs_->Start());
+  if (options_.HasRole("worker")) {
+    WorkerOptions worker_options;
+    worker_options.name = fmt::format("local-{}", getpid());
+    worker_options.threads = ThreadsOf(options_);
+    worker_options.lease_ms = job_options.lease_ms;
+    worker_ = std::make_unique<Worker>(worker_options, *jobs_, runner);
+  }
+  context_ = std::unique_ptr<ServiceContext>(new ServiceContext{
+      *catalog_, *jobs_, *models_, metrics_, *log_, *quick_, *slow_, drain_, parts.limits,
+      [this](std::string name, std::string source) { LoadLater(name, source); }});
+  metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) { WriteJobGauges(writer); });
+  metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) { WriteModelGauges(writer); });
+  return absl::OkStatus();
+}
+
+absl::Status Server::Listen() {
+  const bool inference = options_.HasRole("inference");
+  ASSIGN_OR_RETURN(rpc_, RpcServer::Start({options_.listen, options_.HasRole("api"), inference}, *context_));
+  if (options_.metrics_listen != "off") {
+    StatusSources sources;
+    sources.metrics_text = [this] { return metrics_.Text(); };
+    sources.not_started = [this] { return restored_ ? "" : "served models are being loaded"; };
+    sources.not_ready = [this] {
+      return draining_ ? "the server is shutting down" : restored_ ? "" : "served models are being loaded";
+    };
+    ASSIGN_OR_RETURN(status_, StatusServer::Start(options_.metrics_listen, sources));
+  }
+  if (!inference) {
+    restored_ = true;
+    return absl::OkStatus();
+  }
+  return slow_->Run([this] {
+    const absl::Status restored = models_->Restore();
+    if (!restored.ok()) log_->Error("restore_failed", {{"message", MessageOf(restored)}});
+    restored_ = true;
+  });
+}
+
+void Server::Drain() {
+  log_->Info("draining", {{"seconds", options_.drain_seconds}});
+  DrainUntil(absl::Now() + absl::Seconds(options_.drain_seconds));
+  log_->Info("drained");
+}
+
+// Also takes down a server that was only half started.
+void Server::DrainUntil(absl::Time deadline) {
+  draining_ = true;
+  if (rpc_ != nullptr) rpc_->SetNotServing();
+  drain_.Raise();
+  // Beside the generations: a task ends at its next progress report, which may take a while.
+  std::thread work([this] {
+    if (worker_ != nullptr) worker_->Stop();
+    if (jobs_ != nullptr) jobs_->Stop();
+  });
+  if (models_ != nullptr) models_->DrainAll(deadline);
+  if (rpc_ != nullptr) rpc_->Shutdown(std::min(deadline, absl::Now() + kCallGrace));
+  work.join();
+  if (slow_ != nullptr) slow_->Stop();
+  if (quick_ != nullptr) quick_->Stop();
+  // A model whose loading had begun before the drain.
+  if (models_ != nullptr) models_->DrainAll(absl::InfinitePast());
+}
+
+}  // namespace qamserve

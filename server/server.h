@@ -1,0 +1,82 @@
+// The whole server in one object: stores, jobs, worker, served models, gRPC and the status port. Its members stand in
+// the order in which they are made; destruction, in reverse, is the shutdown order.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/base/status.h"
+#include "server/data_dir.h"
+#include "server/grpc/rpc_server.h"
+#include "server/grpc/service_context.h"
+#include "server/http/status_server.h"
+#include "server/jobs/worker.h"
+#include "server/options.h"
+
+namespace qamserve {
+
+// What tests put in place of the real parts. The pointers must outlive the server.
+struct ServerParts {
+  ModelLoader* loader = nullptr;
+  TaskRunner* runner = nullptr;
+  RpcLimits limits;
+  std::function<absl::StatusOr<CheckpointFacts>(const FileSet&)> inspect;
+};
+
+// Thread-safe.
+class Server {
+ public:
+  // Opens the stores, takes up what an earlier process left, listens. Served models come back in the background:
+  // /startupz and /readyz say when they are there. The errors of ValidateOptions, DataDir and both stores; UNAVAILABLE
+  // (LISTEN) if the address is in use.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, std::shared_ptr<Log> log,
+                                                       const ServerParts& parts = {});
+  // Drains with no time left.
+  ~Server();
+
+  int port() const { return rpc_ == nullptr ? 0 : rpc_->port(); }
+  int metrics_port() const { return status_ == nullptr ? 0 : status_->port(); }
+  // HOST:PORT that clients use.
+  std::string address() const;
+
+  // Health says NOT_SERVING; new requests are refused; the running task is given back; running generations get until
+  // `drain_seconds`, other calls a moment. Returns when all is quiet. Idempotent.
+  void Drain();
+
+ private:
+  Server(const ServerOptions& options, std::shared_ptr<Log> log, DataDir data_dir);
+  absl::Status OpenStores(const ServerParts& parts);
+  absl::Status StartWork(const ServerParts& parts);
+  absl::Status Listen();
+  void DrainUntil(absl::Time deadline);
+  void OnJobNotice(const JobNotice& notice);
+  void OnModelChange(const ServedModelView& model);
+  void LoadLater(const std::string& name, const std::string& source);
+  void WriteJobGauges(Metrics::GaugeWriter& writer);
+  void WriteModelGauges(Metrics::GaugeWriter& writer);
+
+  const ServerOptions options_;
+  const std::shared_ptr<Log> log_;
+  const DataDir data_dir_;
+  std::atomic<bool> restored_{false};
+  std::atomic<bool> draining_{false};
+  DrainSignal drain_;
+  Metrics metrics_;
+  std::unique_ptr<MetadataStore> store_;
+  std::unique_ptr<BlobStore> blobs_;
+  std::unique_ptr<Catalog> catalog_;
+  std::unique_ptr<ModelLoader> own_loader_;
+  std::unique_ptr<TaskRunner> own_runner_;
+  std::unique_ptr<ModelRegistry> models_;
+  std::unique_ptr<Executor> quick_;
+  std::unique_ptr<Executor> slow_;
+  std::unique_ptr<JobManager> jobs_;
+  std::unique_ptr<Worker> worker_;
+  std::unique_ptr<ServiceContext> context_;
+  std::unique_ptr<RpcServer> rpc_;
+  std::unique_ptr<StatusServer> status_;
+};
+
+}  // namespace qamserve

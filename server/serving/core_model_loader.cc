@@ -1,0 +1,113 @@
+#include "server/serving/core_model_loader.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <utility>
+
+#include "core/model/checkpoint.h"
+#include "core/model/model.h"
+#include "core/model/parameters.h"
+#include "core/tokenizer/tokenizer_config.h"
+
+namespace qamserve {
+namespace {
+
+// config.json is a few kilobytes in practice.
+constexpr uint64_t kMaxConfigBytes = uint64_t{1} << 20;
+
+class EngineGenerator final : public Generator {
+ public:
+  explicit EngineGenerator(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
+  absl::StatusOr<uint64_t> Submit(std::vector<int32_t> prompt, const SamplingParams& params,
+                                  std::shared_ptr<TokenSink> sink) override {
+    return engine_->Submit(std::move(prompt), params, std::move(sink));
+  }
+  void Cancel(uint64_t id) override { engine_->Cancel(id); }
+  absl::StatusOr<std::vector<float>> Score(std::span<const int32_t> tokens) override { return engine_->Score(tokens); }
+  EngineStats stats() const override { return engine_->stats(); }
+  int64_t context_tokens() const override { return engine_->context_tokens(); }
+
+ private:
+  const std::unique_ptr<Engine> engine_;
+};
+
+struct Shape {
+  ModelConfig config;
+  int64_t weight_bytes = 0;
+};
+
+bool IsArtifactConfig(std::string_view text) {
+  const nlohmann::json json = nlohmann::json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return false;
+  const auto quantization = json.find("quantization_config");
+  return quantization != json.end() && quantization->is_object() && quantization->contains("quant_method") &&
+         (*quantization)["quant_method"] == "qamw";
+}
+
+absl::StatusOr<Shape> ShapeOf(const FileSet& files) {
+  Shape shape;
+  if (files.FindGguf() == nullptr) {
+    ASSIGN_OR_RETURN(const std::string text, files.ReadText("config.json", kMaxConfigBytes));
+    if (IsArtifactConfig(text)) {
+      ASSIGN_OR_RETURN(shape.config, ModelConfigFromJson(text, files.origin()));
+      for (const FileEntry& file : files.files()) {
+        if (file.name.ends_with(".safetensors")) shape.weight_bytes += static_cast<int64_t>(file.size);
+      }
+      return shape;
+    }
+  }
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::Open(files));
+  shape.config = checkpoint->config();
+  shape.weight_bytes = checkpoint->parameters() * static_cast<int64_t>(sizeof(float));
+  return shape;
+}
+
+// Activations of one step and the logits of each sequence, as float.
+int64_t ScratchBytes(const ModelConfig& config, const EngineOptions& engine) {
+  const int64_t tokens = engine.prefill_tokens + engine.max_running;
+  const int64_t floats_per_token =
+      4 * config.hidden_size + 3 * config.intermediate_size + 2 * config.q_size() + 2 * config.kv_size();
+  return static_cast<int64_t>(sizeof(float)) * (tokens * floats_per_token + engine.max_running * config.vocab_size);
+}
+
+absl::StatusOr<std::shared_ptr<const ChatTemplate>> ParseTemplate(const TokenizerFiles& files) {
+  ASSIGN_OR_RETURN(const TokenizerConfig config, ParseTokenizerConfig(files.tokenizer_config_json));
+  const std::string& source = files.chat_template.empty() ? config.chat_template : files.chat_template;
+  if (source.empty()) return std::shared_ptr<const ChatTemplate>();
+  return ChatTemplate::Parse(source, config.bos_token, config.eos_token);
+}
+
+}  // namespace
+
+absl::StatusOr<LoadPlan> CoreModelLoader::Plan(const FileSet& files, int64_t context_tokens) {
+  ASSIGN_OR_RETURN(const Shape shape, ShapeOf(files));
+  if (context_tokens < 0 || context_tokens > shape.config.context_length) {
+    return InvalidArgument("CONTEXT_RANGE", "context_tokens must be 0 to {} (the context of {}); got {}",
+                           shape.config.context_length, files.origin(), context_tokens);
+  }
+  LoadPlan plan;
+  plan.context_tokens =
+      context_tokens > 0 ? context_tokens : std::min(shape.config.context_length, kMaxContextTokens);
+  plan.weight_bytes = shape.weight_bytes;
+  const int64_t sequence_bytes = KvCache::BytesFor(shape.config, plan.context_tokens);
+  plan.kv_bytes = std::max(sequence_bytes, std::min(engine_.kv_bytes, engine_.max_running * sequence_bytes));
+  plan.scratch_bytes = ScratchBytes(shape.config, engine_);
+  return plan;
+}
+
+absl::StatusOr<LoadedModel> CoreModelLoader::Load(const FileSet& files, const LoadPlan& plan) {
+  LoadedModel loaded;
+  ASSIGN_OR_RETURN(const TokenizerFiles tokenizer_files, ReadTokenizerFiles(files));
+  ASSIGN_OR_RETURN(loaded.tokenizer, Tokenizer::Create(tokenizer_files, files.origin()));
+  ASSIGN_OR_RETURN(loaded.chat_template, ParseTemplate(tokenizer_files));
+  ASSIGN_OR_RETURN(std::shared_ptr<const Model> model, Model::Load(files));
+  EngineOptions options = engine_;
+  options.context_tokens = plan.context_tokens;
+  options.kv_bytes = plan.kv_bytes;
+  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Create(std::move(model), loaded.tokenizer, options));
+  loaded.generator = std::make_unique<EngineGenerator>(std::move(engine));
+  return loaded;
+}
+
+}  // namespace qamserve

@@ -1,0 +1,235 @@
+#include "server/serving/model_registry.h"
+
+#include <absl/time/clock.h>
+
+#include <cmath>
+#include <thread>
+#include <utility>
+
+#include "server/store/request_ids.h"
+
+namespace qamserve {
+namespace {
+
+bool HoldsMemory(ServedModelState state) {
+  return state == ServedModelState::kLoading || state == ServedModelState::kReady ||
+         state == ServedModelState::kDraining;
+}
+
+std::string LoadPayload(const LoadArgs& args) {
+  return fmt::format("{}\n{}\n{}", args.name, args.source, args.context_tokens);
+}
+
+}  // namespace
+
+absl::Status CheckModelName(std::string_view name) {
+  bool ok = !name.empty() && name.size() <= kMaxModelNameBytes;
+  for (const char c : name) {
+    ok = ok && ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_');
+  }
+  if (ok) return absl::OkStatus();
+  return InvalidArgument("MODEL_NAME", "name of a served model must be 1 to {} of a-z, 0-9, '-', '.', '_'; got \"{}\"",
+                         kMaxModelNameBytes, name.substr(0, kMaxModelNameBytes));
+}
+
+ModelRegistry::ModelRegistry(RegistryOptions options, Catalog& catalog, ModelLoader& loader)
+    : options_(std::move(options)), catalog_(catalog), loader_(loader) {}
+
+ModelRegistry::~ModelRegistry() { DrainAll(absl::InfinitePast()); }
+
+absl::StatusOr<ServedModelView> ModelRegistry::Load(const LoadArgs& args) {
+  RETURN_IF_ERROR(CheckModelName(args.name));
+  absl::StatusOr<ServedModelView> view;
+  ASSIGN_OR_RETURN(const std::string answer,
+                   RunOnce(catalog_.store(), args.request_id, "LoadModel", LoadPayload(args), options_.now_ms(),
+                           [&]() -> absl::StatusOr<std::string> {
+                             view = LoadNew(args);
+                             if (!view.ok()) return view.status();
+                             return ResourceName("servedModels", args.name);
+                           }));
+  if (view.ok()) return view;
+  // The id was answered before; the model may have changed since.
+  ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, Find(args.name));
+  return model->View();
+}
+
+absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Present(const LoadArgs& args) const {
+  absl::MutexLock lock(&mutex_);
+  if (shutting_down_) return Unavailable("SHUTTING_DOWN", "the server is shutting down");
+  const auto it = models_.find(args.name);
+  if (it == models_.end()) return std::shared_ptr<ServedModel>();
+  const std::shared_ptr<ServedModel>& model = it->second;
+  const ServedModelState state = model->state();
+  if (state == ServedModelState::kFailed) return std::shared_ptr<ServedModel>();
+  if (state != ServedModelState::kReady) {
+    return Aborted("MODEL_BUSY", "model \"{}\" is {}; try again later", args.name, ServedModelStateName(state));
+  }
+  const bool same_context = args.context_tokens == 0 || args.context_tokens == model->plan().context_tokens;
+  if (model->source() == args.source && same_context) return model;
+  return AlreadyExists("MODEL_NAME_TAKEN", "model \"{}\" serves {} with a context of {} tokens; unload it first",
+                       args.name, model->source(), model->plan().context_tokens);
+}
+
+absl::StatusOr<ServedModelView> ModelRegistry::LoadNew(const LoadArgs& args) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> present, Present(args));
+  if (present != nullptr) return present->View();
+  ASSIGN_OR_RETURN(const FileSet files, catalog_.FilesOf(args.source));
+  ASSIGN_OR_RETURN(const LoadPlan plan, loader_.Plan(files, args.context_tokens));
+  ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, Admit(args, plan));
+  Changed(*model);
+  const absl::Status status = FillAndPublish(*model, files, args);
+  if (!status.ok()) {
+    model->Fail(status, options_.now_ms());
+    Changed(*model);
+    return status;
+  }
+  Changed(*model);
+  return model->View();
+}
+
+absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Admit(const LoadArgs& args, const LoadPlan& plan) {
+  absl::MutexLock lock(&mutex_);
+  if (shutting_down_) return Unavailable("SHUTTING_DOWN", "the server is shutting down");
+  const auto it = models_.find(args.name);
+  if (it != models_.end() && it->second->state() != ServedModelState::kFailed) {
+    return Aborted("MODEL_BUSY", "model \"{}\" is being loaded by another call", args.name);
+  }
+  if (it == models_.end() && models_.size() >= kMaxServedModels) {
+    return ResourceExhausted("MODEL_LIMIT", "{} models are served, which is the limit; unload one", models_.size());
+  }
+  int64_t taken = 0;
+  for (const auto& [name, model] : models_) {
+    if (HoldsMemory(model->state())) taken += model->plan().total_bytes();
+  }
+  if (plan.total_bytes() > options_.memory_limit_bytes - taken) {
+    return ResourceExhausted(
+        "MEMORY_LIMIT",
+        "model \"{}\" needs {} bytes ({} weights, {} KV cache, {} scratch), but of the limit of {} bytes "
+        "(--memory-limit-mib) only {} are free",
+        args.name, plan.total_bytes(), plan.weight_bytes, plan.kv_bytes, plan.scratch_bytes,
+        options_.memory_limit_bytes, options_.memory_limit_bytes - taken);
+  }
+  auto model = std::make_shared<ServedModel>(args.name, args.source, plan);
+  models_[args.name] = model;
+  return model;
+}
+
+absl::Status ModelRegistry::FillAndPublish(ServedModel& model, const FileSet& files, const LoadArgs& args) {
+  ASSIGN_OR_RETURN(LoadedModel loaded, loader_.Load(files, model.plan()));
+  RETURN_IF_ERROR(catalog_.store().PutServedModel(
+      {args.name, args.source, model.plan().context_tokens, options_.now_ms()}));
+  // From here the row keeps the source from being deleted; it may have been just before.
+  absl::Status status = catalog_.FilesOf(args.source).status();
+  if (status.ok()) status = model.BecomeReady(std::move(loaded), options_.now_ms());
+  if (!status.ok()) catalog_.store().DeleteServedModel(args.name).IgnoreError();
+  return status;
+}
+
+absl::StatusOr<ServedModelView> ModelRegistry::Unload(const std::string& name, double drain_seconds,
+                                                      const std::string& request_id) {
+  if (!(drain_seconds >= 0 && drain_seconds <= options_.max_drain_seconds)) {
+    return InvalidArgument("DRAIN_SECONDS", "drain_seconds must be 0 to {}; got {}", options_.max_drain_seconds,
+                           drain_seconds);
+  }
+  ServedModelView view;
+  view.name = name;
+  view.state = ServedModelState::kUnloaded;
+  const auto unload = [&]() -> absl::StatusOr<std::string> {
+    ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, Find(name));
+    if (model->state() != ServedModelState::kFailed) RETURN_IF_ERROR(model->BeginDrain(options_.now_ms()));
+    Changed(*model);
+    // Forgotten before the drain: a server that dies now must not bring the model back.
+    const absl::Status forgotten = catalog_.store().DeleteServedModel(name);
+    model->FinishDrain(absl::Now() + absl::Seconds(drain_seconds), options_.now_ms());
+    {
+      absl::MutexLock lock(&mutex_);
+      if (const auto it = models_.find(name); it != models_.end() && it->second == model) models_.erase(it);
+    }
+    Changed(*model);
+    view = model->View();
+    RETURN_IF_ERROR(forgotten);
+    return ResourceName("servedModels", name);
+  };
+  RETURN_IF_ERROR(RunOnce(catalog_.store(), request_id, "UnloadModel", name, options_.now_ms(), unload).status());
+  return view;
+}
+
+std::string ModelRegistry::ServedNames() const {
+  std::string names;
+  for (const auto& [name, model] : models_) {
+    if (model->state() == ServedModelState::kReady) names += (names.empty() ? "" : ", ") + name;
+  }
+  return names.empty() ? "no model is served" : "served: " + names;
+}
+
+absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Find(std::string_view name) const {
+  absl::MutexLock lock(&mutex_);
+  const auto it = models_.find(name);
+  if (it == models_.end()) {
+    return NotFound("MODEL_NOT_FOUND", "model \"{}\" is not served; {}", name.substr(0, kMaxModelNameBytes),
+                    ServedNames());
+  }
+  return it->second;
+}
+
+bool ModelRegistry::IsServed(std::string_view name) const {
+  absl::MutexLock lock(&mutex_);
+  return models_.contains(name);
+}
+
+std::vector<ServedModelView> ModelRegistry::List() const {
+  std::vector<std::shared_ptr<ServedModel>> models;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const auto& [name, model] : models_) models.push_back(model);
+  }
+  std::vector<ServedModelView> views;
+  for (const auto& model : models) views.push_back(model->View());
+  return views;
+}
+
+absl::Status ModelRegistry::Restore() {
+  ASSIGN_OR_RETURN(const std::vector<ServedModelRecord> records, catalog_.store().ListServedModels());
+  for (const ServedModelRecord& record : records) {
+    const LoadArgs args = {record.name, record.source, record.context_tokens, ""};
+    const absl::StatusOr<ServedModelView> view = LoadNew(args);
+    if (view.ok()) continue;
+    std::shared_ptr<ServedModel> failed;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (shutting_down_) return absl::OkStatus();
+      std::shared_ptr<ServedModel>& model = models_[record.name];
+      if (model == nullptr) model = std::make_shared<ServedModel>(record.name, record.source, LoadPlan{});
+      failed = model;
+    }
+    failed->Fail(view.status(), options_.now_ms());
+    // What failed may be passing (memory, a disk that is away): the next start tries again.
+    catalog_.store().PutServedModel(record).IgnoreError();
+    Changed(*failed);
+  }
+  return absl::OkStatus();
+}
+
+void ModelRegistry::DrainAll(absl::Time deadline) {
+  std::vector<std::shared_ptr<ServedModel>> models;
+  {
+    absl::MutexLock lock(&mutex_);
+    shutting_down_ = true;
+    for (const auto& [name, model] : models_) models.push_back(model);
+  }
+  for (const auto& model : models) {
+    if (model->BeginDrain(options_.now_ms()).ok()) Changed(*model);
+  }
+  // A model that another call drains is among them: this deadline may be the earlier one.
+  std::erase_if(models, [](const auto& model) { return model->state() != ServedModelState::kDraining; });
+  for (const auto& model : models) {
+    model->FinishDrain(deadline, options_.now_ms());
+    Changed(*model);
+  }
+}
+
+void ModelRegistry::Changed(const ServedModel& model) const {
+  if (options_.on_change) options_.on_change(model.View());
+}
+
+}  // namespace qamserve

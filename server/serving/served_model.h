@@ -1,0 +1,85 @@
+// A model under a name: its state, its engine, and the requests that are under way. Thread-safe.
+// Requests hold a shared_ptr to it; the engine itself is freed only by Drain (or the destructor), never by the engine's
+// own thread.
+#pragma once
+
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
+#include <absl/time/time.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "server/serving/generator.h"
+#include "server/serving/served_model_state.h"
+
+namespace qamserve {
+
+// One moment of a served model.
+struct ServedModelView {
+  std::string name;
+  std::string source;  // "artifacts/{digest}" or "checkpoints/{digest}"
+  ServedModelState state = ServedModelState::kLoading;
+  absl::Status error;  // why it FAILED
+  int64_t memory_bytes = 0;
+  int64_t context_tokens = 0;
+  int32_t running = 0;
+  int32_t waiting = 0;
+  double kv_used_ratio = 0;
+  bool chat = false;
+  int64_t ready_ms = 0;
+};
+
+class ServedModel {
+ public:
+  ServedModel(std::string name, std::string source, const LoadPlan& plan);
+  ~ServedModel();
+
+  const std::string& name() const { return name_; }
+  const std::string& source() const { return source_; }
+  const LoadPlan& plan() const { return plan_; }
+  ServedModelState state() const;
+  ServedModelView View() const;
+
+  // LOADING -> READY, or -> FAILED. Called once, by the registry.
+  absl::Status BecomeReady(LoadedModel model, int64_t now_ms);
+  void Fail(const absl::Status& error, int64_t now_ms);
+
+  // --- Requests. UNAVAILABLE (MODEL_NOT_READY) names the state unless it is READY. ---
+  // `sink` is called from the engine's thread until its OnDone.
+  absl::StatusOr<uint64_t> Submit(std::vector<int32_t> prompt, const SamplingParams& params,
+                                  std::shared_ptr<TokenSink> sink);
+  // Drops a request at the next step; unknown ids are ignored.
+  void Cancel(uint64_t id);
+  absl::StatusOr<std::vector<float>> Score(std::span<const int32_t> tokens);
+  absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer() const;
+  // FAILED_PRECONDITION (CHAT_TEMPLATE_MISSING) if the model has none.
+  absl::StatusOr<std::shared_ptr<const ChatTemplate>> chat_template() const;
+
+  // READY -> DRAINING at once: no new request gets in.
+  absl::Status BeginDrain(int64_t now_ms);
+  // Waits until no request is left or `deadline`, then cancels those that are, frees the engine: -> UNLOADED.
+  // A FAILED model is UNLOADED at once.
+  void FinishDrain(absl::Time deadline, int64_t now_ms);
+
+ private:
+  class Requests;
+  class CountingSink;
+
+  absl::StatusOr<std::shared_ptr<Generator>> ReadyGenerator() const;
+
+  const std::string name_;
+  const std::string source_;
+  const LoadPlan plan_;
+  const std::shared_ptr<Requests> requests_;
+  mutable absl::Mutex mutex_;
+  ServedModelMachine machine_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<Generator> generator_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const Tokenizer> tokenizer_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const ChatTemplate> chat_template_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace qamserve

@@ -1,0 +1,108 @@
+#include "server/grpc/converters.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace qamserve {
+namespace {
+
+const std::string kDigest(64, 'a');
+
+TEST(ConvertersTest, AQuantizeSpecComesBackAsItWent) {
+  v1::QuantizeSpec spec;
+  spec.set_codec(v1::CODEC_JOINT);
+  spec.set_bpw(3.5);
+  spec.set_channel_scale(false);
+  spec.set_rotation(v1::ROTATION_BLOCK);
+  spec.set_seed(9);
+  spec.mutable_calibration()->set_text("texts/" + kDigest);
+  spec.mutable_calibration()->set_windows(4);
+  spec.mutable_evaluation()->set_window_tokens(256);
+  spec.set_max_kl(0.25);
+  const auto job = JobSpecFromProto("checkpoints/" + kDigest, spec);
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ(job->checkpoint, kDigest);
+  EXPECT_EQ(ToProto(*job).SerializeAsString(), spec.SerializeAsString());
+}
+
+TEST(ConvertersTest, AnEmptySpecHasTheDefaultsOfTheApi) {
+  const auto job = JobSpecFromProto("checkpoints/" + kDigest, v1::QuantizeSpec());
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ(job->quantize.bpw, 5.5);
+  EXPECT_TRUE(job->quantize.channel_scale);
+  EXPECT_EQ(job->quantize.rotation, RotationKind::kFull);
+  EXPECT_EQ(job->quantize.seed, 1u);
+  EXPECT_EQ(job->max_kl, 0);
+}
+
+TEST(ConvertersTest, RefusesWhatItDoesNotKnow) {
+  v1::QuantizeSpec spec;
+  spec.set_codec(static_cast<v1::Codec>(77));
+  EXPECT_EQ(ReasonOf(JobSpecFromProto("checkpoints/" + kDigest, spec).status()), "CODEC");
+  spec.clear_codec();
+  spec.set_rotation(static_cast<v1::Rotation>(77));
+  EXPECT_EQ(ReasonOf(JobSpecFromProto("checkpoints/" + kDigest, spec).status()), "ROTATION");
+  EXPECT_EQ(ReasonOf(JobSpecFromProto("artifacts/" + kDigest, v1::QuantizeSpec()).status()), "RESOURCE_NAME");
+  EXPECT_EQ(ReasonOf(JobStateFromProto(static_cast<v1::JobState>(77)).status()), "JOB_STATE");
+  EXPECT_EQ(ReasonOf(UploadKindFromProto(v1::UPLOAD_KIND_UNSPECIFIED).status()), "UPLOAD_KIND");
+  google::protobuf::RepeatedPtrField<v1::FileInfo> files;
+  EXPECT_EQ(ReasonOf(FilesFromProto(files).status()), "UPLOAD_FILES");
+  files.Add()->set_size_bytes(-1);
+  EXPECT_EQ(ReasonOf(FilesFromProto(files).status()), "FIELD_RANGE");
+}
+
+TEST(ConvertersTest, SamplingDefaultsAndLimits) {
+  const auto sampling = SamplingFromProto(v1::SamplingParams());
+  ASSERT_TRUE(sampling.ok()) << sampling.status();
+  EXPECT_EQ(sampling->max_tokens, 256);
+  EXPECT_EQ(sampling->temperature, 1);
+  EXPECT_EQ(sampling->top_p, 1);
+  EXPECT_EQ(sampling->repetition_penalty, 1);
+  EXPECT_EQ(sampling->logprobs, -1);
+  v1::SamplingParams params;
+  params.set_temperature(0);
+  params.add_stop("end");
+  params.set_logprobs(2);
+  const auto greedy = SamplingFromProto(params);
+  ASSERT_TRUE(greedy.ok()) << greedy.status();
+  EXPECT_EQ(greedy->temperature, 0) << "0 is a value, not a default";
+  EXPECT_EQ(greedy->logprobs, 2);
+  params.add_stop("");
+  EXPECT_EQ(ReasonOf(SamplingFromProto(params).status()), "SAMPLING_PARAM");
+  params.clear_stop();
+  params.set_max_tokens(-1);
+  EXPECT_EQ(ReasonOf(SamplingFromProto(params).status()), "SAMPLING_PARAM");
+}
+
+TEST(ConvertersTest, AJobShowsItsErrorAndOnlyTheTimesItHas) {
+  JobView view;
+  view.job.id = "j1";
+  view.job.state = JobState::kFailed;
+  view.job.checkpoint = kDigest;
+  view.job.error = {"DISK_FULL", "no space", 8};
+  view.job.created_ms = 1'500;
+  view.tensors = {{.name = "t", .rows = 2, .cols = 3, .bpw = 5.5, .distortion = 0.1, .weighted_error = 0.2}};
+  view.quality = QualityReport{.windows = 8, .kl_mean = 0.25};
+  const v1::Job job = ToProto(view);
+  EXPECT_EQ(job.name(), "jobs/j1");
+  EXPECT_EQ(job.state(), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(job.artifact(), "");
+  EXPECT_EQ(job.error().reason(), "DISK_FULL");
+  EXPECT_EQ(job.error().code(), 8);
+  EXPECT_EQ(job.create_time().seconds(), 1);
+  EXPECT_EQ(job.create_time().nanos(), 500'000'000);
+  EXPECT_FALSE(job.has_start_time());
+  ASSERT_EQ(job.tensors_size(), 1);
+  EXPECT_EQ(job.tensors(0).weighted_error(), 0.2);
+  EXPECT_EQ(job.quality().kl_mean(), 0.25);
+}
+
+TEST(ConvertersTest, EnumsOfStoreAndApiAreTheSameNumbers) {
+  for (int i = 1; i <= 7; ++i) {
+    EXPECT_EQ(v1::JobState_Name(ToProto(static_cast<JobState>(i))),
+              std::string("JOB_STATE_") + JobStateName(static_cast<JobState>(i)));
+  }
+}
+
+}  // namespace
+}  // namespace qamserve

@@ -1,0 +1,101 @@
+#include "server/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "core/base/file.h"
+#include "tests/support/temp_folder.h"
+
+namespace qamserve {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+const char* Nothing(const char*) { return nullptr; }
+const char* SomeThreads(const char* name) { return std::strcmp(name, "QAMSERVE_THREADS") == 0 ? "5" : nullptr; }
+const char* RemoteAllowed(const char* name) {
+  return std::strcmp(name, "QAMSERVE_INSECURE_ALLOW_REMOTE") == 0 ? "true" : nullptr;
+}
+
+ParsedOptions Parse(std::vector<const char*> arguments, Environment environment = Nothing) {
+  arguments.insert(arguments.begin(), "qamserve");
+  return ParseOptions(static_cast<int>(arguments.size()), arguments.data(), environment);
+}
+
+TEST(OptionsTest, DefaultsAreFit) {
+  const ParsedOptions parsed = Parse({});
+  EXPECT_FALSE(parsed.exit_code) << parsed.output;
+  EXPECT_EQ(parsed.options.listen, "127.0.0.1:50051");
+  EXPECT_THAT(parsed.options.roles, ElementsAre("api", "worker", "inference"));
+}
+
+TEST(OptionsTest, FlagsGoBeforeEnvironmentBeforeFile) {
+  TempFolder dir;
+  const std::string path = dir / "qamserve.toml";
+  ASSERT_TRUE(WriteFileAtomically(path, "threads = 3\nmax-running = 7\n").ok());
+  ParsedOptions parsed = Parse({"--config", path.c_str()});
+  EXPECT_FALSE(parsed.exit_code) << parsed.output;
+  EXPECT_EQ(parsed.options.threads, 3);
+  EXPECT_EQ(parsed.options.max_running, 7);
+  parsed = Parse({"--config", path.c_str()}, SomeThreads);
+  EXPECT_EQ(parsed.options.threads, 5);
+  EXPECT_EQ(parsed.options.max_running, 7);
+  parsed = Parse({"--config", path.c_str(), "--threads", "9"}, SomeThreads);
+  EXPECT_EQ(parsed.options.threads, 9);
+}
+
+TEST(OptionsTest, UnknownNamesAreErrors) {
+  EXPECT_NE(Parse({"--no-such-flag"}).exit_code.value_or(0), 0);
+  EXPECT_NE(Parse({"--roles", "api,boss"}).exit_code.value_or(0), 0);
+  EXPECT_THAT(Parse({"--roles", "api,boss"}).output, HasSubstr("boss"));
+  TempFolder dir;
+  const std::string path = dir / "qamserve.toml";
+  ASSERT_TRUE(WriteFileAtomically(path, "treads = 3\n").ok());
+  EXPECT_NE(Parse({"--config", path.c_str()}).exit_code.value_or(0), 0);
+  EXPECT_NE(Parse({"--config", "/nowhere.toml"}).exit_code.value_or(0), 0);
+}
+
+TEST(OptionsTest, HelpNamesEveryFlagWithItsVariable) {
+  const ParsedOptions parsed = Parse({"--help"});
+  EXPECT_EQ(parsed.exit_code, 0);
+  for (const char* flag : {"--data-dir", "--listen", "--metrics-listen", "--import-root", "--threads",
+                           "--memory-limit-mib", "--roles", "--drain-seconds", "--log-level", "--config"}) {
+    EXPECT_THAT(parsed.output, HasSubstr(flag));
+  }
+  EXPECT_THAT(parsed.output, HasSubstr("QAMSERVE_DATA_DIR"));
+  EXPECT_THAT(parsed.output, HasSubstr("127.0.0.1:50051"));
+}
+
+TEST(OptionsTest, RemoteAddressesNeedToBeAskedFor) {
+  EXPECT_THAT(Parse({"--listen", "0.0.0.0:1"}).output, HasSubstr("--insecure-allow-remote"));
+  EXPECT_THAT(Parse({"--metrics-listen", "192.168.0.1:1"}).output, HasSubstr("--insecure-allow-remote"));
+  EXPECT_FALSE(Parse({"--listen", "0.0.0.0:1", "--insecure-allow-remote"}).exit_code);
+  EXPECT_FALSE(Parse({"--listen", "0.0.0.0:1"}, RemoteAllowed).exit_code);
+  EXPECT_FALSE(Parse({"--listen", "[::1]:1", "--metrics-listen", "localhost:0"}).exit_code);
+}
+
+TEST(OptionsTest, AddressesAreChecked) {
+  for (const char* bad : {"", "host", "host:", ":1", "host:x", "host:65536", "host:-1", "::1:5"}) {
+    EXPECT_FALSE(ParseListenAddress("--listen", bad).ok()) << bad;
+  }
+  const auto address = ParseListenAddress("--listen", "[::1]:7");
+  ASSERT_TRUE(address.ok());
+  EXPECT_EQ(address->host, "::1");
+  EXPECT_EQ(address->port, 7);
+  EXPECT_TRUE(IsLoopback("127.3.2.1"));
+  EXPECT_FALSE(IsLoopback("128.0.0.1"));
+  EXPECT_FALSE(IsLoopback("example.org"));
+}
+
+TEST(OptionsTest, RangesNameTheFlag) {
+  EXPECT_THAT(Parse({"--threads", "-1"}).output, HasSubstr("--threads"));
+  EXPECT_THAT(Parse({"--drain-seconds", "1e9"}).output, HasSubstr("--drain-seconds"));
+  EXPECT_THAT(Parse({"--log-level", "loud"}).output, HasSubstr("loud"));
+  EXPECT_THAT(Parse({"--import-mode", "move"}).output, HasSubstr("--import-mode"));
+}
+
+}  // namespace
+}  // namespace qamserve
