@@ -285,8 +285,7 @@ class Artifacts final : public v1::ArtifactService::Service {
   Status DeleteArtifact(ServerContext*, const v1::DeleteArtifactRequest* request,
                         v1::DeleteArtifactResponse*) override {
     Lock lock(state_.mutex);
-    return EraseByName(state_.artifacts, request->name()) ? Status::OK
-                                                          : Missing("ARTIFACT_NOT_FOUND", request->name());
+    return EraseByName(state_.artifacts, request->name()) ? Status::OK : Missing("ARTIFACT_NOT_FOUND", request->name());
   }
 
  private:

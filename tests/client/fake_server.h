@@ -25,13 +25,13 @@ grpc::Status ErrorWithReason(grpc::StatusCode code, const std::string& reason, c
 struct FakeState {
   std::mutex mutex;
   // Uploads.
-  std::map<std::string, std::string> received;     // by digest: the bytes so far
-  v1::CreateUploadRequest upload;                  // the last that was opened
-  std::vector<int64_t> offsets;                    // each UploadFile began here
-  int64_t upload_bytes = 0;                        // all that UploadFile was sent
-  int64_t drop_upload_after = -1;                  // once this many bytes have come, UNAVAILABLE; then never again
-  int busy_uploads = 0;                            // this many UploadFile calls answer UPLOAD_BUSY
-  bool corrupt_upload = false;                     // answer UPLOAD_DIGEST at the end of a file
+  std::map<std::string, std::string> received;  // by digest: the bytes so far
+  v1::CreateUploadRequest upload;               // the last that was opened
+  std::vector<int64_t> offsets;                 // each UploadFile began here
+  int64_t upload_bytes = 0;                     // all that UploadFile was sent
+  int64_t drop_upload_after = -1;               // once this many bytes have come, UNAVAILABLE; then never again
+  int busy_uploads = 0;                         // this many UploadFile calls answer UPLOAD_BUSY
+  bool corrupt_upload = false;                  // answer UPLOAD_DIGEST at the end of a file
   v1::ImportCheckpointRequest import;
   // What is stored.
   std::vector<v1::Checkpoint> checkpoints;
@@ -41,13 +41,13 @@ struct FakeState {
   // Downloads: content by file name.
   std::map<std::string, std::string> files;
   std::vector<int64_t> download_offsets;
-  int64_t drop_download_after = -1;                // once
+  int64_t drop_download_after = -1;  // once
   // Jobs.
   v1::CreateQuantizeJobRequest quantize;
   v1::CreateEvaluateJobRequest evaluate;
-  std::vector<v1::Job> watch;                      // what WatchJob sends
-  int drop_watch_after = -1;                       // messages; once
-  bool watch_hangs = false;                        // after `watch`, until the client goes
+  std::vector<v1::Job> watch;  // what WatchJob sends
+  int drop_watch_after = -1;   // messages; once
+  bool watch_hangs = false;    // after `watch`, until the client goes
   v1::Report report;
   // Serving and inference.
   v1::LoadModelRequest load;

@@ -70,7 +70,8 @@ class QamctlTest : public testing::Test {
     std::istringstream in(stdin_);
     std::ostringstream out;
     std::ostringstream err;
-    Terminal terminal{.in = in, .out = out, .err = err, .interrupts = interrupts_, .now_seconds = [this] { return now_; }};
+    Terminal terminal{
+        .in = in, .out = out, .err = err, .interrupts = interrupts_, .now_seconds = [this] { return now_; }};
     terminal.in_tty = tty_;
     terminal.out_tty = tty_;
     terminal.err_tty = tty_;

@@ -8,6 +8,43 @@ namespace {
 
 using nlohmann::json;
 
+constexpr const char* kCommands[] = {"upload MODEL",
+                                     "upload TEXT --text",
+                                     "import dir/model",
+                                     "checkpoints",
+                                     "checkpoints list",
+                                     "checkpoints get large",
+                                     "quantize large",
+                                     "quantize MODEL --watch",
+                                     "quantize large --validate-only",
+                                     "watch jobs/1",
+                                     "jobs",
+                                     "jobs list --state running",
+                                     "jobs get jobs/1",
+                                     "jobs watch jobs/1",
+                                     "jobs cancel first",
+                                     "jobs retry jobs/1",
+                                     "cancel jobs/1",
+                                     "eval small-5.5",
+                                     "eval small-5.5 --no-watch",
+                                     "eval small-5.5 --validate-only",
+                                     "artifacts",
+                                     "artifacts get small-5.5",
+                                     "artifacts download small-5.5 --output OUT",
+                                     "load small-5.5 --name x",
+                                     "unload x",
+                                     "models",
+                                     "generate tiny x --stats",
+                                     "chat tiny",
+                                     "chat tiny --message x",
+                                     "score tiny x",
+                                     "tokenize tiny x",
+                                     "detokenize tiny 65",
+                                     "version",
+                                     "jobs delete jobs/1",
+                                     "artifacts delete small-5.5",
+                                     "checkpoints delete large"};
+
 // Each line of `text`; a line that is not JSON fails the test.
 std::vector<json> Lines(const std::string& text, const std::string& command) {
   std::vector<json> lines;
@@ -29,26 +66,17 @@ TEST_F(QamctlTest, EveryCommandPrintsJsonOnly) {
   server_.state().watch = {done};
   server_.state().report.set_json("{\n  \"format\": 1\n}\n");
   stdin_ = "hi\n";
-  const std::vector<std::vector<std::string>> commands = {
-      {"upload", model}, {"upload", text, "--text"}, {"import", "dir/model"}, {"checkpoints"}, {"checkpoints", "list"},
-      {"checkpoints", "get", "large"}, {"quantize", "large"}, {"quantize", model, "--watch"},
-      {"quantize", "large", "--validate-only"}, {"watch", "jobs/1"}, {"jobs"}, {"jobs", "list", "--state", "running"},
-      {"jobs", "get", "jobs/1"}, {"jobs", "watch", "jobs/1"}, {"jobs", "cancel", "first"}, {"jobs", "retry", "jobs/1"},
-      {"cancel", "jobs/1"}, {"eval", "small-5.5"}, {"eval", "small-5.5", "--no-watch"},
-      {"eval", "small-5.5", "--validate-only"}, {"artifacts"}, {"artifacts", "get", "small-5.5"},
-      {"artifacts", "download", "small-5.5", "--output", folder_ / "out"}, {"load", "small-5.5", "--name", "x"},
-      {"unload", "x"}, {"models"}, {"generate", "tiny", "x", "--stats"}, {"chat", "tiny"},
-      {"chat", "tiny", "--message", "x"}, {"score", "tiny", "x"}, {"tokenize", "tiny", "x"}, {"detokenize", "tiny", "65"},
-      {"version"}, {"jobs", "delete", "jobs/1"}, {"artifacts", "delete", "small-5.5"},
-      {"checkpoints", "delete", "large"}};
-  for (std::vector<std::string> command : commands) {
-    std::string name;
-    for (const std::string& word : command) name += word + " ";
-    command.push_back("--json");
-    const Result result = Run(command);
-    EXPECT_EQ(result.code, kExitOk) << name << result.out;
-    EXPECT_EQ(result.err, "") << name;
-    Lines(result.out, name);
+  for (const char* command : kCommands) {
+    std::vector<std::string> arguments;
+    std::istringstream words(command);
+    for (std::string word; words >> word;) {
+      arguments.push_back(word == "MODEL" ? model : word == "TEXT" ? text : word == "OUT" ? folder_ / "out" : word);
+    }
+    arguments.push_back("--json");
+    const Result result = Run(arguments);
+    EXPECT_EQ(result.code, kExitOk) << command << result.out;
+    EXPECT_EQ(result.err, "") << command;
+    Lines(result.out, command);
   }
   EXPECT_EQ(Run({"report", "absent", "--json"}).code, kExitNotFound);
 }

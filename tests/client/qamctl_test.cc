@@ -31,8 +31,8 @@ TEST_F(QamctlTest, ErrorsSayWhatFailedWhyAndWhatToDo) {
   EXPECT_EQ(unreachable.out, "");
   const Result absent = Run({"generate", "absent", "x"});
   EXPECT_THAT(absent.err, AllOf(HasSubstr("MODEL_NOT_FOUND"), HasSubstr("qamctl models")));
-  EXPECT_THAT(RunBare({"quantzie", "x"}).err, AllOf(HasSubstr("no command \"quantzie\""),
-                                                   HasSubstr("did you mean `qamctl quantize`?")));
+  EXPECT_THAT(RunBare({"quantzie", "x"}).err,
+              AllOf(HasSubstr("no command \"quantzie\""), HasSubstr("did you mean `qamctl quantize`?")));
   EXPECT_THAT(RunBare({"cha"}).err, HasSubstr("did you mean `qamctl chat`?"));
   EXPECT_THAT(RunBare({"xyz"}).err, Not(HasSubstr("did you mean")));
   const Result wrong_time = Run({"jobs", "--timeout", "-3"});
@@ -97,8 +97,8 @@ TEST_F(QamctlTest, AnAmbiguousNameListsTheCandidates) {
 
 TEST_F(QamctlTest, NamesAreFoundByNameDigestPrefixAndDisplayName) {
   const std::string large = "checkpoints/abcd" + std::string(60, '2');
-  for (const std::string& text : {large, large.substr(12), large.substr(0, 20), std::string("abcd2"),
-                                  std::string("large")}) {
+  for (const std::string& text :
+       {large, large.substr(12), large.substr(0, 20), std::string("abcd2"), std::string("large")}) {
     ASSERT_EQ(Run({"quantize", text}).code, kExitOk) << text;
     EXPECT_EQ(server_.state().quantize.checkpoint(), large) << text;
   }
@@ -110,9 +110,29 @@ TEST_F(QamctlTest, NamesAreFoundByNameDigestPrefixAndDisplayName) {
 TEST_F(QamctlTest, QuantizeUploadsLocalModelAndTextFirst) {
   const std::string model = WriteFile("m.gguf", "weights");
   const std::string text = WriteFile("t.txt", "some text");
-  const Result result = Run({"quantize", model, "--calibration", text, "--calibration-windows", "3", "--bpw", "4",
-                             "--no-channel-scale", "--rotation", "block", "--seed", "9", "--max-kl", "0.5", "--name",
-                             "n", "--load-as", "l", "--priority", "2", "--window-tokens", "512"});
+  const Result result = Run({"quantize",
+                             model,
+                             "--calibration",
+                             text,
+                             "--calibration-windows",
+                             "3",
+                             "--bpw",
+                             "4",
+                             "--no-channel-scale",
+                             "--rotation",
+                             "block",
+                             "--seed",
+                             "9",
+                             "--max-kl",
+                             "0.5",
+                             "--name",
+                             "n",
+                             "--load-as",
+                             "l",
+                             "--priority",
+                             "2",
+                             "--window-tokens",
+                             "512"});
   ASSERT_EQ(result.code, kExitOk) << result.err;
   const v1::CreateQuantizeJobRequest& request = server_.state().quantize;
   EXPECT_EQ(request.checkpoint(), "checkpoints/" + Sha256Hex(Sha256Hex("weights")));

@@ -1,0 +1,108 @@
+#include "client/qamctl/commands.h"
+#include "client/qamctl/errors.h"
+#include "client/qamctl/resolve.h"
+#include "client/qamctl/sampling.h"
+
+namespace qamserve::qamctl {
+namespace {
+
+struct ChatFlags {
+  std::string model;
+  std::string message;
+  std::string system;
+};
+
+// A conversation: what was said so far goes along with each turn.
+class Conversation {
+ public:
+  Conversation(Session& session, const ChatFlags& chat, const SamplingFlags& sampling)
+      : session_(session), system_(chat.system), stats_(sampling.stats) {
+    request_.set_model(ModelName(chat.model));
+    *request_.mutable_params() = ToParams(sampling);
+    Reset();
+  }
+
+  void Reset() {
+    request_.clear_messages();
+    if (!system_.empty()) Add("system", system_);
+  }
+
+  // Sends `text` and prints the answer. After an error the turn is forgotten, so that the next one can do better; an
+  // answer that Ctrl-C cut short is kept as far as it came, and INTERRUPTED is returned.
+  absl::Status Say(const std::string& text) {
+    Add("user", text);
+    Interruptible interruptible(session_.terminal().interrupts);
+    StreamPrinter printer(session_, stats_);
+    const absl::Status status = session_.client().Chat(
+        request_, [&](const v1::GenerateResponse& response) { printer(response); }, interruptible.cancellation());
+    const absl::Status printed = printer.Finish();
+    const bool stopped = !status.ok() && interruptible.interrupted();
+    if (!status.ok() && !stopped) {
+      request_.mutable_messages()->RemoveLast();
+      return status;
+    }
+    Add("assistant", printer.text());
+    if (stopped) return Cancelled(kInterrupted, "stopped");
+    return printed;
+  }
+
+ private:
+  void Add(const std::string& role, const std::string& content) {
+    v1::ChatMessage* message = request_.add_messages();
+    message->set_role(role);
+    message->set_content(content);
+  }
+
+  Session& session_;
+  std::string system_;
+  bool stats_;
+  v1::ChatRequest request_;
+};
+
+// Turn by turn until the input ends or says /quit. A person sees errors and goes on; a script stops at the first.
+absl::Status Converse(Session& session, Conversation& conversation, const std::string& model) {
+  Terminal& terminal = session.terminal();
+  if (terminal.in_tty) {
+    session.Note(fmt::format("{}: /reset forgets the conversation, /quit ends it, Ctrl-C stops an answer", model));
+  }
+  std::string line;
+  while (true) {
+    if (terminal.in_tty && !session.json()) terminal.err << "> " << std::flush;
+    if (!std::getline(terminal.in, line) || line == "/quit") break;
+    if (line == "/reset") {
+      conversation.Reset();
+      session.Note("forgotten");
+      continue;
+    }
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const absl::Status status = conversation.Say(line);
+    if (status.ok()) continue;
+    if (!terminal.in_tty || absl::IsUnavailable(status) || absl::IsNotFound(status)) return status;
+    PrintError(terminal, session.json(), session.client().address(), status);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Chat(Session& session, const ChatFlags& chat, const SamplingFlags& sampling) {
+  Conversation conversation(session, chat, sampling);
+  if (chat.message.empty()) return Converse(session, conversation, ModelName(chat.model));
+  ASSIGN_OR_RETURN(const std::string message, TextOrStdin(session, chat.message));
+  return conversation.Say(message);
+}
+
+}  // namespace
+
+Action BuildChat(CLI::App& app) {
+  auto chat = std::make_shared<ChatFlags>();
+  auto sampling = std::make_shared<SamplingFlags>();
+  app.add_option("model", chat->model, "The served model")->required()->type_name("MODEL");
+  app.add_option("--message", chat->message,
+                 "Say this, print the answer and end; - takes all of standard input as the message. Without it each "
+                 "line of standard input is a turn")
+      ->type_name("TEXT|-");
+  app.add_option("--system", chat->system, "System message to begin with")->type_name("TEXT");
+  AddSamplingFlags(app, sampling);
+  return [chat, sampling](Session& session) { return Chat(session, *chat, *sampling); };
+}
+
+}  // namespace qamserve::qamctl

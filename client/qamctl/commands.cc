@@ -1,0 +1,49 @@
+#include "client/qamctl/commands.h"
+
+#include <array>
+
+namespace qamserve::qamctl {
+namespace {
+
+constexpr char kModels[] = "Models in";
+constexpr char kWork[] = "Quantize and measure";
+constexpr char kServe[] = "Serve";
+constexpr char kText[] = "Text";
+constexpr char kOther[] = "Other";
+
+constexpr std::array kCommands = {
+    Command{"upload", kModels, "Send a model or a text from this machine to the server", BuildUpload},
+    Command{"import", kModels, "Have the server read a model or a text below its import root", BuildImport},
+    Command{"checkpoints", kModels, "List, show or delete uploaded models", BuildCheckpoints},
+    Command{"quantize", kWork, "Quantize a checkpoint, or a local model, which is uploaded first", BuildQuantize},
+    Command{"watch", kWork, "Follow a job to its end", BuildWatch},
+    Command{"jobs", kWork, "List, show, follow, cancel, retry or delete jobs", BuildJobs},
+    Command{"cancel", kWork, "Cancel a job", BuildCancel},
+    Command{"report", kWork, "Show how good an artifact is", BuildReport},
+    Command{"eval", kWork, "Measure an artifact again, on a text of your choice", BuildEval},
+    Command{"artifacts", kWork, "List, show, download or delete quantized models", BuildArtifacts},
+    Command{"load", kServe, "Serve an artifact or a checkpoint under a name", BuildLoad},
+    Command{"unload", kServe, "Stop serving a model", BuildUnload},
+    Command{"models", kServe, "List served models", BuildModels},
+    Command{"generate", kText, "Continue a prompt", BuildGenerate},
+    Command{"chat", kText, "Talk with a model", BuildChat},
+    Command{"score", kText, "Log-probability of a text", BuildScore},
+    Command{"tokenize", kText, "Token ids of a text", BuildTokenize},
+    Command{"detokenize", kText, "Text of token ids", BuildDetokenize},
+    Command{"version", kOther, "Version of qamctl", BuildVersion},
+};
+
+}  // namespace
+
+std::span<const Command> Commands() { return kCommands; }
+
+Action RunVerb(std::vector<std::pair<CLI::App*, Action>> verbs, Action fallback) {
+  return [verbs = std::move(verbs), fallback = std::move(fallback)](Session& session) {
+    for (const auto& [app, action] : verbs) {
+      if (app->parsed()) return action(session);
+    }
+    return fallback(session);
+  };
+}
+
+}  // namespace qamserve::qamctl

@@ -1,0 +1,83 @@
+#include "client/qamctl/errors.h"
+
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "client/rpc_status.h"
+
+namespace qamserve::qamctl {
+namespace {
+
+struct Hint {
+  const char* reason;
+  const char* text;
+};
+
+constexpr std::array kHints = {
+    Hint{"CHECKPOINT_NOT_FOUND", "`qamctl checkpoints` shows what is there; `qamctl upload PATH` sends a model"},
+    Hint{"TEXT_NOT_FOUND", "send it with `qamctl upload FILE --text`, or give the local file itself"},
+    Hint{"ARTIFACT_NOT_FOUND", "`qamctl artifacts` shows what is there; `qamctl quantize` makes one"},
+    Hint{"JOB_NOT_FOUND", "`qamctl jobs` shows what is there"},
+    Hint{"SERVED_MODEL_NOT_FOUND",
+         "`qamctl models` shows what is served; `qamctl load SOURCE --name NAME` serves another"},
+    Hint{"MODEL_NOT_FOUND", "`qamctl models` shows what is served; `qamctl load SOURCE --name NAME` serves another"},
+    Hint{"CHECKPOINT_IN_USE", "`qamctl jobs` and `qamctl models` show what uses it"},
+    Hint{"ARTIFACT_IN_USE", "`qamctl models` shows who serves it; `qamctl unload NAME` ends that"},
+    Hint{"AMBIGUOUS_NAME", "give more of the digest, or the whole resource name"},
+    Hint{"DISK_FULL", "free some space and run the same command again; it goes on where it stopped"},
+    Hint{"UPLOAD_NOT_FOUND", "run the same upload again; what has arrived is not sent twice"},
+    Hint{"CHAT_TEMPLATE_MISSING", "this model has no chat template; use `qamctl generate`"},
+};
+
+std::string HintFor(const absl::Status& status) {
+  const std::string reason = ReasonOf(status);
+  if (reason == kServerUnreachable) {
+    return fmt::format("is it running? start it with `qamserve`, or say where it is: --address HOST:PORT or {}",
+                       kAddressVariable);
+  }
+  for (const Hint& hint : kHints) {
+    if (reason == hint.reason) return hint.text;
+  }
+  if (absl::IsUnimplemented(status)) return "this server does not know the call; it may be older than this qamctl";
+  if (absl::IsDeadlineExceeded(status)) return "allow more time with --timeout SECONDS";
+  return "";
+}
+
+std::string MessageFor(const absl::Status& status, std::string_view address) {
+  if (ReasonOf(status) != kServerUnreachable) return MessageOf(status);
+  return fmt::format("cannot reach qamserve at {}: {}", address, MessageOf(status));
+}
+
+}  // namespace
+
+int ExitCodeOf(const absl::Status& status) {
+  if (status.ok()) return kExitOk;
+  if (ReasonOf(status) == kInterrupted) return kExitInterrupted;
+  if (absl::IsNotFound(status)) return kExitNotFound;
+  if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) return kExitUnavailable;
+  return kExitFailed;
+}
+
+void PrintError(Terminal& terminal, bool json, std::string_view address, const absl::Status& status) {
+  const std::string message = MessageFor(status, address);
+  const std::string hint = HintFor(status);
+  if (json) {
+    const nlohmann::json error = {{"error",
+                                   {{"code", absl::StatusCodeToString(status.code())},
+                                    {"reason", ReasonOf(status)},
+                                    {"message", message},
+                                    {"hint", hint}}}};
+    // A path need not be UTF-8; JSON must be.
+    terminal.out << error.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n" << std::flush;
+    return;
+  }
+  if (ReasonOf(status) == kInterrupted) {
+    terminal.err << message << "\n" << std::flush;
+    return;
+  }
+  terminal.err << Red(terminal, "error:") << " " << message << " (" << ReasonOf(status) << ")\n";
+  if (!hint.empty()) terminal.err << "hint: " << hint << "\n";
+  terminal.err << std::flush;
+}
+
+}  // namespace qamserve::qamctl

@@ -1,0 +1,121 @@
+#include "client/qamctl/commands.h"
+#include "client/qamctl/resolve.h"
+#include "client/qamctl/text.h"
+#include "client/qamctl/watch_view.h"
+
+namespace qamserve::qamctl {
+namespace {
+
+struct QuantizeFlags {
+  std::string checkpoint;
+  double bpw = 5.5;
+  bool no_channel_scale = false;
+  std::string rotation = "full";
+  uint64_t seed = 0;
+  std::string calibration;
+  int calibration_windows = 0;
+  std::string evaluation;
+  int evaluation_windows = 0;
+  int window_tokens = 0;
+  double max_kl = 0;
+  std::string name;
+  std::string load_as;
+  int priority = 0;
+  bool watch = false;
+  bool validate_only = false;
+};
+
+absl::StatusOr<v1::CreateQuantizeJobRequest> ToRequest(Session& session, const QuantizeFlags& flags) {
+  v1::CreateQuantizeJobRequest request;
+  ASSIGN_OR_RETURN(const std::string calibration, ResolveText(session, flags.calibration));
+  ASSIGN_OR_RETURN(const std::string evaluation, ResolveText(session, flags.evaluation));
+  ASSIGN_OR_RETURN(const std::string checkpoint, ResolveCheckpoint(session, flags.checkpoint));
+  request.set_checkpoint(checkpoint);
+  v1::QuantizeSpec& spec = *request.mutable_spec();
+  spec.set_codec(v1::CODEC_JOINT);
+  spec.set_bpw(flags.bpw);
+  spec.set_channel_scale(!flags.no_channel_scale);
+  spec.set_rotation(flags.rotation == "block" ? v1::ROTATION_BLOCK : v1::ROTATION_FULL);
+  spec.set_seed(flags.seed);
+  spec.mutable_calibration()->set_text(calibration);
+  spec.mutable_calibration()->set_windows(flags.calibration_windows);
+  spec.mutable_calibration()->set_window_tokens(flags.window_tokens);
+  spec.mutable_evaluation()->set_text(evaluation);
+  spec.mutable_evaluation()->set_windows(flags.evaluation_windows);
+  spec.mutable_evaluation()->set_window_tokens(flags.window_tokens);
+  spec.set_max_kl(flags.max_kl);
+  request.set_display_name(flags.name);
+  request.set_load_as(flags.load_as);
+  request.set_priority(flags.priority);
+  request.set_validate_only(flags.validate_only);
+  return request;
+}
+
+absl::Status Quantize(Session& session, const QuantizeFlags& flags) {
+  ASSIGN_OR_RETURN(const v1::CreateQuantizeJobRequest request, ToRequest(session, flags));
+  ASSIGN_OR_RETURN(const v1::Job job, session.client().CreateQuantizeJob(request));
+  if (flags.validate_only) return PrintEstimate(session, job);
+  if (flags.watch) {
+    session.Note(job.name());
+    RETURN_IF_ERROR(WatchToEnd(session, job.name()));
+    if (!flags.load_as.empty()) session.Note(fmt::format("  qamctl chat {}", flags.load_as));
+    return absl::OkStatus();
+  }
+  if (session.json()) return session.PrintJson(job);
+  session.Print(fmt::format("{}  {}", job.name(), StateName(job.state())));
+  if (IsFinal(job.state())) {
+    PrintOutcome(session, job);
+  } else {
+    session.Note(fmt::format("next: qamctl watch {}", job.name()));
+  }
+  return absl::OkStatus();
+}
+
+void AddTextFlags(CLI::App& app, QuantizeFlags& flags) {
+  app.add_option("--calibration", flags.calibration,
+                 "Text to calibrate on: a local file or texts/{sha256} (default: the model's own samples)")
+      ->type_name("TEXT");
+  app.add_option("--calibration-windows", flags.calibration_windows, "Windows of it to use (default 8)")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  app.add_option("--evaluation", flags.evaluation,
+                 "Text to measure on: a local file or texts/{sha256} (default: the model's own samples)")
+      ->type_name("TEXT");
+  app.add_option("--evaluation-windows", flags.evaluation_windows, "Windows of it to use (default 8)")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  app.add_option("--window-tokens", flags.window_tokens, "Tokens in a window (default 1024)")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+}
+
+}  // namespace
+
+Action BuildQuantize(CLI::App& app) {
+  auto flags = std::make_shared<QuantizeFlags>();
+  app.add_option("checkpoint", flags->checkpoint,
+                 "Resource name, beginning of the digest, display name, or a local .gguf file or model folder")
+      ->required()
+      ->type_name("CHECKPOINT");
+  app.add_option("--bpw", flags->bpw, "Bits a weight: 2.5 to 6 in half bits (default 5.5)")
+      ->check(CLI::Range(2.5, 6.0))
+      ->type_name("BITS");
+  app.add_flag("--no-channel-scale", flags->no_channel_scale, "Do not weigh input channels by their activations");
+  app.add_option("--rotation", flags->rotation, "full: one Hadamard matrix over a row; block: power-of-two blocks")
+      ->check(CLI::IsMember({"full", "block"}))
+      ->type_name("full|block");
+  app.add_option("--seed", flags->seed, "Of the rotation's signs (default 1)")->type_name("N");
+  AddTextFlags(app, *flags);
+  app.add_option("--max-kl", flags->max_kl, "Refuse the artifact if its mean KL (nats a token) is above this")
+      ->check(CLI::PositiveNumber)
+      ->type_name("KL");
+  app.add_option("--name", flags->name, "Display name of job and artifact")->type_name("NAME");
+  app.add_option("--load-as", flags->load_as, "Serve the artifact under this name when it is ready")->type_name("NAME");
+  app.add_option("--priority", flags->priority, "Higher runs first (default 0)")->type_name("N");
+  app.add_flag("--watch", flags->watch, "Follow the job to its end");
+  app.add_flag("--validate-only", flags->validate_only, "Check the request and estimate its cost; start nothing")
+      ->excludes("--watch");
+  return [flags](Session& session) { return Quantize(session, *flags); };
+}
+
+}  // namespace qamserve::qamctl

@@ -1,0 +1,119 @@
+#include "client/qamctl/sampling.h"
+
+#include "client/qamctl/text.h"
+
+namespace qamserve::qamctl {
+namespace {
+
+constexpr size_t kMaxInputBytes = 16 << 20;
+
+// A number option that writes through the setter of a message field.
+template <typename T, typename Set>
+CLI::Option* AddNumber(CLI::App& app, const char* flag, const char* help, Set set) {
+  return app.add_option_function<T>(flag, set, help);
+}
+
+}  // namespace
+
+void AddSamplingFlags(CLI::App& app, std::shared_ptr<SamplingFlags> flags) {
+  v1::SamplingParams* params = &flags->params;
+  // The callbacks own `flags`, so that `params` outlives the parse.
+  AddNumber<int>(app, "--max-tokens", "Stop after this many tokens (default 256)",
+                 [flags, params](int n) { params->set_max_tokens(n); })
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  app.add_option("--temperature", flags->temperature, "0 takes the likeliest token each time (default 1)")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("T");
+  AddNumber<int>(app, "--top-k", "Sample from the K likeliest tokens (default: all)",
+                 [params](int k) { params->set_top_k(k); })
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("K");
+  app.add_option("--top-p", flags->top_p, "Sample from the fewest tokens that have this probability (default 1)")
+      ->check(CLI::Range(0.0, 1.0))
+      ->type_name("P");
+  AddNumber<double>(app, "--min-p", "Drop tokens less likely than this share of the likeliest (default 0)",
+                    [params](double p) { params->set_min_p(p); })
+      ->check(CLI::Range(0.0, 1.0))
+      ->type_name("P");
+  app.add_option("--repetition-penalty", flags->repetition_penalty, "Above 1 makes tokens seen before less likely")
+      ->check(CLI::PositiveNumber)
+      ->type_name("X");
+  AddNumber<uint64_t>(app, "--seed", "The same seed gives the same text (default: the server chooses)",
+                      [params](uint64_t seed) { params->set_seed(seed); })
+      ->type_name("N");
+  app.add_option_function<std::vector<std::string>>(
+         "--stop",
+         [params](const std::vector<std::string>& stops) {
+           *params->mutable_stop() = {stops.begin(), stops.end()};
+         },
+         "Stop before this text; may be given up to 16 times")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->type_name("TEXT");
+  app.add_flag_callback(
+      "--ignore-eos", [params] { params->set_ignore_eos(true); }, "Go on past the end of the text");
+  AddNumber<int>(app, "--logprobs", "Show the log-probability of each token and of the N best, at most 20",
+                 [params](int n) { params->set_logprobs(n); })
+      ->check(CLI::Range(0, 20))
+      ->type_name("N");
+  app.add_flag("--stats", flags->stats, "Tell tokens, speed and seed at the end");
+}
+
+v1::SamplingParams ToParams(const SamplingFlags& flags) {
+  v1::SamplingParams params = flags.params;
+  if (flags.temperature >= 0) params.set_temperature(flags.temperature);
+  if (flags.top_p >= 0) params.set_top_p(flags.top_p);
+  if (flags.repetition_penalty >= 0) params.set_repetition_penalty(flags.repetition_penalty);
+  return params;
+}
+
+void StreamPrinter::operator()(const v1::GenerateResponse& response) {
+  text_ += response.text();
+  if (response.has_usage()) usage_ = response.usage();
+  if (response.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {
+    finish_ = WithoutPrefix(v1::FinishReason_Name(response.finish_reason()), "FINISH_REASON_");
+  }
+  if (session_.json()) {
+    const absl::Status status = session_.PrintJson(response);
+    if (status_.ok()) status_ = status;
+  } else if (response.logprobs_size() > 0) {
+    PrintLogprobs(response);
+  } else {
+    session_.terminal().out << response.text() << std::flush;
+  }
+}
+
+void StreamPrinter::PrintLogprobs(const v1::GenerateResponse& response) {
+  for (const auto& token : response.logprobs()) {
+    std::string line = fmt::format("{:>8.4f}  {:>6}  {}", token.logprob(), token.token(), token.text());
+    for (const auto& other : token.top()) line += fmt::format("  | {} {:.4f}", other.text(), other.logprob());
+    session_.Print(line);
+  }
+}
+
+absl::Status StreamPrinter::Finish() {
+  if (session_.json()) return status_;
+  if (!text_.empty() && !text_.ends_with('\n')) session_.terminal().out << "\n" << std::flush;
+  if (stats_) {
+    const double decode_seconds = usage_.total_seconds() - usage_.time_to_first_token_seconds();
+    const double rate = decode_seconds > 0 ? (usage_.completion_tokens() - 1) / decode_seconds : 0;
+    session_.Note(fmt::format("[{} prompt + {} tokens, first after {:.3f} s, {:.1f} tokens/s, {}, seed {}]",
+                              usage_.prompt_tokens(), usage_.completion_tokens(), usage_.time_to_first_token_seconds(),
+                              rate, finish_, usage_.seed()));
+  }
+  return status_;
+}
+
+absl::StatusOr<std::string> TextOrStdin(Session& session, const std::string& argument) {
+  if (argument != "-") return argument;
+  std::string text(kMaxInputBytes + 1, '\0');
+  session.terminal().in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(session.terminal().in.gcount()));
+  if (text.size() > kMaxInputBytes) {
+    return ResourceExhausted("INPUT_TOO_LARGE", "standard input has more than {} bytes", kMaxInputBytes);
+  }
+  return text;
+}
+
+}  // namespace qamserve::qamctl

@@ -1,0 +1,49 @@
+// What every command is given: the global flags, the terminal and the client.
+#pragma once
+
+#include <google/protobuf/message.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "client/client.h"
+#include "client/qamctl/terminal.h"
+
+namespace qamserve::qamctl {
+
+struct GlobalFlags {
+  bool json = false;
+  std::string address;         // empty: as ClientOptions says
+  double timeout_seconds = 0;  // 0: as ClientOptions says
+};
+
+// One command's run. Not thread-safe.
+class Session {
+ public:
+  Session(Terminal& terminal, GlobalFlags flags) : terminal_(terminal), flags_(std::move(flags)) {}
+
+  Terminal& terminal() { return terminal_; }
+  bool json() const { return flags_.json; }
+  // Made at first use; it connects at the first call.
+  Client& client();
+
+  // Results for people, on the output; nothing with --json.
+  void Print(std::string_view line);
+  // What goes on meanwhile, on the error stream; nothing with --json.
+  void Note(std::string_view line);
+  // One JSON object, one line, on the output; all fields, so that a reader need not know which are zero.
+  absl::Status PrintJson(const google::protobuf::Message& message);
+
+ private:
+  Terminal& terminal_;
+  GlobalFlags flags_;
+  std::unique_ptr<Client> client_;
+};
+
+// Bold, green or red on a terminal that has colour, else the text as it is.
+std::string Bold(const Terminal& terminal, std::string_view text);
+std::string Green(const Terminal& terminal, std::string_view text);
+std::string Red(const Terminal& terminal, std::string_view text);
+
+}  // namespace qamserve::qamctl

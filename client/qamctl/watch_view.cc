@@ -1,0 +1,242 @@
+#include "client/qamctl/watch_view.h"
+
+#include <algorithm>
+#include <cctype>
+
+#include "client/qamctl/errors.h"
+#include "client/qamctl/text.h"
+
+namespace qamserve::qamctl {
+namespace {
+
+constexpr double kRedrawSeconds = 0.1;
+constexpr double kLineSeconds = 5;
+constexpr int kBarCells = 30;
+constexpr size_t kTensorsShown = 6;
+// A rate over less time is noise.
+constexpr double kMinRateSeconds = 0.5;
+
+// "quantize 45%", "queued, position 2, waiting for a worker".
+std::string StageText(const v1::Job& job) {
+  const v1::JobProgress& progress = job.progress();
+  if (job.state() == v1::JOB_STATE_QUEUED) {
+    std::string text = fmt::format("queued, position {}", progress.queue_position());
+    if (!progress.waiting_for().empty()) text += ", waiting for " + progress.waiting_for();
+    return text;
+  }
+  if (progress.stage().empty() || IsFinal(job.state())) return "";
+  return fmt::format("{} {:.0f}%", progress.stage(), 100 * progress.stage_fraction());
+}
+
+absl::Status StatusOfEnd(const v1::Job& job) {
+  if (job.state() == v1::JOB_STATE_SUCCEEDED) return absl::OkStatus();
+  const std::string reason = job.error().reason().empty() ? "JOB_" + StateName(job.state()) : job.error().reason();
+  std::string state = StateName(job.state());
+  std::transform(state.begin(), state.end(), state.begin(), [](unsigned char c) { return std::tolower(c); });
+  std::string message = fmt::format("{} is {}", job.name(), state);
+  if (!job.error().message().empty()) message += ": " + job.error().message();
+  if (job.state() != v1::JOB_STATE_REJECTED) {
+    message += fmt::format("; `qamctl jobs retry {}` goes on from the tasks that are done", job.name());
+  }
+  return MakeError(absl::StatusCode::kAborted, reason, std::move(message));
+}
+
+}  // namespace
+
+std::string StateName(v1::JobState state) { return WithoutPrefix(v1::JobState_Name(state), "JOB_STATE_"); }
+
+void WatchView::Learn(const v1::Job& job) {
+  for (const auto& tensor : job.tensors()) {
+    const double weights = static_cast<double>(tensor.rows()) * static_cast<double>(tensor.cols());
+    bits_ += weights * tensor.bpw();
+    weights_ += weights;
+    ++tensors_done_;
+    last_.push_back(tensor);
+    if (last_.size() > kTensorsShown) last_.pop_front();
+  }
+  const double now = session_.terminal().now_seconds();
+  if (rate_start_ < 0 || job.progress().weights_done() < rate_weights_) {
+    rate_start_ = now;
+    rate_weights_ = job.progress().weights_done();
+    rate_end_weights_ = rate_weights_;
+  }
+  if (job.progress().weights_done() > rate_end_weights_) {
+    // Stages before the first weight must not dilute the rate.
+    if (rate_end_weights_ == rate_weights_ && rate_weights_ == 0 && rate_end_ < 0) rate_start_ = last_change_;
+    rate_end_ = now;
+    rate_end_weights_ = job.progress().weights_done();
+  }
+  last_change_ = now;
+  job_ = job;
+  job_.clear_tensors();
+}
+
+double WatchView::Fraction() const {
+  const v1::JobProgress& progress = job_.progress();
+  if (progress.tasks_total() <= 0) return 0;
+  return static_cast<double>(progress.tasks_done()) / progress.tasks_total();
+}
+
+double WatchView::BpwSoFar() const { return weights_ > 0 ? bits_ / weights_ : 0; }
+
+double WatchView::WeightsPerSecond() const {
+  const double seconds = rate_end_ - rate_start_;
+  return seconds >= kMinRateSeconds ? static_cast<double>(rate_end_weights_ - rate_weights_) / seconds : 0;
+}
+
+std::string WatchView::PlainLine() const {
+  const v1::JobProgress& progress = job_.progress();
+  std::string line = fmt::format("{:>6.1f}s  {}", session_.terminal().now_seconds() - start_, StateName(job_.state()));
+  if (const std::string stage = StageText(job_); !stage.empty()) line += "  " + stage;
+  if (progress.tasks_total() > 0) line += fmt::format("  tasks {}/{}", progress.tasks_done(), progress.tasks_total());
+  if (tensors_done_ > 0) line += fmt::format("  tensors {}/{}", tensors_done_, job_.estimate().tensors());
+  if (BpwSoFar() > 0) line += fmt::format("  {:.3f} bpw", BpwSoFar());
+  if (WeightsPerSecond() > 0) line += fmt::format("  {} weights/s", HumanCount(WeightsPerSecond()));
+  if (!IsFinal(job_.state()) && progress.eta_seconds() >= 0 && job_.state() != v1::JOB_STATE_QUEUED) {
+    line += "  ETA " + HumanSeconds(progress.eta_seconds());
+  }
+  return line;
+}
+
+std::string WatchView::ScreenText() const {
+  const v1::JobProgress& progress = job_.progress();
+  const Terminal& terminal = session_.terminal();
+  std::string text = fmt::format("{}  {}  {}  {}  {}\n", job_.name(), job_.kind(), job_.display_name(),
+                                 StateName(job_.state()), StageText(job_));
+  text += fmt::format("{} {:3.0f}%  tasks {}/{}  ETA {}  elapsed {}\n", Bar(Fraction(), kBarCells), 100 * Fraction(),
+                      progress.tasks_done(), progress.tasks_total(),
+                      IsFinal(job_.state()) ? "-" : HumanSeconds(progress.eta_seconds()),
+                      HumanSeconds(terminal.now_seconds() - start_));
+  text += fmt::format("tensors {}/{}  {:.3f} bpw  {} weights/s\n", tensors_done_,
+                      std::max(tensors_done_, job_.estimate().tensors()), BpwSoFar(), HumanCount(WeightsPerSecond()));
+  if (!last_.empty()) {
+    Table table({{"last tensors"}, {"shape", Align::kRight}, {"bpw", Align::kRight}, {"distortion", Align::kRight}});
+    for (const auto& tensor : last_) {
+      table.Add({tensor.name(), fmt::format("{}x{}", tensor.rows(), tensor.cols()), fmt::format("{:.3f}", tensor.bpw()),
+                 fmt::format("{:.6f}", tensor.distortion())});
+    }
+    text += table.ToString();
+  }
+  return text;
+}
+
+void WatchView::Redraw() {
+  Terminal& terminal = session_.terminal();
+  std::string frame = lines_on_screen_ > 0 ? fmt::format("\x1b[{}A\x1b[J", lines_on_screen_) : "";
+  lines_on_screen_ = 0;
+  const std::string text = ScreenText();
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = text.find('\n', begin);
+    // A line that wraps would break the count of lines to go up.
+    frame += Clip(std::string_view(text).substr(begin, end - begin), terminal.width - 1) + "\n";
+    ++lines_on_screen_;
+    begin = end + 1;
+  }
+  terminal.out << frame << std::flush;
+}
+
+absl::Status WatchView::Update(const v1::Job& job) {
+  if (session_.json()) return session_.PrintJson(job);
+  Learn(job);
+  const Terminal& terminal = session_.terminal();
+  const std::string stage = StateName(job_.state()) + job_.progress().stage();
+  const bool new_stage = stage != last_stage_;
+  const double pause = terminal.out_tty ? kRedrawSeconds : kLineSeconds;
+  if (!new_stage && terminal.now_seconds() - last_drawn_ < pause) return absl::OkStatus();
+  last_stage_ = stage;
+  last_drawn_ = terminal.now_seconds();
+  if (terminal.out_tty) {
+    Redraw();
+  } else {
+    session_.Print(PlainLine());
+  }
+  return absl::OkStatus();
+}
+
+void WatchView::Retry(const absl::Status& status) {
+  session_.Note(
+      fmt::format("lost the server ({}); the job goes on when it is back, and so does this watch", MessageOf(status)));
+  lines_on_screen_ = 0;
+}
+
+void WatchView::Finish() {
+  if (session_.json() || job_.name().empty()) return;
+  if (session_.terminal().out_tty) Redraw();
+}
+
+void PrintQuality(Session& session, const v1::QualityReport& quality) {
+  if (quality.scored_tokens() == 0) {
+    session.Print("quality      not measured");
+    return;
+  }
+  const bool from_text = quality.text_source() == "text";
+  session.Print(fmt::format("measured on  {} windows of {} tokens, {} scored, {}{}", quality.windows(),
+                            quality.window_tokens(), quality.scored_tokens(),
+                            from_text ? "from the text given" : "the model's " + quality.text_source(),
+                            quality.kernels().empty() ? "" : ", " + quality.kernels() + " kernels"));
+  // 1.96 standard errors: 95 % under a normal law.
+  session.Print(fmt::format("perplexity   {:.4f} unquantized, {:.4f} quantized: {:+.3f} % ± {:.3f} % (95 %)",
+                            quality.base_perplexity(), quality.quantized_perplexity(),
+                            100 * quality.perplexity_change(), 196 * quality.perplexity_change_stderr()));
+  session.Print(fmt::format("KL           mean {:.5f} nats a token, 95 % [{:.5f}, {:.5f}]", quality.kl_mean(),
+                            quality.kl_ci95_low(), quality.kl_ci95_high()));
+  session.Print(fmt::format("             p50 {:.5f}  p90 {:.5f}  p99 {:.5f}  p99.9 {:.5f}  max {:.5f}",
+                            quality.kl_p50(), quality.kl_p90(), quality.kl_p99(), quality.kl_p999(), quality.kl_max()));
+  session.Print(fmt::format("top-1        {:.2f} % the same token", 100 * quality.top1_agreement()));
+}
+
+absl::Status PrintEstimate(Session& session, const v1::Job& job) {
+  if (session.json()) return session.PrintJson(job);
+  const v1::Estimate& estimate = job.estimate();
+  session.Print("the request is good; nothing was started");
+  session.Print(fmt::format("artifact     {} ({} bytes)", HumanBytes(static_cast<double>(estimate.artifact_bytes())),
+                            estimate.artifact_bytes()));
+  session.Print(fmt::format("tensors      {}, {:.3f} bpw with norms and scales", estimate.tensors(), estimate.bpw()));
+  session.Print(fmt::format("memory       {} at most", HumanBytes(static_cast<double>(estimate.peak_memory_bytes()))));
+  session.Print(fmt::format("disk         {}", HumanBytes(static_cast<double>(estimate.disk_bytes()))));
+  session.Print(fmt::format(
+      "time         {}", estimate.seconds() > 0 ? HumanSeconds(estimate.seconds()) : "not known yet on this machine"));
+  return absl::OkStatus();
+}
+
+void PrintOutcome(Session& session, const v1::Job& job) {
+  Terminal& terminal = session.terminal();
+  if (job.state() == v1::JOB_STATE_SUCCEEDED) {
+    session.Print(fmt::format("{} {}", Green(terminal, "done:"), Bold(terminal, job.artifact())));
+  }
+  if (job.estimate().artifact_bytes() > 0) {
+    session.Print(fmt::format("size         {}, {:.3f} bpw",
+                              HumanBytes(static_cast<double>(job.estimate().artifact_bytes())), job.estimate().bpw()));
+  }
+  if (job.has_quality()) PrintQuality(session, job.quality());
+  if (job.state() != v1::JOB_STATE_SUCCEEDED || job.artifact().empty()) return;
+  const std::string name = ShortName(job.artifact());
+  session.Note("next:");
+  session.Note(fmt::format("  qamctl report {}", name));
+  session.Note(fmt::format("  qamctl load {} --name NAME", name));
+}
+
+absl::Status WatchToEnd(Session& session, const std::string& name) {
+  Interruptible interruptible(session.terminal().interrupts);
+  WatchView view(session);
+  absl::Status printed;
+  const absl::StatusOr<v1::Job> job = session.client().WatchJob(
+      name,
+      [&](const v1::Job& change) {
+        const absl::Status status = view.Update(change);
+        if (printed.ok()) printed = status;
+      },
+      [&](const absl::Status& status) { view.Retry(status); }, interruptible.cancellation());
+  if (!job.ok() && interruptible.interrupted()) {
+    return Cancelled(kInterrupted,
+                     "{} goes on without you: `qamctl watch {}` follows it again, `qamctl cancel {}` stops it", name,
+                     name, name);
+  }
+  RETURN_IF_ERROR(job.status());
+  RETURN_IF_ERROR(printed);
+  view.Finish();
+  PrintOutcome(session, *job);
+  return StatusOfEnd(*job);
+}
+
+}  // namespace qamserve::qamctl
