@@ -7,12 +7,14 @@
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/base/file.h"
@@ -117,6 +119,32 @@ struct Quantized {
   std::string artifact;
 };
 
+// Tensors are independent tasks: one thread each, as so many workers of one core would run them.
+absl::Status QuantizeTensors(const Checkpoint& checkpoint, const Options& options, const QuantizePlan& plan,
+                             const std::vector<std::string>& statistics, ArtifactInputs& inputs) {
+  const size_t n = plan.tensors.size();
+  for (size_t i = 0; i < n; ++i) inputs.packed.push_back(fmt::format("{}/{}.packed", options.work_dir, i));
+  inputs.outcomes.resize(n);
+  std::vector<absl::Status> statuses(n);
+  std::atomic<size_t> next{0}, done{0};
+  const StageLine line("quantize", options.quiet);
+  auto work = [&] {
+    ThreadPool alone(1);
+    for (size_t i = next++; i < n; i = next++) {
+      auto outcome = QuantizeTensor(checkpoint, options.spec, plan.tensors[i], statistics, alone, inputs.packed[i]);
+      statuses[i] = outcome.status();
+      if (outcome.ok()) inputs.outcomes[i] = *std::move(outcome);
+      line(static_cast<double>(++done) / static_cast<double>(n)).IgnoreError();
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int i = 1; i < options.threads; ++i) threads.emplace_back(work);
+  work();
+  for (std::thread& thread : threads) thread.join();
+  for (const absl::Status& status : statuses) RETURN_IF_ERROR(status);
+  return absl::OkStatus();
+}
+
 // All stages up to the artifact folder, as a job runs them; their times go to `out`.
 absl::StatusOr<Quantized> QuantizeCheckpoint(const Checkpoint& checkpoint, const Options& options,
                                              const Windows& calibration, ThreadPool& pool, nlohmann::json& out) {
@@ -139,16 +167,9 @@ absl::StatusOr<Quantized> QuantizeCheckpoint(const Checkpoint& checkpoint, const
                               : options.calibration_text.empty() ? "random"
                                                                  : "text";
   inputs.calibration_digest = TokensDigest(calibration);
-  const StageLine line("quantize", options.quiet);
+  RETURN_IF_ERROR(QuantizeTensors(checkpoint, options, result.plan, statistics, inputs));
   double squared = 0;
-  for (const QuantizePlan::Tensor& tensor : result.plan.tensors) {
-    inputs.packed.push_back(fmt::format("{}/{}.packed", options.work_dir, inputs.packed.size()));
-    ASSIGN_OR_RETURN(TensorOutcome outcome,
-                     QuantizeTensor(checkpoint, options.spec, tensor, statistics, pool, inputs.packed.back()));
-    squared += outcome.distortion * static_cast<double>(tensor.rows * tensor.cols);
-    inputs.outcomes.push_back(std::move(outcome));
-    RETURN_IF_ERROR(line(static_cast<double>(inputs.packed.size()) / static_cast<double>(result.plan.tensors.size())));
-  }
+  for (const TensorOutcome& t : inputs.outcomes) squared += t.distortion * static_cast<double>(t.rows * t.cols);
   const double quantize_seconds = watch.Lap();
   RETURN_IF_ERROR(AssembleArtifact(checkpoint, options.spec, result.plan, inputs, StageLine("assemble", options.quiet),
                                    result.artifact));

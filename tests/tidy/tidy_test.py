@@ -76,7 +76,8 @@ def find_problems(root):
         file = path.as_posix()
         text = (root / path).read_text(encoding="utf-8", errors="replace")
         lines = text.count("\n")
-        if lines > MAX_LINES:
+        # Goldens are data that another implementation wrote; nobody reads them from top to bottom.
+        if lines > MAX_LINES and "golden" not in path.stem:
             problems.append(f"{file}: {lines} lines, the limit is {MAX_LINES}")
         if path.suffix not in CODE:
             continue
@@ -87,7 +88,7 @@ def find_problems(root):
             error = library_include_error(file, include)
             if not error and include.startswith(("core/", "server/", "client/", "tests/")):
                 error = project_include_error(file, include)
-            if not error and match.group(1) == '"' and "/" not in include:
+            if not error and match.group(1) == '"' and "/" not in include and not include.endswith(".pb.h"):
                 error = "includes are written from the root of the repository"
             if error:
                 problems.append(f"{file} includes {include}: {error}")
