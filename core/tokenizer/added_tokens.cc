@@ -59,9 +59,10 @@ absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(const Json* list) {
     ASSIGN_OR_RETURN(token.content, StringField(item, "content", ""));
     ASSIGN_OR_RETURN(const int64_t id, IntField(item, "id", -1));
     if (id < 0 || id >= kMaxTokens || token.content.empty() || token.content.size() > kMaxContentBytes) {
-      return InvalidArgument("TOKENIZER_INVALID",
-                             "added_tokens: entry {} (\"{:.60}\", id {}) needs an id in [0, {}) and 1 to {} bytes of content",
-                             tokens.size(), token.content, id, kMaxTokens, kMaxContentBytes);
+      return InvalidArgument(
+          "TOKENIZER_INVALID",
+          "added_tokens: entry {} (\"{:.60}\", id {}) needs an id in [0, {}) and 1 to {} bytes of content",
+          tokens.size(), token.content, id, kMaxTokens, kMaxContentBytes);
     }
     token.id = static_cast<int32_t>(id);
     ASSIGN_OR_RETURN(token.special, BoolField(item, "special", false));

@@ -37,7 +37,8 @@ absl::StatusOr<BpeModel> BpeModel::Create(TokenizerSpec& spec, const BpeOptions&
   ASSIGN_OR_RETURN(const std::string unknown, StringField(*model, "unk_token", ""));
   if (!unknown.empty()) {
     bpe.unknown_ = bpe.Find(unknown);
-    if (!bpe.unknown_) return InvalidArgument("TOKENIZER_INVALID", "model.unk_token \"{}\" is not in the vocabulary", unknown);
+    if (!bpe.unknown_)
+      return InvalidArgument("TOKENIZER_INVALID", "model.unk_token \"{}\" is not in the vocabulary", unknown);
   }
   bpe.FindByteTokens();
   return bpe;
@@ -77,8 +78,11 @@ absl::Status BpeModel::AddMerges(TokenizerSpec& spec) {
     const std::optional<int32_t> r = Find(right);
     const std::optional<int32_t> joined = Find(left + right);
     if (!l || !r || !joined) {
-      return InvalidArgument("TOKENIZER_INVALID", "model.merges: entry {} names \"{}\", which is not in the vocabulary", i,
-                             !l ? left : !r ? right : left + right);
+      return InvalidArgument("TOKENIZER_INVALID", "model.merges: entry {} names \"{}\", which is not in the vocabulary",
+                             i,
+                             !l   ? left
+                             : !r ? right
+                                  : left + right);
     }
     if (!options_.gguf_rules || *joined != last) rank = static_cast<uint32_t>(i);
     last = *joined;
@@ -93,7 +97,8 @@ void BpeModel::FindByteTokens() {
   bool all = true;
   for (int byte = 0; byte < 256; ++byte) {
     const auto index = static_cast<uint8_t>(byte);
-    const std::optional<int32_t> id = Find(options_.byte_level ? alphabet_.CharOf(index) : fmt::format("<0x{:02X}>", byte));
+    const std::optional<int32_t> id =
+        Find(options_.byte_level ? alphabet_.CharOf(index) : fmt::format("<0x{:02X}>", byte));
     byte_tokens_[index] = id.value_or(kBarrier);
     all = all && id;
   }
@@ -172,7 +177,8 @@ void BpeModel::MergeShort(std::vector<int32_t>& ids) const {
 void BpeModel::MergeLong(std::vector<int32_t>& ids) const {
   const auto n = static_cast<int32_t>(ids.size());
   std::vector<Symbol> symbols(ids.size());
-  for (int32_t i = 0; i < n; ++i) symbols[static_cast<size_t>(i)] = {ids[static_cast<size_t>(i)], i - 1, i + 1 < n ? i + 1 : -1};
+  for (int32_t i = 0; i < n; ++i)
+    symbols[static_cast<size_t>(i)] = {ids[static_cast<size_t>(i)], i - 1, i + 1 < n ? i + 1 : -1};
   // (rank, place of the left half): the order in which pairs are joined. Entries go stale and are checked when taken.
   using Entry = std::pair<uint32_t, int32_t>;
   std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue;
@@ -202,12 +208,14 @@ void BpeModel::MergeLong(std::vector<int32_t>& ids) const {
     push(left);
   }
   ids.clear();
-  for (int32_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].next) ids.push_back(symbols[static_cast<size_t>(i)].id);
+  for (int32_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].next)
+    ids.push_back(symbols[static_cast<size_t>(i)].id);
 }
 
 void BpeModel::Encode(std::string_view piece, std::vector<int32_t>& out) const {
   if (ignore_merges_) {
-    if (const std::optional<int32_t> id = Find(options_.byte_level ? alphabet_.Encode(piece) : std::string(piece)); id) {
+    if (const std::optional<int32_t> id = Find(options_.byte_level ? alphabet_.Encode(piece) : std::string(piece));
+        id) {
       out.push_back(*id);
       return;
     }

@@ -1,10 +1,9 @@
 #include "core/tokenizer/chat_template.h"
 
-#include <json.h>
-
 #include <jinja/lexer.h>
 #include <jinja/parser.h>
 #include <jinja/runtime.h>
+#include <json.h>
 
 #include <algorithm>
 #include <exception>
@@ -56,7 +55,8 @@ absl::Status CheckNesting(const std::vector<jinja::token>& tokens) {
   for (size_t i = 0; i < tokens.size(); ++i) {
     const Token& t = tokens[i];
     if (t.t == Token::open_paren || t.t == Token::open_square_bracket || t.t == Token::open_curly_bracket) ++brackets;
-    if (t.t == Token::close_paren || t.t == Token::close_square_bracket || t.t == Token::close_curly_bracket) --brackets;
+    if (t.t == Token::close_paren || t.t == Token::close_square_bracket || t.t == Token::close_curly_bracket)
+      --brackets;
     if (t.t == Token::open_statement || t.t == Token::open_expression) begin = t.pos;
     if (t.t == Token::open_statement && i + 1 < tokens.size()) {
       const std::string& word = tokens[i + 1].value;
@@ -73,9 +73,10 @@ absl::Status CheckNesting(const std::vector<jinja::token>& tokens) {
     }
     const bool inside = t.t != Token::text && t.t != Token::comment && t.t != Token::eof;
     if (brackets > kMaxNesting || levels > kMaxNesting || (inside && t.pos > begin + kMaxExpressionBytes)) {
-      return InvalidArgument("CHAT_TEMPLATE_INVALID",
-                             "chat template: byte {} is nested past {} levels or in an expression of more than {} bytes",
-                             t.pos, kMaxNesting, kMaxExpressionBytes);
+      return InvalidArgument(
+          "CHAT_TEMPLATE_INVALID",
+          "chat template: byte {} is nested past {} levels or in an expression of more than {} bytes", t.pos,
+          kMaxNesting, kMaxExpressionBytes);
     }
   }
   return absl::OkStatus();
@@ -88,8 +89,11 @@ constexpr const char* kLeaveMacro = "leave macro";
 
 void AppendCall(const char* name, size_t pos, std::vector<jinja::token>& out) {
   using Token = jinja::token;
-  out.insert(out.end(), {{Token::open_expression, "{{", pos}, {Token::identifier, name, pos}, {Token::open_paren, "(", pos},
-                         {Token::close_paren, ")", pos}, {Token::close_expression, "}}", pos}});
+  out.insert(out.end(), {{Token::open_expression, "{{", pos},
+                         {Token::identifier, name, pos},
+                         {Token::open_paren, "(", pos},
+                         {Token::close_paren, ")", pos},
+                         {Token::close_expression, "}}", pos}});
 }
 
 std::vector<jinja::token> GuardMacros(const std::vector<jinja::token>& tokens) {
@@ -149,8 +153,8 @@ class JinjaTemplate : public ChatTemplate {
   absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
                                      const ChatRenderOptions& options) const override {
     if (options.tools_json.size() > kMaxToolsBytes || BracketNesting(options.tools_json) > kMaxNesting) {
-      return InvalidArgument("CHAT_TEMPLATE_TOOLS", "tools: more than {} bytes or nested past {} levels", kMaxToolsBytes,
-                             kMaxNesting);
+      return InvalidArgument("CHAT_TEMPLATE_TOOLS", "tools: more than {} bytes or nested past {} levels",
+                             kMaxToolsBytes, kMaxNesting);
     }
     try {
       return Execute(messages, options);
@@ -164,7 +168,8 @@ class JinjaTemplate : public ChatTemplate {
   }
 
  private:
-  absl::StatusOr<std::string> Execute(const std::vector<ChatMessage>& messages, const ChatRenderOptions& options) const {
+  absl::StatusOr<std::string> Execute(const std::vector<ChatMessage>& messages,
+                                      const ChatRenderOptions& options) const {
     common_json input;
     input["messages"] = BuildMessages(messages);
     input["bos_token"] = bos_token_;
@@ -185,8 +190,8 @@ class JinjaTemplate : public ChatTemplate {
     const jinja::value results = runtime.execute(program_);
     std::string text = jinja::runtime::gather_string_parts(results)->as_string().str();
     if (text.size() > kMaxOutputBytes) {
-      return ResourceExhausted("CHAT_TEMPLATE_BUDGET", "chat template: the prompt has {} bytes; the limit is {}", text.size(),
-                               kMaxOutputBytes);
+      return ResourceExhausted("CHAT_TEMPLATE_BUDGET", "chat template: the prompt has {} bytes; the limit is {}",
+                               text.size(), kMaxOutputBytes);
     }
     return text;
   }
@@ -202,7 +207,8 @@ class JinjaTemplate : public ChatTemplate {
 absl::StatusOr<std::shared_ptr<const ChatTemplate>> ChatTemplate::Parse(std::string_view source, std::string bos_token,
                                                                         std::string eos_token) {
   if (source.empty() || source.size() > kMaxSourceBytes) {
-    return InvalidArgument("CHAT_TEMPLATE_INVALID", "chat template: {} bytes; 1 to {} are allowed", source.size(), kMaxSourceBytes);
+    return InvalidArgument("CHAT_TEMPLATE_INVALID", "chat template: {} bytes; 1 to {} are allowed", source.size(),
+                           kMaxSourceBytes);
   }
   try {
     jinja::lexer lexer;
@@ -210,8 +216,8 @@ absl::StatusOr<std::shared_ptr<const ChatTemplate>> ChatTemplate::Parse(std::str
     RETURN_IF_ERROR(CheckNesting(tokens.tokens));
     tokens.tokens = GuardMacros(tokens.tokens);
     jinja::program program = jinja::parse_from_tokens(tokens);
-    return std::shared_ptr<const ChatTemplate>(std::make_shared<JinjaTemplate>(std::move(program), tokens.source,
-                                                                               std::move(bos_token), std::move(eos_token)));
+    return std::shared_ptr<const ChatTemplate>(
+        std::make_shared<JinjaTemplate>(std::move(program), tokens.source, std::move(bos_token), std::move(eos_token)));
   } catch (const std::exception& e) {
     return InvalidArgument("CHAT_TEMPLATE_INVALID", "chat template: {}", e.what());
   }

@@ -38,10 +38,15 @@ struct Family {
 };
 
 constexpr Family kFamilies[] = {
-    {{kDigit, kGpt2}, false, false,
+    {{kDigit, kGpt2},
+     false,
+     false,
      {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"}},
-    {{kGpt2}, false, false,
-     {"gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4", "gigachat", "a.x-4.0", "mellum"}},
+    {{kGpt2},
+     false,
+     false,
+     {"gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4", "gigachat", "a.x-4.0",
+      "mellum"}},
     {{kLlama3}, true, true, {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"}},
     {{kLlama3}, false, false, {"dbrx", "smaug-bpe", "chatglm-bpe"}},
     {{kLlama3}, true, false, {"glm4", "glm5"}},
@@ -58,7 +63,8 @@ constexpr Family kFamilies[] = {
 
 absl::StatusOr<GgufPreTokenizer> FindGgufPreTokenizer(std::string_view name) {
   for (const Family& family : kFamilies) {
-    if (name.empty() || std::find(std::begin(family.names), std::end(family.names), name) == std::end(family.names)) continue;
+    if (name.empty() || std::find(std::begin(family.names), std::end(family.names), name) == std::end(family.names))
+      continue;
     GgufPreTokenizer pre{{}, family.ignore_merges, family.add_bos};
     for (const std::string_view pattern : family.patterns) {
       if (!pattern.empty()) pre.patterns.push_back(pattern);

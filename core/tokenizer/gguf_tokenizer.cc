@@ -24,9 +24,9 @@ constexpr int64_t kUserDefinedType = 4;
 
 // Texts that llama.cpp treats as control tokens whatever type the file gives them: they end a generation.
 constexpr std::string_view kControlTexts[] = {
-    "<|eot_id|>", "<|im_end|>",  "<|end|>",  "<|return|>", "<|call|>",        "<end_of_turn>",       "<|endoftext|>",
-    "</s>",       "<|eom_id|>",  "<EOT>",    "_<EOT>",     "<|end_of_text|>", "<end_of_utterance>",  "<eos>",
-    "[EOT]",      "[EOS]",       "<turn|>",  "<|flush|>",  "<|calls|>",       "<|tool_response>",    "[e~["};
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>",        "<end_of_turn>",      "<|endoftext|>",
+    "</s>",       "<|eom_id|>", "<EOT>",   "_<EOT>",     "<|end_of_text|>", "<end_of_utterance>", "<eos>",
+    "[EOT]",      "[EOS]",      "<turn|>", "<|flush|>",  "<|calls|>",       "<|tool_response>",   "[e~["};
 
 absl::string_view AbslView(std::string_view s) { return {s.data(), s.size()}; }
 
@@ -57,7 +57,8 @@ absl::StatusOr<Vocabulary> ReadVocabulary(const GgufReader& gguf) {
   ASSIGN_OR_RETURN(vocabulary.tokens, gguf.GetStrings("tokenizer.ggml.tokens"));
   const size_t n = vocabulary.tokens.size();
   if (n == 0 || n > static_cast<size_t>(kMaxTokens)) {
-    return InvalidArgument("TOKENIZER_INVALID", "tokenizer.ggml.tokens has {} tokens; 1 to {} are allowed", n, kMaxTokens);
+    return InvalidArgument("TOKENIZER_INVALID", "tokenizer.ggml.tokens has {} tokens; 1 to {} are allowed", n,
+                           kMaxTokens);
   }
   if (gguf.Has("tokenizer.ggml.token_type")) {
     ASSIGN_OR_RETURN(vocabulary.types, gguf.GetInts("tokenizer.ggml.token_type"));
@@ -78,7 +79,8 @@ absl::StatusOr<Vocabulary> ReadVocabulary(const GgufReader& gguf) {
     if (!vocabulary.ids.try_emplace(AbslView(token), static_cast<int32_t>(i)).second) {
       return InvalidArgument("TOKENIZER_INVALID", "tokenizer.ggml.tokens: \"{}\" is there twice, last at {}", token, i);
     }
-    const bool control = std::find(std::begin(kControlTexts), std::end(kControlTexts), token) != std::end(kControlTexts);
+    const bool control =
+        std::find(std::begin(kControlTexts), std::end(kControlTexts), token) != std::end(kControlTexts);
     if (control) vocabulary.types[i] = kControlType;
   }
   return vocabulary;
@@ -193,12 +195,14 @@ absl::StatusOr<Json> ByteLevelTokenizer(const GgufReader& gguf, const Vocabulary
   Json json = NewTokenizer(vocabulary, specials);
   ASSIGN_OR_RETURN(std::vector<std::string> merges, gguf.GetStrings("tokenizer.ggml.merges"));
   if (merges.size() > kMaxMerges) {
-    return InvalidArgument("TOKENIZER_INVALID", "tokenizer.ggml.merges has {} entries; the limit is {}", merges.size(), kMaxMerges);
+    return InvalidArgument("TOKENIZER_INVALID", "tokenizer.ggml.merges has {} entries; the limit is {}", merges.size(),
+                           kMaxMerges);
   }
   for (size_t i = 0; i < merges.size(); ++i) {
     const size_t space = merges[i].find(' ', 1);
     const std::string_view left = std::string_view(merges[i]).substr(0, space);
-    if (space == std::string::npos || !vocabulary.Has(left) || !vocabulary.Has(std::string_view(merges[i]).substr(space + 1))) {
+    if (space == std::string::npos || !vocabulary.Has(left) ||
+        !vocabulary.Has(std::string_view(merges[i]).substr(space + 1))) {
       return InvalidArgument("TOKENIZER_INVALID", "tokenizer.ggml.merges: entry {} does not name two tokens", i);
     }
   }
@@ -206,9 +210,11 @@ absl::StatusOr<Json> ByteLevelTokenizer(const GgufReader& gguf, const Vocabulary
   json["model"]["ignore_merges"] = pre.ignore_merges;
   Json steps = Json::array();
   for (const std::string_view pattern : pre.patterns) {
-    steps.push_back({{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
+    steps.push_back(
+        {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
   }
-  const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+  const Json byte_level = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
   steps.push_back(byte_level);
   json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
   json["decoder"] = byte_level;
@@ -242,7 +248,8 @@ std::vector<std::string> MergesFromScores(const Vocabulary& vocabulary, const st
 }
 
 // tokenizer.ggml.model "llama".
-absl::StatusOr<Json> SentencePieceTokenizer(const GgufReader& gguf, const Vocabulary& vocabulary, const Specials& specials) {
+absl::StatusOr<Json> SentencePieceTokenizer(const GgufReader& gguf, const Vocabulary& vocabulary,
+                                            const Specials& specials) {
   ASSIGN_OR_RETURN(const std::vector<double> scores, gguf.GetFloats("tokenizer.ggml.scores"));
   if (scores.size() != vocabulary.tokens.size()) {
     return InvalidArgument("TOKENIZER_INVALID", "tokenizer.ggml.scores has {} entries for {} tokens", scores.size(),

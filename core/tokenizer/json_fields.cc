@@ -52,7 +52,8 @@ absl::StatusOr<PatternField> ReadPattern(const Json& component) {
     const Json* text = pattern == nullptr ? nullptr : FindField(*pattern, is_regex ? "Regex" : "String");
     if (text != nullptr && text->is_string()) return PatternField{text->get<std::string>(), is_regex};
   }
-  return InvalidArgument("TOKENIZER_INVALID", "\"pattern\" of a {} holds neither \"String\" nor \"Regex\"", TypeOf(component));
+  return InvalidArgument("TOKENIZER_INVALID", "\"pattern\" of a {} holds neither \"String\" nor \"Regex\"",
+                         TypeOf(component));
 }
 
 }  // namespace qamserve

@@ -70,7 +70,8 @@ absl::Status Normalizer::Add(const Json& component, int depth) {
   if (type == "Sequence") {
     const Json* parts = FindField(component, "normalizers");
     if (parts == nullptr || !parts->is_array() || depth == kMaxDepth) {
-      return InvalidArgument("TOKENIZER_INVALID", "Sequence without \"normalizers\" or nested past {} levels", kMaxDepth);
+      return InvalidArgument("TOKENIZER_INVALID", "Sequence without \"normalizers\" or nested past {} levels",
+                             kMaxDepth);
     }
     for (const Json& part : *parts) RETURN_IF_ERROR(Add(part, depth + 1));
     return absl::OkStatus();

@@ -16,7 +16,8 @@ absl::Status AppendIds(const Json& component, const std::string& name, int32_t s
   }
   for (const Json& id : *ids) {
     if (!id.is_number_integer() || id < 0 || id >= size) {
-      return InvalidArgument("TOKENIZER_INVALID", "special token \"{}\": id {} is outside [0, {})", name, id.dump(), size);
+      return InvalidArgument("TOKENIZER_INVALID", "special token \"{}\": id {} is outside [0, {})", name, id.dump(),
+                             size);
     }
     out.push_back(id.get<int32_t>());
   }

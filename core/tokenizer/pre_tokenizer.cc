@@ -54,7 +54,8 @@ absl::Status PreTokenizer::Add(const Json& component, int depth) {
   if (type == "Sequence") {
     const Json* parts = FindField(component, "pretokenizers");
     if (parts == nullptr || !parts->is_array() || depth == kMaxDepth) {
-      return InvalidArgument("TOKENIZER_INVALID", "Sequence without \"pretokenizers\" or nested past {} levels", kMaxDepth);
+      return InvalidArgument("TOKENIZER_INVALID", "Sequence without \"pretokenizers\" or nested past {} levels",
+                             kMaxDepth);
     }
     for (const Json& part : *parts) RETURN_IF_ERROR(Add(part, depth + 1));
     return absl::OkStatus();
@@ -149,8 +150,8 @@ std::string_view PreTokenizer::Rewrite(const Step& step, std::string_view text, 
 
 void PreTokenizer::Cut(const Step& step, std::string_view text, std::vector<std::string_view>& out) {
   const std::vector<TextSpan> matches = step.regex ? step.regex->FindAll(text) : FindLiteral(text, step.literal);
-  TextSpan open;             // a piece that may still grow
-  bool open_match = false;   // whether the part last added to it was a match
+  TextSpan open;            // a piece that may still grow
+  bool open_match = false;  // whether the part last added to it was a match
   const auto flush = [&] {
     if (open.end > open.begin) out.push_back(text.substr(open.begin, open.end - open.begin));
     open = {};

@@ -74,7 +74,9 @@ std::string ErrorText(int code) {
 template <auto Free>
 struct Freer {
   template <typename T>
-  void operator()(T* p) const { Free(p); }
+  void operator()(T* p) const {
+    Free(p);
+  }
 };
 using CompileContext = std::unique_ptr<pcre2_compile_context, Freer<pcre2_compile_context_free>>;
 using MatchContext = std::unique_ptr<pcre2_match_context, Freer<pcre2_match_context_free>>;
@@ -84,7 +86,8 @@ using MatchData = std::unique_ptr<pcre2_match_data, Freer<pcre2_match_data_free>
 
 absl::StatusOr<Regex> Regex::Compile(std::string_view pattern) {
   if (pattern.size() > kMaxPatternBytes) {
-    return InvalidArgument("TOKENIZER_INVALID", "a pattern of {} bytes; the limit is {}", pattern.size(), kMaxPatternBytes);
+    return InvalidArgument("TOKENIZER_INVALID", "a pattern of {} bytes; the limit is {}", pattern.size(),
+                           kMaxPatternBytes);
   }
   ASSIGN_OR_RETURN(const std::string translated, TranslatePattern(pattern));
   const CompileContext context(pcre2_compile_context_create(nullptr));
@@ -118,7 +121,8 @@ std::vector<TextSpan> Regex::FindAll(std::string_view text) const {
   for (size_t at = 0; at < text.size();) {
     int rc = pcre2_match(code_.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK, data.get(), context.get());
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
-      rc = pcre2_match(code_.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data.get(), context.get());
+      rc = pcre2_match(code_.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data.get(),
+                       context.get());
     }
     if (rc < 0) break;
     const PCRE2_SIZE* span = pcre2_get_ovector_pointer(data.get());

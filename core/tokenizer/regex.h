@@ -23,7 +23,8 @@ struct TextSpan {
 class Regex {
  public:
   // INVALID_ARGUMENT (TOKENIZER_INVALID) if it does not compile, UNIMPLEMENTED (TOKENIZER_UNSUPPORTED) for
-  // classes inside classes and intersections (&&), which PCRE2 would read as plain characters. A pattern has 64 KiB at most.
+  // classes inside classes and intersections (&&), which PCRE2 would read as plain characters. A pattern has 64 KiB at
+  // most.
   static absl::StatusOr<Regex> Compile(std::string_view pattern);
 
   // The matches of one byte or more, from left to right. A pattern that backtracks past its limit ends the search;

@@ -21,7 +21,8 @@ std::string TakeWhole(std::string& pending, bool all) {
     }
     const auto lead = static_cast<unsigned char>(rest[0]);
     bool unfinished = !all && lead >= 0xC2 && lead < 0xF5 && rest.size() < Utf8Length(lead);
-    for (size_t i = 1; unfinished && i < rest.size(); ++i) unfinished = (static_cast<unsigned char>(rest[i]) & 0xC0) == 0x80;
+    for (size_t i = 1; unfinished && i < rest.size(); ++i)
+      unfinished = (static_cast<unsigned char>(rest[i]) & 0xC0) == 0x80;
     if (unfinished) break;
     out += kReplacement;
     rest.remove_prefix(1);

@@ -19,9 +19,9 @@ namespace qamserve {
 namespace {
 
 // Tokens that chat models end a turn with, whatever their configuration calls eos.
-constexpr std::string_view kTurnEnds[] = {"<|im_end|>",      "<|eot_id|>",      "<end_of_turn>", "<|end|>",
-                                          "<|endoftext|>",   "<|end_of_text|>", "<|eom_id|>",    "<|end_of_turn|>",
-                                          "<end_of_utterance>"};
+constexpr std::string_view kTurnEnds[] = {"<|im_end|>", "<|eot_id|>",      "<end_of_turn>",
+                                          "<|end|>",    "<|endoftext|>",   "<|end_of_text|>",
+                                          "<|eom_id|>", "<|end_of_turn|>", "<end_of_utterance>"};
 
 // One token as text is made from it.
 struct TokenEntry {
@@ -57,7 +57,8 @@ class BpeTokenizer : public Tokenizer {
   absl::Status FillTokens(const std::vector<AddedToken>& added);
   absl::Status FillFrame(const TokenizerSpec& spec, const TokenizerConfig& config);
   void FillStops(const TokenizerConfig& config);
-  void EncodeSection(std::string_view text, bool at_start, const EncodeOptions& options, std::vector<int32_t>& out) const;
+  void EncodeSection(std::string_view text, bool at_start, const EncodeOptions& options,
+                     std::vector<int32_t>& out) const;
 
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
@@ -102,7 +103,8 @@ absl::Status BpeTokenizer::FillTokens(const std::vector<AddedToken>& added) {
   for (const auto& [text, id] : model_.vocab()) {
     TokenEntry& entry = tokens_[static_cast<size_t>(id)];
     if (entry.exists) {
-      return InvalidArgument("TOKENIZER_INVALID", "model.vocab: \"{}\" and \"{}\" share the id {}", entry.text, text, id);
+      return InvalidArgument("TOKENIZER_INVALID", "model.vocab: \"{}\" and \"{}\" share the id {}", entry.text, text,
+                             id);
     }
     entry = {text, true, false, false};
   }
@@ -110,8 +112,9 @@ absl::Status BpeTokenizer::FillTokens(const std::vector<AddedToken>& added) {
     TokenEntry& entry = tokens_[static_cast<size_t>(token.id)];
     const std::optional<int32_t> in_vocab = model_.Find(token.content);
     if ((entry.exists && entry.text != token.content) || (in_vocab && *in_vocab != token.id)) {
-      return InvalidArgument("TOKENIZER_INVALID", "added_tokens: \"{}\" has the id {}, which the vocabulary gives to \"{}\"",
-                             token.content, token.id, entry.exists ? entry.text : "another token");
+      return InvalidArgument("TOKENIZER_INVALID",
+                             "added_tokens: \"{}\" has the id {}, which the vocabulary gives to \"{}\"", token.content,
+                             token.id, entry.exists ? entry.text : "another token");
     }
     entry = {token.content, true, true, token.special};
   }

@@ -53,7 +53,8 @@ class Tokenizer {
   virtual std::optional<int32_t> TokenToId(std::string_view token) const = 0;
   virtual bool IsSpecial(int32_t id) const = 0;
   virtual std::optional<int32_t> bos_id() const = 0;
-  // Tokens that end a generation: eos_token (first, if there is one), and end-of-turn tokens (<|im_end|>, <|eot_id|>, <end_of_turn>).
+  // Tokens that end a generation: eos_token (first, if there is one), and end-of-turn tokens (<|im_end|>, <|eot_id|>,
+  // <end_of_turn>).
   virtual const std::vector<int32_t>& stop_ids() const = 0;
   // SHA-256 of tokenizer.json.
   virtual const std::string& digest() const = 0;

@@ -45,7 +45,8 @@ class TableCatcher {
 
   bool TakeToken(const Json& id) {
     if (!id.is_number_integer() || id < 0 || id >= kMaxTokens) {
-      return Fail(InvalidArgument("TOKENIZER_INVALID", "model.vocab: token \"{}\" has an id outside [0, {})", token_, kMaxTokens));
+      return Fail(InvalidArgument("TOKENIZER_INVALID", "model.vocab: token \"{}\" has an id outside [0, {})", token_,
+                                  kMaxTokens));
     }
     spec_.vocab.emplace_back(std::move(token_), id.get<int32_t>());
     return false;

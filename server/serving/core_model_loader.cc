@@ -59,7 +59,11 @@ absl::StatusOr<Shape> ShapeOf(const FileSet& files) {
   }
   ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::Open(files));
   shape.config = checkpoint->config();
-  shape.weight_bytes = checkpoint->parameters() * static_cast<int64_t>(sizeof(float));
+  for (const ParameterSpec& parameter : ParametersOf(shape.config)) {
+    const TensorInfo& info = checkpoint->Info(parameter.name);
+    const bool half = info.dtype == DType::kF16 || info.dtype == DType::kBF16;
+    shape.weight_bytes += info.elements() * (half ? 2 : 4);
+  }
   return shape;
 }
 

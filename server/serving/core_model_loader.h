@@ -9,7 +9,8 @@ class CoreModelLoader final : public ModelLoader {
  public:
   // context_tokens of `engine` is replaced by that of each plan, kv_bytes by no more than it.
   explicit CoreModelLoader(const EngineOptions& engine) : engine_(engine) {}
-  // Weights: the tensor files of an artifact as they are (they are mapped), the elements of a checkpoint as float.
+  // Weights: the tensor files of an artifact as they are (they are mapped), those of a checkpoint in their
+  // 16-bit type, or as float if they are stored otherwise.
   // KV cache: what max_running sequences of the context take, at most EngineOptions::kv_bytes.
   absl::StatusOr<LoadPlan> Plan(const FileSet& files, int64_t context_tokens) override;
   absl::StatusOr<LoadedModel> Load(const FileSet& files, const LoadPlan& plan) override;

@@ -41,7 +41,8 @@ absl::Status Run(const std::vector<std::string>& args) {
     RETURN_IF_ERROR(WriteFileAtomically(write_to + "/tokenizer.json", tokenizer_files.tokenizer_json));
     RETURN_IF_ERROR(WriteFileAtomically(write_to + "/tokenizer_config.json", tokenizer_files.tokenizer_config_json));
   }
-  ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, Tokenizer::Create(tokenizer_files, files.origin()));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer,
+                   Tokenizer::Create(tokenizer_files, files.origin()));
   ASSIGN_OR_RETURN(const std::string text, ReadFile(paths[1], kMaxTextBytes));
   std::string out;
   for (const int32_t id : tokenizer->Encode(text, options)) out += fmt::format("{}\n", id);

@@ -1,6 +1,5 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <cmath>
@@ -60,7 +59,9 @@ class GgufBuilder {
     out.append(bytes, sizeof(T));
   }
   template <typename T>
-  void Put(T value) { Append(body_, value); }
+  void Put(T value) {
+    Append(body_, value);
+  }
   void Str(const std::string& s) { Put(uint64_t{s.size()}), body_ += s; }
   void Key(const std::string& key, uint32_t type) { ++count_, Str(key), Put(type); }
   void Array(const std::string& key, uint32_t type, uint64_t n) { Key(key, 9), Put(type), Put(n); }
@@ -176,12 +177,13 @@ TEST(GgufTokenizerTest, InconsistentFilesAreRefused) {
 }
 
 TEST(GgufPreTokenizersTest, EveryKnownPatternCompiles) {
-  for (const char* name : {"smollm", "gpt-2", "llama-bpe", "dbrx", "glm4", "qwen2", "qwen35", "tekken", "default", "falcon",
-                           "deepseek-coder", "deepseek-v3"}) {
+  for (const char* name : {"smollm", "gpt-2", "llama-bpe", "dbrx", "glm4", "qwen2", "qwen35", "tekken", "default",
+                           "falcon", "deepseek-coder", "deepseek-v3"}) {
     const auto pre = FindGgufPreTokenizer(name);
     ASSERT_TRUE(pre.ok()) << pre.status();
     EXPECT_FALSE(pre->patterns.empty());
-    EXPECT_TRUE(MustMake(ByteLevelGguf(name == std::string("llama-bpe") || name == std::string("tekken") ? "glm4" : name)) != nullptr);
+    EXPECT_TRUE(MustMake(ByteLevelGguf(
+                    name == std::string("llama-bpe") || name == std::string("tekken") ? "glm4" : name)) != nullptr);
   }
   EXPECT_FALSE(FindGgufPreTokenizer("").ok());
 }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
-
 #include <string>
 #include <vector>
 
@@ -27,7 +26,13 @@ inline Json ByteLevelJson(const std::vector<std::pair<std::string, std::string>>
   const size_t end = vocab.size();
   return {{"version", "1.0"},
           {"added_tokens",
-           {{{"id", end}, {"content", "<|end|>"}, {"special", true}, {"normalized", false}, {"lstrip", false}, {"rstrip", false}, {"single_word", false}}}},
+           {{{"id", end},
+             {"content", "<|end|>"},
+             {"special", true},
+             {"normalized", false},
+             {"lstrip", false},
+             {"rstrip", false},
+             {"single_word", false}}}},
           {"normalizer", nullptr},
           {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
           {"post_processor", nullptr},
@@ -37,7 +42,8 @@ inline Json ByteLevelJson(const std::vector<std::pair<std::string, std::string>>
 
 // SentencePiece style: "<unk>" 0, "<s>" 1, "</s>" 2, the bytes <0x00>.. as 3..258, then `pieces` from 259 on. Merges
 // are pairs of pieces, best first.
-inline Json SentencePieceJson(const std::vector<std::string>& pieces, const std::vector<std::pair<std::string, std::string>>& merges) {
+inline Json SentencePieceJson(const std::vector<std::string>& pieces,
+                              const std::vector<std::pair<std::string, std::string>>& merges) {
   Json vocab = {{"<unk>", 0}, {"<s>", 1}, {"</s>", 2}};
   for (int i = 0; i < 256; ++i) vocab[fmt::format("<0x{:02X}>", i)] = i + 3;
   for (const std::string& piece : pieces) vocab[piece] = vocab.size();
@@ -52,11 +58,14 @@ inline Json SentencePieceJson(const std::vector<std::string>& pieces, const std:
           {"added_tokens", added},
           {"normalizer",
            {{"type", "Sequence"},
-            {"normalizers", {{{"type", "Prepend"}, {"prepend", mark}}, {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", mark}}}}}},
+            {"normalizers",
+             {{{"type", "Prepend"}, {"prepend", mark}},
+              {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", mark}}}}}},
           {"pre_tokenizer", nullptr},
           {"post_processor",
            {{"type", "TemplateProcessing"},
-            {"single", {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+            {"single",
+             {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
             {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {1}}, {"tokens", {"<s>"}}}}}}}},
           {"decoder",
            {{"type", "Sequence"},
@@ -66,7 +75,12 @@ inline Json SentencePieceJson(const std::vector<std::string>& pieces, const std:
               {{"type", "Fuse"}},
               {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}}},
           {"model",
-           {{"type", "BPE"}, {"unk_token", "<unk>"}, {"fuse_unk", true}, {"byte_fallback", true}, {"vocab", vocab}, {"merges", list}}}};
+           {{"type", "BPE"},
+            {"unk_token", "<unk>"},
+            {"fuse_unk", true},
+            {"byte_fallback", true},
+            {"vocab", vocab},
+            {"merges", list}}}};
 }
 
 inline absl::StatusOr<std::shared_ptr<const Tokenizer>> Make(const Json& json, const Json& config = Json::object()) {

@@ -104,7 +104,8 @@ TEST(TokenizerBadInputTest, UnsupportedPartsAreNamed) {
   ExpectUnsupported(with("pre_tokenizer", {{"type", "UnicodeScripts"}}), "UnicodeScripts");
   ExpectUnsupported(with("post_processor", {{"type", "BertProcessing"}}), "BertProcessing");
   ExpectUnsupported(with("decoder", {{"type", "WordPiece"}}), "WordPiece");
-  ExpectUnsupported(with("pre_tokenizer", {{"type", "Split"}, {"pattern", {{"Regex", "[a&&[b]]"}}}, {"behavior", "Isolated"}}), "&&");
+  ExpectUnsupported(
+      with("pre_tokenizer", {{"type", "Split"}, {"pattern", {{"Regex", "[a&&[b]]"}}}, {"behavior", "Isolated"}}), "&&");
   Json json = base;
   json["model"]["type"] = "Unigram";
   ExpectUnsupported(StatusOf(json), "Unigram");
@@ -138,7 +139,8 @@ TEST(TokenizerBadInputTest, ACatastrophicPatternEndsTheSplitNotTheThread) {
 
 TEST(TokenizerBadInputTest, ConfigAndTemplateMustMatchTheVocabulary) {
   EXPECT_EQ(ReasonOf(StatusOf(ByteLevelJson({}), {{"bos_token", "<nope>"}})), "TOKENIZER_CONFIG_INVALID");
-  EXPECT_EQ(ReasonOf(StatusOf(ByteLevelJson({}), {{"eos_token", {{"content", "<nope>"}}}})), "TOKENIZER_CONFIG_INVALID");
+  EXPECT_EQ(ReasonOf(StatusOf(ByteLevelJson({}), {{"eos_token", {{"content", "<nope>"}}}})),
+            "TOKENIZER_CONFIG_INVALID");
   EXPECT_EQ(ReasonOf(StatusOf(ByteLevelJson({}), Json::array())), "TOKENIZER_CONFIG_INVALID");
   Json json = SentencePieceJson({"a"}, {});
   json["post_processor"]["special_tokens"]["<s>"]["ids"] = {100000};

@@ -1,6 +1,5 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <filesystem>
@@ -57,7 +56,10 @@ TEST(RegexTest, EscapesInClassesAreKept) {
 TEST(RegexTest, EmptyMatchesAreSkipped) { EXPECT_THAT(Matches("b*", "aéb"), ElementsAre("b")); }
 
 TEST(RegexTest, SurrogatesAreSearchedAsReplacementCharacters) {
-  EXPECT_THAT(Matches("[^a]+", "a\xED\xA0\x80" "a"), ElementsAre("\xED\xA0\x80"));
+  EXPECT_THAT(Matches("[^a]+",
+                      "a\xED\xA0\x80"
+                      "a"),
+              ElementsAre("\xED\xA0\x80"));
 }
 
 TEST(PreTokenizerTest, SplitBehaviors) {
@@ -91,7 +93,9 @@ TEST(NormalizerTest, Steps) {
 TEST(Utf8Test, RepairKeepsValidTextAndSurrogates) {
   EXPECT_EQ(RepairUtf8("aé漢👍"), "aé漢👍");
   EXPECT_EQ(RepairUtf8("\xED\xA0\x80"), "\xED\xA0\x80");
-  EXPECT_EQ(RepairUtf8("\x80" "a\xC3(\xF4\x90\x80\x80"), "\uFFFDa\uFFFD(\uFFFD\uFFFD\uFFFD\uFFFD");
+  EXPECT_EQ(RepairUtf8("\x80"
+                       "a\xC3(\xF4\x90\x80\x80"),
+            "\uFFFDa\uFFFD(\uFFFD\uFFFD\uFFFD\uFFFD");
   EXPECT_EQ(RepairUtf8("\xE0\x80\xAF"), "/");
   EXPECT_FALSE(IsRepairedUtf8("\xE0\x80\xAF"));
   EXPECT_EQ(MaskSurrogates("\xED\xA0\x80x"), "\uFFFDx");
@@ -108,7 +112,8 @@ TEST(ByteAlphabetTest, RoundTripsEveryByte) {
 
 TEST(TokenizerConfigTest, ChatTemplates) {
   EXPECT_EQ(ParseTokenizerConfig(R"({"chat_template": "a"})")->chat_template, "a");
-  const char* list = R"({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]})";
+  const char* list =
+      R"({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]})";
   EXPECT_EQ(ParseTokenizerConfig(list)->chat_template, "d");
   EXPECT_EQ(ParseTokenizerConfig(R"({"bos_token": {"content": "<s>"}, "eos_token": null})")->bos_token, "<s>");
   EXPECT_FALSE(ParseTokenizerConfig("nope").ok());

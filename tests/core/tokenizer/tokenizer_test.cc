@@ -55,12 +55,14 @@ TEST(ByteLevelTest, DigitsAndSplitSteps) {
   const Json base = ByteLevelJson({{"1", "2"}, {"12", "3"}});
   const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
   EXPECT_THAT(Ids(*MustMake(base), "123"), ElementsAre(257));
-  const Json digits = {{"type", "Sequence"}, {"pretokenizers", {{{"type", "Digits"}, {"individual_digits", true}}, bytes}}};
+  const Json digits = {{"type", "Sequence"},
+                       {"pretokenizers", {{{"type", "Digits"}, {"individual_digits", true}}, bytes}}};
   EXPECT_THAT(Ids(*MustMake(WithPieces(base, "pre_tokenizer", digits)), "123"), ElementsAre('1', '2', '3'));
-  const Json split = {{"type", "Sequence"},
-                      {"pretokenizers",
-                       {{{"type", "Split"}, {"pattern", {{"Regex", "\\p{N}{1,2}"}}}, {"behavior", "Isolated"}, {"invert", false}},
-                        {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
+  const Json split = {
+      {"type", "Sequence"},
+      {"pretokenizers",
+       {{{"type", "Split"}, {"pattern", {{"Regex", "\\p{N}{1,2}"}}}, {"behavior", "Isolated"}, {"invert", false}},
+        {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
   EXPECT_THAT(Ids(*MustMake(WithPieces(base, "pre_tokenizer", split)), "123"), ElementsAre(256, '3'));
 }
 
@@ -99,10 +101,11 @@ TEST(SpecialTokensTest, FoundOnlyWhenAskedFor) {
 
 TEST(SpecialTokensTest, LongestWinsAndFlagsAreKept) {
   Json json = ByteLevelJson({});
-  json["added_tokens"] = {{{"id", 256}, {"content", "<a>"}, {"special", false}, {"normalized", false}},
-                          {{"id", 257}, {"content", "<a><b>"}, {"special", false}, {"normalized", false}},
-                          {{"id", 258}, {"content", "[M]"}, {"special", false}, {"normalized", false}, {"lstrip", true}, {"rstrip", true}},
-                          {{"id", 259}, {"content", "word"}, {"special", false}, {"normalized", false}, {"single_word", true}}};
+  json["added_tokens"] = {
+      {{"id", 256}, {"content", "<a>"}, {"special", false}, {"normalized", false}},
+      {{"id", 257}, {"content", "<a><b>"}, {"special", false}, {"normalized", false}},
+      {{"id", 258}, {"content", "[M]"}, {"special", false}, {"normalized", false}, {"lstrip", true}, {"rstrip", true}},
+      {{"id", 259}, {"content", "word"}, {"special", false}, {"normalized", false}, {"single_word", true}}};
   const auto t = MustMake(json);
   EXPECT_THAT(Ids(*t, "<a><b><a>"), ElementsAre(257, 256));
   EXPECT_THAT(Ids(*t, "x  [M] \ny"), ElementsAre('x', 258, 'y'));
@@ -112,7 +115,8 @@ TEST(SpecialTokensTest, LongestWinsAndFlagsAreKept) {
 
 TEST(SentencePieceTest, PrefixMergesAndByteFallback) {
   const std::string ab = std::string(kMark) + "ab";
-  const auto t = MustMake(SentencePieceJson({kMark, "a", "b", "ab", ab}, {{"a", "b"}, {kMark, "ab"}}), {{"bos_token", "<s>"}});
+  const auto t =
+      MustMake(SentencePieceJson({kMark, "a", "b", "ab", ab}, {{"a", "b"}, {kMark, "ab"}}), {{"bos_token", "<s>"}});
   EXPECT_THAT(Ids(*t, "ab ab"), ElementsAre(263, 263));
   EXPECT_THAT(Ids(*t, "é"), ElementsAre(259, 3 + 0xC3, 3 + 0xA9));
   EXPECT_THAT(Ids(*t, "a\xFF"), ElementsAre(259, 260, 3 + 0xFF));
@@ -136,7 +140,8 @@ TEST(SentencePieceTest, MetaspaceSchemes) {
   json["normalizer"] = nullptr;
   json["decoder"] = {{"type", "Metaspace"}, {"replacement", kMark}, {"prepend_scheme", "first"}};
   const auto with = [&](const char* scheme) {
-    json["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", kMark}, {"prepend_scheme", scheme}, {"split", true}};
+    json["pre_tokenizer"] = {
+        {"type", "Metaspace"}, {"replacement", kMark}, {"prepend_scheme", scheme}, {"split", true}};
     return MustMake(json);
   };
   EXPECT_THAT(Ids(*with("always"), "a</s>a", {.parse_special = true}), ElementsAre(261, 2, 261));
@@ -155,7 +160,8 @@ TEST(SentencePieceTest, LongTextsTakeLinearithmicTime) {
 
 // Short and long pieces take different roads; they must agree.
 TEST(BpeTest, ShortAndLongPiecesAgree) {
-  const auto t = MustMake(ByteLevelJson({{"a", "b"}, {"b", "a"}, {"ab", "a"}, {"a", "a"}, {"ba", "ab"}, {"aba", "ba"}}));
+  const auto t =
+      MustMake(ByteLevelJson({{"a", "b"}, {"b", "a"}, {"ab", "a"}, {"a", "a"}, {"ba", "ab"}, {"aba", "ba"}}));
   uint32_t state = 1;
   for (int round = 0; round < 200; ++round) {
     std::string head;
@@ -180,7 +186,9 @@ TEST(StreamDecoderTest, HoldsBackUnfinishedCharacters) {
   EXPECT_EQ(stream.Add(0x8D), "👍");
   EXPECT_EQ(stream.Add(256), "");  // special
   EXPECT_EQ(stream.Add(0xE2), "");
-  EXPECT_EQ(stream.Add('a'), "\xEF\xBF\xBD" "a");
+  EXPECT_EQ(stream.Add('a'),
+            "\xEF\xBF\xBD"
+            "a");
   EXPECT_EQ(stream.Add(0xC3), "");
   EXPECT_EQ(stream.Flush(), "\xEF\xBF\xBD");
   EXPECT_EQ(stream.Flush(), "");
