@@ -17,46 +17,77 @@ namespace {
 constexpr int kTileCodes = kTileRows * kTilePairs;  // 1024
 constexpr int kPrefetchTiles = 6;                   // ahead of use; measured best of 0, 2, 6, 12 in the layout study
 
+// Bit v of every byte, moved to bit `target` and alone.
+template <int v, int target>
+inline __m256i PlaneBit(__m256i plane) {
+  const __m256i mask = _mm256_set1_epi8(static_cast<char>(1 << target));
+  if constexpr (v >= target) return _mm256_and_si256(_mm256_srli_epi16(plane, v - target), mask);
+  return _mm256_and_si256(_mm256_slli_epi16(plane, target - v), mask);
+}
+
+// The indices of line v, for 32 bytes from n. Code bits above the base go to the low byte while they fit it.
+template <int kBits, int v>
+inline void LineIndices(const uint8_t* tile, int n, const __m256i* planes, uint16_t* index) {
+  constexpr int kBase = BaseLines(kBits);
+  __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + kTileLine * (v % kBase) + n));
+  if constexpr (kBase == 4) {
+    low = _mm256_and_si256(v >= 4 ? _mm256_srli_epi16(low, 4) : low, _mm256_set1_epi8(15));
+  }
+  __m256i high = _mm256_setzero_si256();
+  if constexpr (kBase == 4) {
+    if constexpr (kBits > 4) low = _mm256_or_si256(low, PlaneBit<v, 4>(planes[0]));
+    if constexpr (kBits > 5) low = _mm256_or_si256(low, PlaneBit<v, 5>(planes[1]));
+    if constexpr (kBits > 6) low = _mm256_or_si256(low, PlaneBit<v, 6>(planes[2]));
+  } else {
+    if constexpr (kBits > 8) high = PlaneBit<v, 0>(planes[0]);
+    if constexpr (kBits > 9) high = _mm256_or_si256(high, PlaneBit<v, 1>(planes[1]));
+    if constexpr (kBits > 10) high = _mm256_or_si256(high, PlaneBit<v, 2>(planes[2]));
+    if constexpr (kBits > 11) high = _mm256_or_si256(high, PlaneBit<v, 3>(planes[3]));
+  }
+  // Interleaving works within 128-bit halves: the halves are stored where they belong.
+  const __m256i first = _mm256_unpacklo_epi8(low, high), second = _mm256_unpackhi_epi8(low, high);
+  auto* out = reinterpret_cast<__m128i*>(index + kTileLine * v + n);
+  _mm_store_si128(out, _mm256_castsi256_si128(first));
+  _mm_store_si128(out + 1, _mm256_castsi256_si128(second));
+  _mm_store_si128(out + 2, _mm256_extracti128_si256(first, 1));
+  _mm_store_si128(out + 3, _mm256_extracti128_si256(second, 1));
+}
+
 // The codes of a tile as 16-bit table indices, index[128 v + n] (see packing.h).
 template <int kBits>
 inline void TileIndices(const uint8_t* tile, uint16_t* index) {
-  constexpr int kBase = kBits >= 8 ? 8 : 4;
-  const __m128i nibble = _mm_set1_epi8(15), one = _mm_set1_epi8(1);
-  for (int n = 0; n < kTileLine; n += 16) {
-    __m128i plane[4];
+  constexpr int kBase = BaseLines(kBits);
+  for (int n = 0; n < kTileLine; n += 32) {
+    __m256i planes[4];
     for (int p = 0; p < kBits - kBase; ++p) {
-      plane[p] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + kTileLine * (kBase + p) + n));
+      planes[p] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + kTileLine * (kBase + p) + n));
     }
-    for (int v = 0; v < 8; ++v) {
-      __m128i low;
-      if constexpr (kBase == 8) {
-        low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + kTileLine * v + n));
-      } else {
-        low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + kTileLine * (v & 3) + n));
-        low = _mm_and_si128(v >= 4 ? _mm_srli_epi16(low, 4) : low, nibble);
-      }
-      // Bits above the base: those that fit a byte go into the low one, the rest into the high one.
-      __m128i high = _mm_setzero_si128();
-      for (int p = 0; p < kBits - kBase; ++p) {
-        const __m128i bit = _mm_and_si128(_mm_srli_epi16(plane[p], v), one);
-        const int position = kBase + p;
-        if (position < 8) {
-          low = _mm_or_si128(low, _mm_slli_epi16(bit, position));
-        } else {
-          high = _mm_or_si128(high, _mm_slli_epi16(bit, position - 8));
-        }
-      }
-      __m128i* out = reinterpret_cast<__m128i*>(index + kTileLine * v + n);
-      _mm_store_si128(out, _mm_unpacklo_epi8(low, high));
-      _mm_store_si128(out + 1, _mm_unpackhi_epi8(low, high));
-    }
+    LineIndices<kBits, 0>(tile, n, planes, index);
+    LineIndices<kBits, 1>(tile, n, planes, index);
+    LineIndices<kBits, 2>(tile, n, planes, index);
+    LineIndices<kBits, 3>(tile, n, planes, index);
+    LineIndices<kBits, 4>(tile, n, planes, index);
+    LineIndices<kBits, 5>(tile, n, planes, index);
+    LineIndices<kBits, 6>(tile, n, planes, index);
+    LineIndices<kBits, 7>(tile, n, planes, index);
   }
 }
 
-// The table entries of rows r..r+7 (index + 4 r) for one pair.
-inline __m256i EightRows(const uint16_t* index, const int32_t* table) {
-  return _mm256_setr_epi32(table[index[0]], table[index[4]], table[index[8]], table[index[12]], table[index[16]],
-                           table[index[20]], table[index[24]], table[index[28]]);
+// The table entries of four neighbouring pairs of rows r..r+7 (index + 4 r): one 64-bit load brings four indices of a
+// row, which leaves the load ports to the table.
+inline void EightRowsFourPairs(const uint16_t* index, const int32_t* table, __m256i* entries) {
+  __m128i half[2][4];
+  for (int h = 0; h < 2; ++h) {
+    uint64_t i[4];
+    __builtin_memcpy(i, index + 16 * h, sizeof(i));
+    for (int j = 0; j < 4; ++j) {
+      half[h][j] = _mm_cvtsi32_si128(table[(i[0] >> (16 * j)) & 0xffff]);
+      half[h][j] = _mm_insert_epi32(half[h][j], table[(i[1] >> (16 * j)) & 0xffff], 1);
+      half[h][j] = _mm_insert_epi32(half[h][j], table[(i[2] >> (16 * j)) & 0xffff], 2);
+      half[h][j] = _mm_insert_epi32(half[h][j], table[(i[3] >> (16 * j)) & 0xffff], 3);
+    }
+  }
+  for (int j = 0; j < 4; ++j) entries[j] = _mm256_inserti128_si256(_mm256_castsi128_si256(half[0][j]), half[1][j], 1);
 }
 
 inline __m256i BroadcastPair(const int16_t* q) {
@@ -108,9 +139,12 @@ void OneToken(const PackedMatmulArgs& a) {
       const int16_t* q = a.x.q + c * kTileCols;
       const uint16_t* at = index[c & 1];
       for (int v = 0; v < 8; ++v, at += kTileLine) {
-        for (int j = 0; j < 4; ++j) {
-          const __m256i pair = BroadcastPair(q + 8 * v + 2 * j);
-          for (int i = 0; i < 4; ++i) sums[i] = MultiplyAdd(sums[i], EightRows(at + 32 * i + j, a.w.table), pair);
+        __m256i pair[4];
+        for (int j = 0; j < 4; ++j) pair[j] = BroadcastPair(q + 8 * v + 2 * j);
+        for (int i = 0; i < 4; ++i) {
+          __m256i entries[4];
+          EightRowsFourPairs(at + 32 * i, a.w.table, entries);
+          for (int j = 0; j < 4; ++j) sums[i] = MultiplyAdd(sums[i], entries[j], pair[j]);
         }
       }
       if ((c + 1) * kTileCols % kPackedBlockCols == 0 || c + 1 == tiles) FlushBlock(sums, totals);
@@ -125,10 +159,10 @@ inline void DecodeTile(const uint8_t* tile, const int32_t* table, __m256i* entri
   alignas(64) uint16_t index[kTileCodes];
   TileIndices<kBits>(tile, index);
   for (int v = 0; v < 8; ++v) {
-    for (int j = 0; j < 4; ++j) {
-      for (int i = 0; i < 4; ++i) {
-        _mm256_store_si256(entries + 4 * (4 * v + j) + i, EightRows(index + kTileLine * v + 32 * i + j, table));
-      }
+    for (int i = 0; i < 4; ++i) {
+      __m256i four[4];
+      EightRowsFourPairs(index + kTileLine * v + 32 * i, table, four);
+      for (int j = 0; j < 4; ++j) _mm256_store_si256(entries + 4 * (4 * v + j) + i, four[j]);
     }
   }
 }
