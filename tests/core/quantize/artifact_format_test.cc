@@ -1,0 +1,51 @@
+#include "core/format/artifact_format.h"
+
+#include <gtest/gtest.h>
+
+namespace qamserve {
+namespace {
+
+constexpr char kConfig[] = R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64})";
+
+TEST(QuantizationConfig, RoundTripsBesideTheModelsOwnFields) {
+  QuantizationConfig config;
+  config.pair_bits = 7;
+  config.rotation = "block";
+  config.rotation_seed = 0xffffffffffffffffu;
+  config.channel_scale = false;
+  const auto text = WithQuantizationConfig(kConfig, config);
+  ASSERT_TRUE(text.ok());
+  EXPECT_NE(text->find("LlamaForCausalLM"), std::string::npos);
+  EXPECT_TRUE(IsArtifactConfig(*text));
+  const auto read = ReadQuantizationConfig(*text, "config.json");
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->pair_bits, 7);
+  EXPECT_EQ(read->rotation, "block");
+  EXPECT_EQ(read->rotation_seed, config.rotation_seed);
+  EXPECT_FALSE(read->channel_scale);
+}
+
+TEST(QuantizationConfig, OtherConfigsAreNotArtifacts) {
+  for (const char* text : {kConfig, "", "[]", "{", R"({"quantization_config": 3})",
+                           R"({"quantization_config": {"quant_method": "gptq"}})"}) {
+    EXPECT_FALSE(IsArtifactConfig(text)) << text;
+    EXPECT_FALSE(ReadQuantizationConfig(text, "x").ok()) << text;
+  }
+}
+
+TEST(QuantizationConfig, RefusesWhatItCannotRead) {
+  const std::string good = *WithQuantizationConfig(kConfig, {});
+  const auto with = [&](std::string from, const std::string& to) {
+    std::string text = good;
+    text.replace(text.find(from), from.size(), to);
+    return ReasonOf(ReadQuantizationConfig(text, "x").status());
+  };
+  EXPECT_EQ(with("\"version\": 1", "\"version\": 2"), "ARTIFACT_VERSION");
+  EXPECT_EQ(with("\"codec\": \"joint\"", "\"codec\": \"trellis\""), "ARTIFACT_VERSION");
+  EXPECT_EQ(with("\"pair_bits\": 11", "\"pair_bits\": 13"), "CONFIG_FIELD");
+  EXPECT_EQ(with("\"pair_bits\": 11", "\"pair_bits\": \"x\""), "CONFIG_FIELD");
+  EXPECT_EQ(with("\"rotation\": \"full\"", "\"rotation\": \"none\""), "CONFIG_FIELD");
+}
+
+}  // namespace
+}  // namespace qamserve

@@ -1,0 +1,256 @@
+// The tasks of a quantize job on tiny models: same bytes for any number of threads, gates that catch planted damage.
+#include "core/quantize/quantize.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "core/base/digest.h"
+#include "core/base/file.h"
+#include "core/base/rng.h"
+#include "core/evaluate/evaluate.h"
+#include "core/model/artifact.h"
+#include "core/model/model.h"
+#include "tests/support/temp_folder.h"
+#include "tests/support/tiny_model.h"
+
+namespace qamserve {
+namespace {
+
+absl::Status NoProgress(double) { return absl::OkStatus(); }
+
+std::vector<std::vector<int32_t>> Windows(int count, int tokens, int64_t vocab) {
+  Rng rng(17);
+  std::vector<std::vector<int32_t>> windows(static_cast<size_t>(count));
+  for (auto& window : windows) {
+    for (int t = 0; t < tokens; ++t) window.push_back(static_cast<int32_t>(rng.NextU64() % static_cast<uint64_t>(vocab)));
+  }
+  return windows;
+}
+
+// All stages; `spoil` may damage the packed files before they are assembled.
+struct Pipeline {
+  TempFolder folder;
+  TinyModelOptions model;
+  QuantizeSpec spec;
+  int threads = 1;
+  std::shared_ptr<const Checkpoint> checkpoint;
+  QuantizePlan plan;
+  ArtifactInputs inputs;
+
+  absl::Status Prepare() {
+    RETURN_IF_ERROR(WriteTinyModel(model, folder / "model"));
+    ASSIGN_OR_RETURN(const FileSet files, FileSet::FromPath(folder / "model"));
+    ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(files));
+    ASSIGN_OR_RETURN(plan, PlanQuantization(*checkpoint, spec, threads));
+    ThreadPool pool(threads);
+    std::vector<std::string> statistics;
+    if (spec.channel_scale) {
+      statistics.push_back(folder / "statistics");
+      RETURN_IF_ERROR(CalibrateShard(*checkpoint, Windows(2, 32, model.vocab_size), pool, NoProgress, statistics[0]));
+    }
+    for (const QuantizePlan::Tensor& tensor : plan.tensors) {
+      inputs.packed.push_back(folder / ("packed" + std::to_string(inputs.packed.size())));
+      ASSIGN_OR_RETURN(TensorOutcome outcome,
+                       QuantizeTensor(*checkpoint, spec, tensor, statistics, pool, inputs.packed.back()));
+      inputs.outcomes.push_back(std::move(outcome));
+    }
+    inputs.display_name = "tiny";
+    return absl::OkStatus();
+  }
+  absl::Status Assemble() {
+    return AssembleArtifact(*checkpoint, spec, plan, inputs, NoProgress, folder / "artifact");
+  }
+};
+
+class EveryArchitecture : public testing::TestWithParam<Architecture> {};
+
+TEST_P(EveryArchitecture, QuantizesLoadsAndStaysCloseToItsCheckpoint) {
+  Pipeline p;
+  p.model.architecture = GetParam();
+  ASSERT_EQ(p.Prepare(), absl::OkStatus());
+  ASSERT_EQ(p.Assemble(), absl::OkStatus());
+  EXPECT_EQ(std::filesystem::file_size(p.folder / "artifact/model.safetensors"),
+            static_cast<uint64_t>(p.plan.artifact_bytes));
+  for (const TensorOutcome& t : p.inputs.outcomes) EXPECT_LT(t.distortion, 2.5e-3) << t.name;
+
+  const auto model = Model::Load(*FileSet::FromPath(p.folder / "artifact"));
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_TRUE((*model)->is_quantized());
+  ThreadPool pool(1);
+  const auto windows = Windows(3, 24, p.model.vocab_size);
+  const auto report = Evaluate(*p.checkpoint, **model, windows, pool, NoProgress);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_GT(report->kl_mean, 0);
+  EXPECT_LT(report->kl_mean, 0.05);
+  EXPECT_EQ(report->scored_tokens, 3 * 23);
+
+  // The unquantized model beside itself: whole in memory against a block at a time.
+  const auto same = Model::Load(*FileSet::FromPath(p.folder / "model"));
+  ASSERT_TRUE(same.ok()) << same.status();
+  const auto zero = Evaluate(*p.checkpoint, **same, windows, pool, NoProgress);
+  ASSERT_TRUE(zero.ok());
+  EXPECT_LT(zero->kl_max, 1e-9);
+  EXPECT_EQ(zero->top1_agreement, 1.0);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EveryArchitecture,
+                         testing::Values(Architecture::kLlama, Architecture::kMistral, Architecture::kQwen2,
+                                         Architecture::kQwen3, Architecture::kGemma3));
+
+std::string DigestWith(int threads, QuantizeSpec spec) {
+  Pipeline p;
+  p.threads = threads;
+  p.spec = spec;
+  if (absl::Status status = p.Prepare(); !status.ok()) return status.ToString();
+  if (absl::Status status = p.Assemble(); !status.ok()) return status.ToString();
+  return *Sha256OfFile(p.folder / "artifact/model.safetensors");
+}
+
+TEST(Digest, IsTheSameForAnyNumberOfThreads) {
+  const std::string one = DigestWith(1, {});
+  ASSERT_TRUE(IsSha256(one)) << one;
+  EXPECT_EQ(DigestWith(2, {}), one);
+  EXPECT_EQ(DigestWith(7, {}), one);
+}
+
+TEST(Digest, DependsOnEveryFieldOfTheSpec) {
+  QuantizeSpec plain, rate, rotation, seed, scale;
+  rate.bpw = 4;
+  rotation.rotation = RotationKind::kBlock;  // 64 and 128 are powers of two: the same matrix, another name in config.json
+  seed.seed = 2;
+  scale.channel_scale = false;
+  const std::string base = DigestWith(1, plain);
+  EXPECT_NE(DigestWith(1, rate), base);
+  EXPECT_NE(DigestWith(1, seed), base);
+  EXPECT_NE(DigestWith(1, scale), base);
+  EXPECT_NE(QuantizeSpecToJson(plain), QuantizeSpecToJson(rotation));
+}
+
+// Overwrites bytes at the end part of a packed file's codes.
+void Overwrite(const std::string& path, double from, double to, char value) {
+  std::string bytes = *ReadFile(path, 1 << 30);
+  const size_t header = 8 + *reinterpret_cast<const uint64_t*>(bytes.data());
+  const auto data = static_cast<double>(bytes.size() - header);
+  for (auto i = static_cast<size_t>(from * data); i < static_cast<size_t>(to * data); ++i) bytes[header + i] = value;
+  ASSERT_EQ(WriteFileAtomically(path, bytes), absl::OkStatus());
+}
+
+TEST(Gates, AZeroedTensorIsRefused) {
+  Pipeline p;
+  ASSERT_EQ(p.Prepare(), absl::OkStatus());
+  Overwrite(p.inputs.packed[3], 0, 1, 0);
+  const absl::Status status = p.Assemble();
+  EXPECT_EQ(ReasonOf(status), "GATE_RECONSTRUCTION") << status;
+  EXPECT_NE(MessageOf(status).find(p.plan.tensors[3].name), std::string::npos);
+}
+
+TEST(Gates, ScrambledCodesAreRefused) {
+  Pipeline p;
+  ASSERT_EQ(p.Prepare(), absl::OkStatus());
+  Overwrite(p.inputs.packed[5], 0.0, 0.9, 0x5a);
+  EXPECT_EQ(ReasonOf(p.Assemble()), "GATE_RECONSTRUCTION");
+}
+
+TEST(Gates, AnotherTensorsCodesAreRefused) {
+  Pipeline p;
+  ASSERT_EQ(p.Prepare(), absl::OkStatus());
+  std::swap(p.inputs.packed[1], p.inputs.packed[2]);  // k and v: same shape, other names
+  EXPECT_EQ(ReasonOf(p.Assemble()), "GATE_COVERAGE");
+}
+
+TEST(Gates, AMissingTensorIsRefused) {
+  Pipeline p;
+  ASSERT_EQ(p.Prepare(), absl::OkStatus());
+  p.inputs.packed.pop_back();
+  p.inputs.outcomes.pop_back();
+  EXPECT_EQ(ReasonOf(p.Assemble()), "GATE_COVERAGE");
+}
+
+TEST(BadInput, NotANumberInAWeightNamesTensorAndStopsCalibration) {
+  Pipeline p;
+  p.model.edit_tensors = [](std::vector<TinyTensor>& tensors) {
+    FindTinyTensor(tensors, "model.layers.1.mlp.up_proj.weight")->overrides = {{5, std::nanf("")}};
+  };
+  const absl::Status status = p.Prepare();
+  EXPECT_EQ(ReasonOf(status), "TENSOR_NOT_FINITE") << status;
+  EXPECT_NE(MessageOf(status).find("model.layers.1.mlp.up_proj.weight"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(p.folder / "statistics"));
+}
+
+TEST(BadInput, ADimensionThatNoRotationFitsIsNamedWithItsTensor) {
+  Pipeline p;
+  p.model.intermediate_size = 8 * 43;
+  const absl::Status status = p.Prepare();
+  EXPECT_EQ(ReasonOf(status), "ROTATION_DIMENSION") << status;
+  EXPECT_NE(MessageOf(status).find("344"), std::string::npos);
+  EXPECT_NE(MessageOf(status).find("down_proj"), std::string::npos);
+  Pipeline block;
+  block.model.intermediate_size = 8 * 43;
+  block.spec.rotation = RotationKind::kBlock;
+  EXPECT_EQ(block.Prepare(), absl::OkStatus());
+  EXPECT_EQ(block.Assemble(), absl::OkStatus());
+}
+
+TEST(BadInput, RatesOutOfRangeAreRefusedBeforeAnythingIsRead) {
+  for (double bpw : {0.0, 2.0, 6.5, 5.25}) {
+    Pipeline p;
+    p.spec.bpw = bpw;
+    EXPECT_EQ(ReasonOf(p.Prepare()), "BPW_RANGE") << bpw;
+  }
+}
+
+TEST(Cancel, StopsCalibrationAndLeavesNothing) {
+  Pipeline p;
+  ASSERT_EQ(p.Prepare(), absl::OkStatus());
+  ThreadPool pool(1);
+  int calls = 0;
+  auto stop = [&](double) { return ++calls < 2 ? absl::OkStatus() : absl::CancelledError("stop"); };
+  const std::string path = p.folder / "cancelled";
+  EXPECT_TRUE(absl::IsCancelled(CalibrateShard(*p.checkpoint, Windows(2, 32, 320), pool, stop, path)));
+  EXPECT_EQ(calls, 2);
+  EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+TEST(Artifact, AFlippedShapeOrMissingScaleIsRefusedAtLoad) {
+  Pipeline p;
+  ASSERT_EQ(p.Prepare(), absl::OkStatus());
+  ASSERT_EQ(p.Assemble(), absl::OkStatus());
+  const std::string config_path = p.folder / "artifact/config.json";
+  std::string config = *ReadFile(config_path, 1 << 20);
+  config.replace(config.find("\"pair_bits\": 11"), 15, "\"pair_bits\": 10");
+  ASSERT_EQ(WriteFileAtomically(config_path, config), absl::OkStatus());
+  const auto loaded = Model::Load(*FileSet::FromPath(p.folder / "artifact"));
+  ASSERT_FALSE(loaded.ok());
+  EXPECT_EQ(ReasonOf(loaded.status()), "TENSOR_SHAPE");
+  EXPECT_NE(MessageOf(loaded.status()).find(".codes"), std::string::npos);
+}
+
+TEST(Report, RoundTripsItsFigures) {
+  QualityReport report;
+  report.windows = 8;
+  report.kl_mean = 0.0123456;
+  report.base_perplexity = 29.2178;
+  report.text_source = "text";
+  const auto read = QualityReportFromJson(QualityReportToJson(report));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->kl_mean, report.kl_mean);
+  EXPECT_EQ(read->windows, 8);
+  EXPECT_EQ(read->text_source, "text");
+  EXPECT_FALSE(QualityReportFromJson("{}").ok());
+}
+
+TEST(Windows, CutsInOrderAndSaysWhenTheTextIsShort) {
+  std::vector<int32_t> tokens(100);
+  for (int i = 0; i < 100; ++i) tokens[static_cast<size_t>(i)] = i;
+  const auto windows = CutWindows(tokens, 3, 30, 7);
+  ASSERT_TRUE(windows.ok());
+  EXPECT_EQ((*windows)[1][0], 7);
+  EXPECT_EQ((*windows)[1][1], 31);
+  const auto refused = CutWindows(tokens, 4, 30, std::nullopt);
+  EXPECT_EQ(ReasonOf(refused.status()), "TEXT_TOO_SHORT");
+  EXPECT_NE(MessageOf(refused.status()).find("120"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace qamserve
