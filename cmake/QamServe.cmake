@@ -10,7 +10,9 @@ set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O2 -g1")
 
 find_program(QAMSERVE_CCACHE ccache)
 if(QAMSERVE_CCACHE)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${QAMSERVE_CCACHE})
+  # Paths below the source folder count relative to it, so that a clone elsewhere finds what another one compiled.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1
+      ${QAMSERVE_CCACHE})
 endif()
 find_program(QAMSERVE_MOLD mold)
 if(QAMSERVE_MOLD)
