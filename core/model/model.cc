@@ -66,7 +66,7 @@ Workspace::Workspace() : buffers_(std::make_unique<ForwardBuffers>()) {}
 Workspace::Workspace(Workspace&&) noexcept = default;
 Workspace::~Workspace() = default;
 
-absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const FileSet& files, const LoadOptions&) {
+absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const FileSet& files) {
   auto impl = std::make_unique<Impl>();
   impl->origin = files.origin();
   bool is_artifact = false;

@@ -40,16 +40,11 @@ class Workspace {
   std::unique_ptr<ForwardBuffers> buffers_;
 };
 
-struct LoadOptions {
-  // Checkpoints only: keep weights as float (exact) instead of in the checkpoint's 16-bit type.
-  bool exact = true;
-};
-
 class Model {
  public:
   // Opens an artifact (config.json has quantization_config.quant_method "qamw") or a checkpoint, checks it whole, maps
-  // or reads its weights.
-  static absl::StatusOr<std::shared_ptr<const Model>> Load(const FileSet& files, const LoadOptions& options = {});
+  // or reads its weights. A checkpoint's weights are kept in its own 16-bit type, or as floats if it has another.
+  static absl::StatusOr<std::shared_ptr<const Model>> Load(const FileSet& files);
   ~Model();
 
   const ModelConfig& config() const;

@@ -211,7 +211,7 @@ absl::StatusOr<TaskOutcome> CoreTaskRunner::Prepare(const TaskInput& input, Thre
       return KeepWindows(catalog_.blobs(), windows, "text");
     }
     if (model == nullptr) {
-      ASSIGN_OR_RETURN(model, Model::Load(checkpoint->files(), LoadOptions{.exact = false}));
+      ASSIGN_OR_RETURN(model, Model::Load(checkpoint->files()));
     }
     // Without BOS, what ends a text is the best beginning of the next.
     int32_t first = 0;
