@@ -22,7 +22,7 @@ constexpr int kQuickThreads = 4;
 constexpr int kSlowThreads = 4;
 constexpr size_t kMaxQuickQueued = 4096;
 constexpr size_t kMaxSlowQueued = 64;
-// What calls other than generations get to end by themselves when the server drains.
+// What calls get to end by themselves once no generation runs: last messages on their way, pieces of uploads.
 constexpr absl::Duration kCallGrace = absl::Seconds(2);
 
 int ThreadsOf(const ServerOptions& options) {
@@ -63,7 +63,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 Server::Server(const ServerOptions& options, std::shared_ptr<Log> log, DataDir data_dir)
     : options_(options), log_(std::move(log)), data_dir_(std::move(data_dir)) {}
 
-Server::~Server() { DrainUntil(absl::InfinitePast()); }
+Server::~Server() { DrainUntil(absl::InfinitePast(), absl::ZeroDuration()); }
 
 std::string Server::address() const {
   const std::string host = options_.listen.substr(0, options_.listen.rfind(':'));
@@ -145,12 +145,12 @@ absl::Status Server::Listen() {
 
 void Server::Drain() {
   log_->Info("draining", {{"seconds", options_.drain_seconds}});
-  DrainUntil(absl::Now() + absl::Seconds(options_.drain_seconds));
+  DrainUntil(absl::Now() + absl::Seconds(options_.drain_seconds), kCallGrace);
   log_->Info("drained");
 }
 
 // Also takes down a server that was only half started.
-void Server::DrainUntil(absl::Time deadline) {
+void Server::DrainUntil(absl::Time deadline, absl::Duration grace) {
   draining_ = true;
   if (rpc_ != nullptr) rpc_->SetNotServing();
   drain_.Raise();
@@ -160,7 +160,7 @@ void Server::DrainUntil(absl::Time deadline) {
     if (jobs_ != nullptr) jobs_->Stop();
   });
   if (models_ != nullptr) models_->DrainAll(deadline);
-  if (rpc_ != nullptr) rpc_->Shutdown(std::min(deadline, absl::Now() + kCallGrace));
+  if (rpc_ != nullptr) rpc_->Shutdown(absl::Now() + grace);
   work.join();
   if (slow_ != nullptr) slow_->Stop();
   if (quick_ != nullptr) quick_->Stop();

@@ -2,6 +2,8 @@
 // the order in which they are made; destruction, in reverse, is the shutdown order.
 #pragma once
 
+#include <absl/time/time.h>
+
 #include <atomic>
 #include <memory>
 #include <string>
@@ -50,7 +52,8 @@ class Server {
   absl::Status OpenStores(const ServerParts& parts);
   absl::Status StartWork(const ServerParts& parts);
   absl::Status Listen();
-  void DrainUntil(absl::Time deadline);
+  // Generations get until `deadline`, then all calls that are left get `grace`.
+  void DrainUntil(absl::Time deadline, absl::Duration grace);
   void OnJobNotice(const JobNotice& notice);
   void OnModelChange(const ServedModelView& model);
   void LoadLater(const std::string& name, const std::string& source);

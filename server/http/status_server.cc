@@ -8,8 +8,8 @@
 namespace qamserve {
 namespace {
 
-// Prometheus, a probe and an operator at once; a scrape takes milliseconds.
-constexpr char kThreads[] = "4";
+// A scrape takes milliseconds, so two are enough for Prometheus and a probe; CivetWeb takes a second a thread to stop.
+constexpr char kThreads[] = "2";
 constexpr char kRequestTimeoutMs[] = "5000";
 
 void SendText(mg_connection* connection, const char* type, const std::string& text) {

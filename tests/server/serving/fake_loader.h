@@ -150,11 +150,12 @@ class FakeLoader final : public ModelLoader {
   }
 
   absl::StatusOr<LoadedModel> Load(const FileSet&, const LoadPlan&) override {
-    {
-      std::lock_guard lock(state_->mutex);
+    absl::Status status;
+    state_->Set([&] {
       ++state_->loads;
-      RETURN_IF_ERROR(state_->load_status);
-    }
+      status = state_->load_status;
+    });
+    RETURN_IF_ERROR(status);
     LoadedModel model;
     const TokenizerFiles files = {TinyTokenizerJson(MakeTinyVocabulary(300)), TinyTokenizerConfigJson(), ""};
     ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Create(files, "fake"));
