@@ -18,22 +18,18 @@ format_sources() {
   esac
 }
 
-# What the last landing left: QAMSERVE_TIDY_BASE if given, the first parent of a merge, else ten commits back, or
-# nothing (the empty tree) in a history that is shorter.
+# Files that changed since this commit are checked: QAMSERVE_TIDY_BASE if given, else the commit that .ci/tidy-base
+# names. Move that mark forward when `./run tidy` has nothing to say of what came before.
 tidy_base() {
-  local base=${QAMSERVE_TIDY_BASE:-}
-  if [ -n "$base" ]; then
-    git rev-parse --verify --quiet "$base^{commit}" || die "QAMSERVE_TIDY_BASE=$base is no commit"
-    return
-  fi
-  git rev-parse --verify --quiet 'HEAD^2^{commit}' >/dev/null && { git rev-parse 'HEAD^1'; return; }
-  git rev-parse --verify --quiet 'HEAD~10^{commit}' || git hash-object -t tree /dev/null
+  local base=${QAMSERVE_TIDY_BASE:-$(cat .ci/tidy-base)}
+  git rev-parse --verify --quiet "$base^{commit}" || die "the base for clang-tidy, $base, is no commit of this history"
 }
 
 # Sources that the build knows (clang-tidy needs their flags), all or changed ones, core first.
 tidy_files() {
   local changed=$1 base
-  if [ "$changed" = yes ] && base=$(tidy_base) && [ -n "$base" ]; then
+  if [ "$changed" = yes ]; then
+    base=$(tidy_base) || return
     git diff --name-only --diff-filter=d "$base" -- '*.cc'
   else
     cpp_files | grep '\.cc$'

@@ -19,9 +19,7 @@ Sha256::Sha256(Sha256&&) noexcept = default;
 Sha256& Sha256::operator=(Sha256&&) noexcept = default;
 Sha256::~Sha256() = default;
 
-void Sha256::Update(std::span<const std::byte> bytes) {
-  EVP_DigestUpdate(context_->evp, bytes.data(), bytes.size());
-}
+void Sha256::Update(std::span<const std::byte> bytes) { EVP_DigestUpdate(context_->evp, bytes.data(), bytes.size()); }
 
 std::string Sha256::Finish() {
   unsigned char digest[32];
@@ -51,9 +49,8 @@ absl::StatusOr<std::string> Sha256OfFile(const std::string& path) {
 }
 
 bool IsSha256(std::string_view text) {
-  return text.size() == 64 && std::all_of(text.begin(), text.end(), [](char c) {
-           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-         });
+  return text.size() == 64 &&
+         std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 }  // namespace qamserve

@@ -1,8 +1,8 @@
 // Files that are read at offsets, mapped, or written so that a reader sees all of them or nothing.
 // Thread safety: a const File or MappedFile may be used from any thread; an AtomicFile belongs to one.
 // Errors: NOT_FOUND (FILE_NOT_FOUND), INVALID_ARGUMENT (FILE_NOT_REGULAR) for folders, FIFOs and devices,
-// RESOURCE_EXHAUSTED (DISK_FULL) for ENOSPC and EDQUOT, PERMISSION_DENIED (FILE_PERMISSION), else UNAVAILABLE (FILE_IO);
-// each names the path.
+// RESOURCE_EXHAUSTED (DISK_FULL) for ENOSPC and EDQUOT, PERMISSION_DENIED (FILE_PERMISSION), else UNAVAILABLE
+// (FILE_IO); each names the path.
 #pragma once
 
 #include <cstddef>

@@ -28,9 +28,9 @@ inline std::string MessageOf(const absl::Status& status) {
   return std::string(status.message().data(), status.message().size());
 }
 
-#define QAMSERVE_DEFINE_ERROR(Name, Code)                                                              \
-  template <typename... Args>                                                                          \
-  absl::Status Name(std::string_view reason, fmt::format_string<Args...> format, Args&&... args) {     \
+#define QAMSERVE_DEFINE_ERROR(Name, Code)                                                               \
+  template <typename... Args>                                                                           \
+  absl::Status Name(std::string_view reason, fmt::format_string<Args...> format, Args&&... args) {      \
     return MakeError(absl::StatusCode::Code, reason, fmt::format(format, std::forward<Args>(args)...)); \
   }
 QAMSERVE_DEFINE_ERROR(InvalidArgument, kInvalidArgument)
@@ -52,11 +52,11 @@ QAMSERVE_DEFINE_ERROR(Internal, kInternal)
 
 // Returns from the calling function if `expr` is an error. The variable's name is one that no `expr` can use: a plainer
 // one would capture a member of that name and initialize itself from itself.
-#define RETURN_IF_ERROR(expr)                                                                        \
-  do {                                                                                               \
-    if (absl::Status qamserve_returned_status = (expr); !qamserve_returned_status.ok()) {            \
-      return qamserve_returned_status;                                                               \
-    }                                                                                                \
+#define RETURN_IF_ERROR(expr)                                                             \
+  do {                                                                                    \
+    if (absl::Status qamserve_returned_status = (expr); !qamserve_returned_status.ok()) { \
+      return qamserve_returned_status;                                                    \
+    }                                                                                     \
   } while (false)
 
 // ASSIGN_OR_RETURN(auto x, F()): returns from the calling function if F() is an error, else moves its value to x.

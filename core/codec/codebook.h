@@ -25,11 +25,11 @@ inline constexpr int kMaxPairBits = 12;
 
 // Of one quadrant. Static data: valid for ever, safe from any thread.
 struct Codebook {
-  int pair_bits = 0;                 // b
-  float step = 0;                    // a coordinate is step x integer, in units of the source's sigma
-  std::span<const uint8_t> x;        // 2^(b-2) magnitudes of the even column
-  std::span<const uint8_t> y;        // of the odd column
-  double gaussian_mse = 0;           // per weight, on the unit Gaussian, as the generator measured it
+  int pair_bits = 0;           // b
+  float step = 0;              // a coordinate is step x integer, in units of the source's sigma
+  std::span<const uint8_t> x;  // 2^(b-2) magnitudes of the even column
+  std::span<const uint8_t> y;  // of the odd column
+  double gaussian_mse = 0;     // per weight, on the unit Gaussian, as the generator measured it
 
   int magnitude_bits() const { return pair_bits - 2; }
 };
@@ -82,8 +82,8 @@ class NearestPoint {
   void Decode(uint32_t code, float* x, float* y) const;
 
  private:
-  static constexpr int kCells = 64;       // per axis; at 11 bits a side is about the spacing of the points
-  static constexpr int kCoarse = 8;       // cells per axis of the coarse squares that construction looks at first
+  static constexpr int kCells = 64;  // per axis; at 11 bits a side is about the spacing of the points
+  static constexpr int kCoarse = 8;  // cells per axis of the coarse squares that construction looks at first
   struct Candidate {
     float x, y;
     uint32_t index;
@@ -98,9 +98,9 @@ class NearestPoint {
 
   int magnitude_bits_;
   float cells_per_sigma_ = 0;
-  std::vector<float> x_, y_;              // magnitudes in sigma
-  std::vector<uint32_t> cell_begin_;      // [kCells * kCells + 1]
-  std::vector<Candidate> candidates_;     // ascending index within a cell
+  std::vector<float> x_, y_;           // magnitudes in sigma
+  std::vector<uint32_t> cell_begin_;   // [kCells * kCells + 1]
+  std::vector<Candidate> candidates_;  // ascending index within a cell
 };
 
 }  // namespace qamserve

@@ -19,9 +19,9 @@ namespace qamserve {
 std::vector<float> ChannelScale(std::span<const double> mean_square, std::span<const double> column_energy);
 
 struct EncodedRow {
-  uint16_t norm = 0;             // binary16: L2 norm of the scaled, rotated row over sqrt(cols); 0 for a zero row
-  double squared_error = 0;      // sum over the row, rotated basis, units of the weights
-  double energy = 0;             // sum of squares of the scaled, rotated row
+  uint16_t norm = 0;         // binary16: L2 norm of the scaled, rotated row over sqrt(cols); 0 for a zero row
+  double squared_error = 0;  // sum over the row, rotated basis, units of the weights
+  double energy = 0;         // sum of squares of the scaled, rotated row
 };
 
 // Encodes one row of `rotation.size()` weights. `scale` is empty or one factor a column. `row` is overwritten by the

@@ -5,6 +5,14 @@
 
 #include "core/base/rng.h"
 
+// Additions give the same bits in any width, so the compiler may make a wide copy of a loop beside the plain one. The
+// choice is made by the loader before ThreadSanitizer is ready, which crashes it: there, only the plain one.
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+#define QAMSERVE_AVX2_CLONE __attribute__((target_clones("avx2", "default")))
+#else
+#define QAMSERVE_AVX2_CLONE
+#endif
+
 namespace qamserve {
 namespace {
 
@@ -25,7 +33,8 @@ std::vector<int> Jacobsthal(int64_t q) {
   for (int64_t i = 1; i < q; ++i) symbol[static_cast<size_t>(i * i % q)] = 1;
   std::vector<int> matrix(static_cast<size_t>(q * q));
   for (int64_t i = 0; i < q; ++i) {
-    for (int64_t j = 0; j < q; ++j) matrix[static_cast<size_t>(i * q + j)] = symbol[static_cast<size_t>((i - j + q) % q)];
+    for (int64_t j = 0; j < q; ++j)
+      matrix[static_cast<size_t>(i * q + j)] = symbol[static_cast<size_t>((i - j + q) % q)];
   }
   return matrix;
 }
@@ -77,9 +86,8 @@ __attribute__((always_inline)) inline void DenseRow(const float* source, const f
 }
 
 // Applies a dense factor along one axis of [outer][order][inner], out of place.
-__attribute__((target_clones("avx2", "default"))) void ApplyDense(const float* in, float* out, const float* matrix,
-                                                                  int64_t order, int64_t outer, int64_t inner,
-                                                                  bool transpose) {
+QAMSERVE_AVX2_CLONE void ApplyDense(const float* in, float* out, const float* matrix, int64_t order, int64_t outer,
+                                    int64_t inner, bool transpose) {
   for (int64_t o = 0; o < outer; ++o) {
     const float* source = in + o * order * inner;
     for (int64_t row = 0; row < order; ++row) {
@@ -96,7 +104,7 @@ __attribute__((target_clones("avx2", "default"))) void ApplyDense(const float* i
 }
 
 // Sylvester's matrix of order n on each of `outer` consecutive runs of n, in place.
-__attribute__((target_clones("avx2", "default"))) void ApplySylvester(float* x, int64_t n, int64_t outer) {
+QAMSERVE_AVX2_CLONE void ApplySylvester(float* x, int64_t n, int64_t outer) {
   for (int64_t half = n / 2; half >= 1; half /= 2) {
     for (int64_t start = 0; start < n * outer; start += 2 * half) {
       float* a = x + start;
@@ -162,7 +170,8 @@ std::vector<int64_t> HadamardFactors(int64_t n) {
 
 absl::StatusOr<Rotation> Rotation::Create(int64_t n, RotationKind kind, uint64_t seed) {
   if (n < 1 || n > (int64_t{1} << 20)) {
-    return InvalidArgument("ROTATION_DIMENSION", "a rotation of dimension {} was asked for; the limits are 1 and 2^20", n);
+    return InvalidArgument("ROTATION_DIMENSION", "a rotation of dimension {} was asked for; the limits are 1 and 2^20",
+                           n);
   }
   Rotation rotation;
   rotation.n_ = n;
@@ -170,12 +179,14 @@ absl::StatusOr<Rotation> Rotation::Create(int64_t n, RotationKind kind, uint64_t
   rotation.blocks_ = n / block;
   const std::vector<int64_t> orders = HadamardFactors(block);
   if (orders.empty()) {
-    return InvalidArgument("ROTATION_DIMENSION",
-                           "no Hadamard matrix of order {} is known here (products of powers of two and Paley orders up "
-                           "to {}); rotation \"block\" uses blocks of {}",
-                           n, kMaxPaleyOrder, n & -n);
+    return InvalidArgument(
+        "ROTATION_DIMENSION",
+        "no Hadamard matrix of order {} is known here (products of powers of two and Paley orders up "
+        "to {}); rotation \"block\" uses blocks of {}",
+        n, kMaxPaleyOrder, n & -n);
   }
-  for (int64_t order : orders) rotation.factors_.push_back({order, IsPowerOfTwo(order) ? std::vector<float>() : PaleyMatrix(order)});
+  for (int64_t order : orders)
+    rotation.factors_.push_back({order, IsPowerOfTwo(order) ? std::vector<float>() : PaleyMatrix(order)});
   rotation.scale_ = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block)));
   Rng rng(seed * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(n));
   for (int64_t i = 0; i < n; ++i) rotation.signs_.push_back(rng.NextU64() >> 63 ? -1.0f : 1.0f);

@@ -81,7 +81,8 @@ std::vector<TokenComparison> CompareTokens(const Linear& base, const float* base
         if (other != nullptr) Logits(*other, other_hidden + t * base.cols, tokens, v, count, kernels, zo.data());
         for (int64_t i = 0; i < tokens; ++i) {
           const auto at = static_cast<size_t>(t + i);
-          Add(running[at], zb.data() + i * count, other == nullptr ? nullptr : zo.data() + i * count, count, v, targets[at]);
+          Add(running[at], zb.data() + i * count, other == nullptr ? nullptr : zo.data() + i * count, count, v,
+              targets[at]);
         }
       }
     }

@@ -117,7 +117,8 @@ absl::StatusOr<QualityReport> Evaluate(const Checkpoint& base, const Model& quan
   RETURN_IF_ERROR(CheckWindows(windows));
   if (base.config().vocab_size != quantized.config().vocab_size ||
       base.config().hidden_size != quantized.config().hidden_size) {
-    return InvalidArgument("MODEL_MISMATCH", "{} and {} are not the same model: vocabulary {} and {}, hidden size {} and {}",
+    return InvalidArgument("MODEL_MISMATCH",
+                           "{} and {} are not the same model: vocabulary {} and {}, hidden size {} and {}",
                            base.origin(), quantized.origin(), base.config().vocab_size, quantized.config().vocab_size,
                            base.config().hidden_size, quantized.config().hidden_size);
   }
@@ -165,7 +166,8 @@ absl::StatusOr<Perplexity> EvaluateBase(const Checkpoint& base, const std::vecto
     rows += static_cast<int64_t>(window.size()) * base.config().hidden_size;
   }
   out.perplexity = std::exp(sum / static_cast<double>(out.scored_tokens));
-  if (second_half_tokens > 0) out.second_half_perplexity = std::exp(second_half / static_cast<double>(second_half_tokens));
+  if (second_half_tokens > 0)
+    out.second_half_perplexity = std::exp(second_half / static_cast<double>(second_half_tokens));
   RETURN_IF_ERROR(progress(1.0));
   return out;
 }

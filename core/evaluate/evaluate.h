@@ -26,18 +26,18 @@ struct QualityReport {
   int64_t scored_tokens = 0;
   double base_perplexity = 0;
   double quantized_perplexity = 0;
-  double perplexity_change = 0;         // quantized / base - 1
-  double perplexity_change_stderr = 0;  // over windows
-  double kl_mean = 0;                   // nats a token, KL(base || quantized)
-  double kl_stderr = 0;                 // over windows
+  double perplexity_change = 0;              // quantized / base - 1
+  double perplexity_change_stderr = 0;       // over windows
+  double kl_mean = 0;                        // nats a token, KL(base || quantized)
+  double kl_stderr = 0;                      // over windows
   double kl_ci95_low = 0, kl_ci95_high = 0;  // Student's t over windows
   double kl_p50 = 0, kl_p90 = 0, kl_p99 = 0, kl_p999 = 0, kl_max = 0;
   // Over positions window_tokens / 2 .. window_tokens - 2 of each window only: what llama-perplexity scores.
   double second_half_kl_mean = 0;
-  double top1_agreement = 0;            // 0..1
-  std::string text_source;              // "text" or "own samples"
-  std::string text_digest;              // of the token ids
-  std::string kernels;                  // kKernelsVersion
+  double top1_agreement = 0;  // 0..1
+  std::string text_source;    // "text" or "own samples"
+  std::string text_digest;    // of the token ids
+  std::string kernels;        // kKernelsVersion
 };
 std::string QualityReportToJson(const QualityReport& report);
 absl::StatusOr<QualityReport> QualityReportFromJson(const std::string& json);

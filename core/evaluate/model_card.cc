@@ -11,17 +11,20 @@ std::string ModelCard(const Checkpoint& checkpoint, const QuantizeSpec& spec, co
   card += "tags:\n- qamw\n- quantized\n---\n\n";
   card += fmt::format("# {} at {} bits a weight (QAM-W)\n\n", inputs.display_name, spec.bpw);
   card += fmt::format(
-      "A {} model of {} blocks whose linear layers ({:.1f} M weights) are coded in pairs against a codebook of {} points, "
-      "after a Hadamard rotation{}. With row norms and scales that is {:.3f} bits a weight; embeddings, norms and biases are "
+      "A {} model of {} blocks whose linear layers ({:.1f} M weights) are coded in pairs against a codebook of {} "
+      "points, "
+      "after a Hadamard rotation{}. With row norms and scales that is {:.3f} bits a weight; embeddings, norms and "
+      "biases are "
       "kept as they were.\n\n",
       ArchitectureName(config.architecture), config.num_layers, static_cast<double>(plan.weights) / 1e6,
       int64_t{1} << static_cast<int>(spec.bpw * 2), spec.channel_scale ? " and activation-aware channel scales" : "",
       plan.bpw);
   card += fmt::format("Made from checkpoint `{}`, calibrated on {}.\n\n", inputs.checkpoint_digest,
                       inputs.calibration_source);
-  card += fmt::format("## Quality\n\nPaired with the unquantized model on {} windows of {} tokens ({}), every position "
-                      "scored, on the kernels that serve it.\n\n",
-                      q.windows, q.window_tokens, q.text_source);
+  card += fmt::format(
+      "## Quality\n\nPaired with the unquantized model on {} windows of {} tokens ({}), every position "
+      "scored, on the kernels that serve it.\n\n",
+      q.windows, q.window_tokens, q.text_source);
   card += "| figure | value |\n|---|---|\n";
   card += fmt::format("| perplexity, unquantized | {:.4f} |\n", q.base_perplexity);
   card += fmt::format("| perplexity, quantized | {:.4f} ({:+.2f} % +- {:.2f}) |\n", q.quantized_perplexity,

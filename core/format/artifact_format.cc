@@ -51,8 +51,8 @@ absl::StatusOr<QuantizationConfig> ReadQuantizationConfig(std::string_view confi
                            out.pair_bits);
   }
   if (out.rotation != "full" && out.rotation != "block") {
-    return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.rotation is \"{}\"; it must be full or block", origin,
-                           out.rotation);
+    return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.rotation is \"{}\"; it must be full or block",
+                           origin, out.rotation);
   }
   return out;
 }

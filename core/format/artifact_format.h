@@ -1,5 +1,6 @@
 // What an artifact is on disk: constants and the `quantization_config` of config.json. The whole format, with a worked
-// example in bytes, is docs/artifact_format.md; the writer is core/quantize/assemble.cc, the reader core/model/artifact.cc.
+// example in bytes, is docs/artifact_format.md; the writer is core/quantize/assemble.cc, the reader
+// core/model/artifact.cc.
 //
 // model.safetensors holds, for every quantized linear layer NAME (without ".weight") of input group GROUP:
 //   NAME.codes          U8  [bytes]  packed codes (core/codec/packing.h), starting at a multiple of 128 in the file
@@ -32,7 +33,7 @@ struct QuantizationConfig {
   int version = kArtifactVersion;
   std::string codec = "joint";
   int pair_bits = 11;
-  std::string rotation = "full";    // "full" or "block"
+  std::string rotation = "full";  // "full" or "block"
   uint64_t rotation_seed = 1;
   bool channel_scale = true;
 };

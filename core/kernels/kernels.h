@@ -1,7 +1,8 @@
 // The arithmetic of inference as one table of functions per device and instruction set. Start here for core/kernels.
 //
 // Every function gives the same bits whatever the instruction set, the batch, or how callers split the work:
-// * Float sums run in 8 lanes: lane i adds the products with k mod 8 == i in ascending k, each by one fused multiply-add
+// * Float sums run in 8 lanes: lane i adds the products with k mod 8 == i in ascending k, each by one fused
+// multiply-add
 //   from zero; the lanes are then added as ((0+4)+(2+6)) + ((1+5)+(3+7)).
 // * Packed products are exact integers over blocks of 512 columns; the blocks are added as floats in ascending order.
 // * exp and what is made of it use one polynomial, never libm.
@@ -37,9 +38,9 @@ struct DenseMatmulArgs {
 
 // A quantized linear layer as it lies on disk (core/codec/packing.h).
 struct PackedMatrix {
-  const uint8_t* codes = nullptr;      // PackedBytes(rows, cols, pair_bits)
-  const float* row_scale = nullptr;    // [rows padded to 32]: row norm x codebook step; 0 in the padding
-  const int32_t* table = nullptr;      // [2^pair_bits]: signed int16 x (low half) and y of each code
+  const uint8_t* codes = nullptr;    // PackedBytes(rows, cols, pair_bits)
+  const float* row_scale = nullptr;  // [rows padded to 32]: row norm x codebook step; 0 in the padding
+  const int32_t* table = nullptr;    // [2^pair_bits]: signed int16 x (low half) and y of each code
   int pair_bits = 0;
   int64_t rows = 0;
   int64_t cols = 0;
@@ -47,18 +48,20 @@ struct PackedMatrix {
 
 // Rotated activations as integers: value = q x scale, |q| <= kMaxActivation.
 struct PackedInput {
-  const int16_t* q = nullptr;          // [tokens][stride], columns padded to 64 with 0
+  const int16_t* q = nullptr;  // [tokens][stride], columns padded to 64 with 0
   int64_t stride = 0;
-  const float* scale = nullptr;        // [tokens]
+  const float* scale = nullptr;  // [tokens]
   int64_t tokens = 0;
 };
 
-// 255 (largest magnitude) x 8191 x 2 columns x 256 pairs = 1.07e9 fits int32, so a block of 512 columns cannot overflow.
+// 255 (largest magnitude) x 8191 x 2 columns x 256 pairs = 1.07e9 fits int32, so a block of 512 columns cannot
+// overflow.
 inline constexpr int kMaxActivation = 8191;
 inline constexpr int64_t kPackedBlockCols = 512;
 
 // y[t * y_stride + r] = input.scale[t] * row_scale[r] * sum over columns, for rows [32 * strip_begin,
-// min(rows, 32 * strip_end)). Reads each code once for all tokens of a group of 64. `scratch` holds kPackedScratchBytes.
+// min(rows, 32 * strip_end)). Reads each code once for all tokens of a group of 64. `scratch` holds
+// kPackedScratchBytes.
 struct PackedMatmulArgs {
   PackedMatrix w;
   PackedInput x;

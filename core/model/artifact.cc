@@ -85,7 +85,8 @@ absl::StatusOr<std::vector<float>> ArtifactReader::LoadVector(const std::string&
     for (float& w : out) w += 1.0f;
   }
   for (float w : out) {
-    if (!std::isfinite(w)) return InvalidArgument("TENSOR_NOT_FINITE", "{}: tensor {} has a value that is not finite", mapped_.path(), name);
+    if (!std::isfinite(w))
+      return InvalidArgument("TENSOR_NOT_FINITE", "{}: tensor {} has a value that is not finite", mapped_.path(), name);
   }
   return out;
 }
@@ -142,7 +143,8 @@ absl::StatusOr<Linear> ArtifactReader::LoadPacked(const std::string& name, int64
 
 absl::StatusOr<LayerWeights> ArtifactReader::LoadLayer(int64_t layer) const {
   LayerWeights out;
-  RETURN_IF_ERROR(LoadNorms(config_, layer, [&](const std::string& name) { return LoadVector(name); }, out));
+  RETURN_IF_ERROR(LoadNorms(
+      config_, layer, [&](const std::string& name) { return LoadVector(name); }, out));
   const std::array<GroupNames, 4> names = LinearGroupNames(layer);
   LinearGroup* const groups[] = {&out.qkv, &out.o, &out.gate_up, &out.down};
   for (size_t g = 0; g < names.size(); ++g) {
@@ -160,7 +162,9 @@ absl::StatusOr<LayerWeights> ArtifactReader::LoadLayer(int64_t layer) const {
                                kChannelScaleSuffix, group.inverse_scale.size(), group.cols());
       }
       for (float& s : group.inverse_scale) {
-        if (!(s > 0)) return InvalidArgument("TENSOR_NOT_FINITE", "{}: tensor {}{} has a value that is not positive", mapped_.path(), group.name, kChannelScaleSuffix);
+        if (!(s > 0))
+          return InvalidArgument("TENSOR_NOT_FINITE", "{}: tensor {}{} has a value that is not positive",
+                                 mapped_.path(), group.name, kChannelScaleSuffix);
         s = 1.0f / s;
       }
     }

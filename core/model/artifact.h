@@ -36,7 +36,7 @@ class ArtifactReader {
   absl::StatusOr<const std::byte*> Mapped(const std::string& name, DType dtype, std::vector<int64_t> shape) const;
 
  private:
-  ArtifactReader(MappedFile mapped) : mapped_(std::move(mapped)) {}
+  explicit ArtifactReader(MappedFile mapped) : mapped_(std::move(mapped)) {}
   absl::StatusOr<Linear> LoadPacked(const std::string& name, int64_t rows, int64_t cols) const;
   absl::StatusOr<std::shared_ptr<const Rotation>> RotationFor(int64_t cols) const;
 

@@ -34,9 +34,14 @@ void RunTask(const ModelConfig& config, int64_t window, const Task& task, const 
   const int64_t keys = end - begin, padded = (keys + 7) & ~int64_t{7};
   const auto scores = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(task.count * padded));
   const int64_t row = task.span->first_row + task.first;
-  kernels.dense_matmul({q + row * config.q_size() + task.head * d, config.q_size(),
+  kernels.dense_matmul({q + row * config.q_size() + task.head * d,
+                        config.q_size(),
                         {task.cache->keys(kv_head) + begin * d, DenseType::kF32, d},
-                        scores.get(), padded, task.count, keys, d});
+                        scores.get(),
+                        padded,
+                        task.count,
+                        keys,
+                        d});
   const auto scale = static_cast<float>(config.attention_scale);
   for (int64_t t = 0; t < task.count; ++t) {
     float* s = scores.get() + t * padded;
@@ -48,9 +53,14 @@ void RunTask(const ModelConfig& config, int64_t window, const Task& task, const 
     }
     kernels.softmax(s, padded);
   }
-  kernels.dense_matmul({scores.get(), padded,
+  kernels.dense_matmul({scores.get(),
+                        padded,
                         {task.cache->values(kv_head) + begin, DenseType::kF32, task.cache->capacity()},
-                        out + row * config.q_size() + task.head * d, config.q_size(), task.count, d, padded});
+                        out + row * config.q_size() + task.head * d,
+                        config.q_size(),
+                        task.count,
+                        d,
+                        padded});
 }
 
 }  // namespace

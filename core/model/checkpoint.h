@@ -40,7 +40,7 @@ class Checkpoint {
 
  private:
   struct Entry;
-  Checkpoint(FileSet files) : files_(std::move(files)) {}
+  explicit Checkpoint(FileSet files) : files_(std::move(files)) {}
   const Entry* Lookup(std::string_view name) const;
   // Checks the tensors of source_ against config_ and fills entries_.
   absl::Status Index(bool gguf);

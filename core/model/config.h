@@ -31,7 +31,7 @@ struct ModelConfig {
   int64_t num_heads = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
-  int64_t context_length = 0;      // tokens
+  int64_t context_length = 0;  // tokens
   double rms_eps = 1e-5;
   double rope_theta = 10000;
   double rope_theta_local = 10000;  // sliding layers of Gemma 3
@@ -39,12 +39,12 @@ struct ModelConfig {
   int64_t sliding_window = 0;       // tokens; 0 = none
   std::vector<bool> layer_slides;   // per layer: attends to the last sliding_window tokens only
   bool tie_embeddings = false;
-  bool attention_bias = false;      // on q, k, v (Qwen 2)
-  bool qk_norm = false;             // RMSNorm on each head of q and k (Qwen 3, Gemma 3)
-  bool sandwich_norms = false;      // also after attention and after the MLP (Gemma 3)
-  bool gelu = false;                // tanh GELU in the MLP instead of SiLU (Gemma 3)
-  double embedding_scale = 1;       // sqrt(hidden_size) for Gemma 3
-  double attention_scale = 0;       // multiplies q k'
+  bool attention_bias = false;  // on q, k, v (Qwen 2)
+  bool qk_norm = false;         // RMSNorm on each head of q and k (Qwen 3, Gemma 3)
+  bool sandwich_norms = false;  // also after attention and after the MLP (Gemma 3)
+  bool gelu = false;            // tanh GELU in the MLP instead of SiLU (Gemma 3)
+  double embedding_scale = 1;   // sqrt(hidden_size) for Gemma 3
+  double attention_scale = 0;   // multiplies q k'
   // Hugging Face stores Gemma's norm weights less one. GGUF and our own loader hold them whole.
   bool stored_norms_less_one = false;
 

@@ -130,19 +130,21 @@ void PrepareRope(const RopeFrequencies& frequencies, std::span<const BatchSpan> 
   }
 }
 
-void RunLayer(const LayerWeights& w, int64_t layer, std::span<const BatchSpan> spans,
-              std::span<LayerKv* const> caches, int64_t rows, ForwardContext& c) {
+void RunLayer(const LayerWeights& w, int64_t layer, std::span<const BatchSpan> spans, std::span<LayerKv* const> caches,
+              int64_t rows, ForwardContext& c) {
   ForwardBuffers& b = c.buffers;
   const ModelConfig& config = c.config;
   const bool slides = !config.layer_slides.empty() && config.layer_slides[static_cast<size_t>(layer)];
 
   NormRows(b.x.data(), w.attention_norm, rows, b.normed.data(), c);
-  const OutputRows qkv[] = {{b.q.data(), config.q_size()}, {b.k.data(), config.kv_size()}, {b.v.data(), config.kv_size()}};
+  const OutputRows qkv[] = {
+      {b.q.data(), config.q_size()}, {b.k.data(), config.kv_size()}, {b.v.data(), config.kv_size()}};
   Apply(w.qkv, b.normed, rows, qkv, c);
   FinishQueriesAndKeys(w, slides, rows, c);
   for (size_t i = 0; i < spans.size(); ++i) {
     AppendKeysAndValues(config, b.k.data() + spans[i].first_row * config.kv_size(),
-                        b.v.data() + spans[i].first_row * config.kv_size(), spans[i].tokens, spans[i].position, *caches[i]);
+                        b.v.data() + spans[i].first_row * config.kv_size(), spans[i].tokens, spans[i].position,
+                        *caches[i]);
   }
   Attend(config, slides ? config.sliding_window : 0, spans, caches, b.q.data(), b.attention.data(), c.kernels, c.pool);
   const OutputRows projected[] = {{b.projected.data(), config.hidden_size}};

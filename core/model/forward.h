@@ -20,14 +20,14 @@ namespace qamserve {
 
 // Norm weights are whole (see ModelConfig::stored_norms_less_one); [hidden_size] unless said.
 struct LayerWeights {
-  std::vector<float> attention_norm;        // before attention
-  std::vector<float> attention_out_norm;    // after it, before the residual sum; sandwich_norms only
-  std::vector<float> mlp_norm;              // before the MLP
-  std::vector<float> mlp_out_norm;          // sandwich_norms only
-  std::vector<float> q_norm, k_norm;        // [head_dim]; qk_norm only
-  LinearGroup qkv;                          // q, k, v
+  std::vector<float> attention_norm;      // before attention
+  std::vector<float> attention_out_norm;  // after it, before the residual sum; sandwich_norms only
+  std::vector<float> mlp_norm;            // before the MLP
+  std::vector<float> mlp_out_norm;        // sandwich_norms only
+  std::vector<float> q_norm, k_norm;      // [head_dim]; qk_norm only
+  LinearGroup qkv;                        // q, k, v
   LinearGroup o;
-  LinearGroup gate_up;                      // gate, up
+  LinearGroup gate_up;  // gate, up
   LinearGroup down;
 };
 
@@ -42,17 +42,17 @@ RopeFrequencies MakeRopeFrequencies(const ModelConfig& config);
 struct BatchSpan {
   int64_t first_row = 0;
   int64_t tokens = 0;
-  int64_t position = 0;      // of the first token in its sequence
+  int64_t position = 0;  // of the first token in its sequence
 };
 
 // Memory of a forward pass; grows to what is asked and is kept.
 struct ForwardBuffers {
-  std::vector<float> x;          // [rows][hidden] residual stream
-  std::vector<float> normed;     // [rows][hidden]
-  std::vector<float> q, k, v;    // [rows][q_size], [rows][kv_size] x 2
-  std::vector<float> attention;  // [rows][q_size]
-  std::vector<float> projected;  // [rows][hidden]
-  std::vector<float> gate, up;   // [rows][intermediate]
+  std::vector<float> x;                           // [rows][hidden] residual stream
+  std::vector<float> normed;                      // [rows][hidden]
+  std::vector<float> q, k, v;                     // [rows][q_size], [rows][kv_size] x 2
+  std::vector<float> attention;                   // [rows][q_size]
+  std::vector<float> projected;                   // [rows][hidden]
+  std::vector<float> gate, up;                    // [rows][intermediate]
   std::vector<float> cosines, sines;              // [rows][head_dim / 2] of global layers
   std::vector<float> local_cosines, local_sines;  // of sliding layers
   PackedActivations activations;

@@ -38,7 +38,8 @@ void QuantizeActivations(const LinearGroup& group, const float* x, int64_t x_str
       if (group.inverse_scale.empty()) {
         std::copy(source, source + cols, row.begin());
       } else {
-        for (int64_t j = 0; j < cols; ++j) row[static_cast<size_t>(j)] = source[j] * group.inverse_scale[static_cast<size_t>(j)];
+        for (int64_t j = 0; j < cols; ++j)
+          row[static_cast<size_t>(j)] = source[j] * group.inverse_scale[static_cast<size_t>(j)];
       }
       group.rotation->Apply(row.data(), row.data() + cols);
       out.scale[static_cast<size_t>(t)] = kernels.quantize_input(row.data(), cols, padded, out.q.data() + t * padded);
@@ -53,7 +54,8 @@ void ApplyPacked(const LinearGroup& group, const PackedActivations& activations,
       group, pool, 1, [](const Linear& layer) { return StripsDown(layer.rows); },
       [&](size_t i, int64_t begin, int64_t end) {
         alignas(64) char scratch[kPackedScratchBytes];
-        kernels.packed_matmul({group.layers[i].Packed(), input, outputs[i].data, outputs[i].stride, begin, end, scratch});
+        kernels.packed_matmul(
+            {group.layers[i].Packed(), input, outputs[i].data, outputs[i].stride, begin, end, scratch});
       });
 }
 
@@ -108,7 +110,8 @@ void ApplyHead(const Linear& head, const float* hidden, int64_t n, const Kernels
     for (int64_t o = begin * kRows; o < std::min(head.rows, end * kRows); o += kRows) {
       DenseRows rows = w;
       rows.data = static_cast<const char*>(w.data) + o * w.stride * element;
-      kernels.dense_matmul({hidden, head.cols, rows, logits + o, head.rows, n, std::min(kRows, head.rows - o), head.cols});
+      kernels.dense_matmul(
+          {hidden, head.cols, rows, logits + o, head.rows, n, std::min(kRows, head.rows - o), head.cols});
     }
   });
 }

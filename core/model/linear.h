@@ -21,17 +21,18 @@ struct Linear {
   std::vector<float> bias;  // empty or [rows]
 
   DenseType dense_type = DenseType::kF32;
-  std::vector<float> dense32;      // kF32
-  std::vector<uint16_t> dense16;   // kF16, kBF16
+  std::vector<float> dense32;     // kF32
+  std::vector<uint16_t> dense16;  // kF16, kBF16
 
   const uint8_t* codes = nullptr;  // packed if not null
   int pair_bits = 0;
-  std::vector<float> row_scale;    // [rows padded to 32]
+  std::vector<float> row_scale;  // [rows padded to 32]
   std::shared_ptr<const std::vector<int32_t>> table;
 
   bool packed() const { return codes != nullptr; }
   DenseRows Dense() const {
-    return {dense_type == DenseType::kF32 ? static_cast<const void*>(dense32.data()) : dense16.data(), dense_type, cols};
+    return {dense_type == DenseType::kF32 ? static_cast<const void*>(dense32.data()) : dense16.data(), dense_type,
+            cols};
   }
   PackedMatrix Packed() const { return {codes, row_scale.data(), table->data(), pair_bits, rows, cols}; }
   // Read for each token at batch 1.
@@ -40,10 +41,10 @@ struct Linear {
 
 // Layers that multiply the same input, and what is done to that input first when they are packed.
 struct LinearGroup {
-  std::string name;                           // "model.layers.0.self_attn.qkv"
+  std::string name;  // "model.layers.0.self_attn.qkv"
   std::vector<Linear> layers;
-  std::shared_ptr<const Rotation> rotation;   // packed only
-  std::vector<float> inverse_scale;           // packed only; empty or [cols]
+  std::shared_ptr<const Rotation> rotation;  // packed only
+  std::vector<float> inverse_scale;          // packed only; empty or [cols]
 
   int64_t cols() const { return layers.front().cols; }
 };

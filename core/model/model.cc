@@ -47,7 +47,8 @@ absl::Status CheckChunks(const ModelConfig& config, std::span<const SequenceChun
   for (const SequenceChunk& chunk : chunks) {
     for (int32_t token : chunk.tokens) {
       if (token < 0 || token >= config.vocab_size) {
-        return InvalidArgument("PROMPT_TOKEN", "token {} is not below the vocabulary size {}", token, config.vocab_size);
+        return InvalidArgument("PROMPT_TOKEN", "token {} is not below the vocabulary size {}", token,
+                               config.vocab_size);
       }
     }
     const int64_t needed = chunk.cache->length() + static_cast<int64_t>(chunk.tokens.size());
@@ -113,7 +114,8 @@ bool Model::is_quantized() const { return impl_->artifact != nullptr; }
 std::string Model::kernel_name() const { return std::string(impl_->kernels->name); }
 
 int64_t Model::weight_bytes() const {
-  int64_t bytes = impl_->embeddings.WeightBytes() + (impl_->config.tie_embeddings ? 0 : impl_->head_matrix.WeightBytes());
+  int64_t bytes =
+      impl_->embeddings.WeightBytes() + (impl_->config.tie_embeddings ? 0 : impl_->head_matrix.WeightBytes());
   ForEachLinear(impl_->layers, [&](const Linear& linear) { bytes += linear.WeightBytes(); });
   return bytes;
 }

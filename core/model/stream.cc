@@ -15,7 +15,8 @@ absl::Status EmbedWindows(const Checkpoint& checkpoint, const std::vector<std::v
   for (const std::vector<int32_t>& window : windows) {
     for (int32_t token : window) {
       if (token < 0 || token >= config.vocab_size) {
-        return InvalidArgument("PROMPT_TOKEN", "token {} is not below the vocabulary size {}", token, config.vocab_size);
+        return InvalidArgument("PROMPT_TOKEN", "token {} is not below the vocabulary size {}", token,
+                               config.vocab_size);
       }
       x.resize(x.size() + n);
       const std::span<float> row(x.data() + x.size() - n, n);

@@ -93,9 +93,8 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, cons
     }
   }
   plan.bpw = bits / static_cast<double>(plan.weights);
-  ASSIGN_OR_RETURN(const uint64_t total,
-                   SafetensorsWriter::TotalBytes(ArtifactDeclarations(checkpoint, spec, plan), ArtifactMetadata(),
-                                                 kCodesAlignment));
+  ASSIGN_OR_RETURN(const uint64_t total, SafetensorsWriter::TotalBytes(ArtifactDeclarations(checkpoint, spec, plan),
+                                                                       ArtifactMetadata(), kCodesAlignment));
   plan.artifact_bytes = static_cast<int64_t>(total);
   constexpr int64_t kProcess = 64 << 20;  // code, libraries, allocator
   plan.peak_memory_bytes = kProcess + BlockMemory(checkpoint, spec) + threads * widest * kTileRows * 16;

@@ -25,10 +25,10 @@ namespace qamserve {
 inline constexpr char kCodecVersion[] = "qamw-joint-1";
 
 struct QuantizeSpec {
-  double bpw = 5.5;              // codebook bits a weight: 2.5 to 6 in half bits
+  double bpw = 5.5;  // codebook bits a weight: 2.5 to 6 in half bits
   bool channel_scale = true;
   RotationKind rotation = RotationKind::kFull;
-  uint64_t seed = 1;             // of the rotation's signs
+  uint64_t seed = 1;  // of the rotation's signs
   int32_t calibration_windows = 8;
   int32_t window_tokens = 1024;
 };
@@ -41,17 +41,17 @@ std::string QuantizeSpecToJson(const QuantizeSpec& spec);
 // What will be done, known before anything is read but headers.
 struct QuantizePlan {
   struct Tensor {
-    std::string name;            // "model.layers.0.self_attn.q_proj"
-    std::string group;           // tensors that share an input share a group: "model.layers.0.self_attn.qkv"
-    int64_t rows = 0;            // out
-    int64_t cols = 0;            // in
-    int64_t packed_bytes = 0;    // codes and norms as stored
+    std::string name;          // "model.layers.0.self_attn.q_proj"
+    std::string group;         // tensors that share an input share a group: "model.layers.0.self_attn.qkv"
+    int64_t rows = 0;          // out
+    int64_t cols = 0;          // in
+    int64_t packed_bytes = 0;  // codes and norms as stored
   };
   std::vector<Tensor> tensors;
-  int64_t weights = 0;           // to be quantized
-  int64_t artifact_bytes = 0;    // of model.safetensors, exact
-  int64_t peak_memory_bytes = 0; // estimate, at `threads` threads
-  double bpw = 0;                // with norms and scales
+  int64_t weights = 0;            // to be quantized
+  int64_t artifact_bytes = 0;     // of model.safetensors, exact
+  int64_t peak_memory_bytes = 0;  // estimate, at `threads` threads
+  double bpw = 0;                 // with norms and scales
 };
 // Errors: INVALID_ARGUMENT (ROTATION_DIMENSION) if an input dimension cannot be factored; names tensor and dimension.
 absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, const QuantizeSpec& spec, int threads);
@@ -67,9 +67,9 @@ absl::Status CalibrateShard(const Checkpoint& checkpoint, const std::vector<std:
 struct TensorOutcome {
   std::string name;
   int64_t rows = 0, cols = 0;
-  double bpw = 0;                // codes + norms + the tensor's share of scales
-  double distortion = 0;         // mean squared error a weight over the row's mean square, in the rotated basis
-  double weighted_error = 0;     // channel-weighted squared error over channel-weighted energy; 0 without statistics
+  double bpw = 0;             // codes + norms + the tensor's share of scales
+  double distortion = 0;      // mean squared error a weight over the row's mean square, in the rotated basis
+  double weighted_error = 0;  // channel-weighted squared error over channel-weighted energy; 0 without statistics
 };
 
 // Quantizes one tensor of the plan and writes it. `statistics` are the files of all calibration shards, in shard
@@ -80,12 +80,12 @@ absl::StatusOr<TensorOutcome> QuantizeTensor(const Checkpoint& checkpoint, const
                                              const std::string& out_path);
 
 struct ArtifactInputs {
-  std::vector<std::string> packed;        // one file for each tensor of the plan, in plan order
-  std::vector<TensorOutcome> outcomes;    // likewise
+  std::vector<std::string> packed;      // one file for each tensor of the plan, in plan order
+  std::vector<TensorOutcome> outcomes;  // likewise
   std::string display_name;
   std::string checkpoint_digest;
-  std::string calibration_source;         // "text" or "own samples" or "none"
-  std::string calibration_digest;         // SHA-256 of the token ids
+  std::string calibration_source;  // "text" or "own samples" or "none"
+  std::string calibration_digest;  // SHA-256 of the token ids
   // Of the finished folder (DigestFiles); goes into the report.
   std::map<std::string, std::string> file_digests;
 };

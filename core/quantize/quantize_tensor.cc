@@ -21,7 +21,8 @@ absl::StatusOr<std::vector<double>> ColumnEnergy(const Checkpoint& checkpoint, c
       const auto part = std::span(rows).first(static_cast<size_t>((end - row) * cols));
       RETURN_IF_ERROR(checkpoint.ReadRows(name + ".weight", row, end, part));
       for (size_t i = 0; i < part.size(); i += energy.size()) {
-        for (size_t j = 0; j < energy.size(); ++j) energy[j] += static_cast<double>(part[i + j]) * static_cast<double>(part[i + j]);
+        for (size_t j = 0; j < energy.size(); ++j)
+          energy[j] += static_cast<double>(part[i + j]) * static_cast<double>(part[i + j]);
       }
     }
   }
@@ -31,9 +32,9 @@ absl::StatusOr<std::vector<double>> ColumnEnergy(const Checkpoint& checkpoint, c
 // What a strip of 32 rows adds to the totals; kept apart so that they add up in strip order.
 struct StripErrors {
   absl::Status status;
-  double relative = 0;          // sum over rows of squared error / energy
-  double weighted = 0;          // sum of h_j (w_j - w^_j)^2
-  double weighted_energy = 0;   // sum of h_j w_j^2
+  double relative = 0;         // sum over rows of squared error / energy
+  double weighted = 0;         // sum of h_j (w_j - w^_j)^2
+  double weighted_energy = 0;  // sum of h_j w_j^2
 };
 
 struct TensorJob {
@@ -42,8 +43,8 @@ struct TensorJob {
   const Rotation& rotation;
   const NearestPoint& nearest;
   int pair_bits;
-  const std::vector<float>& scale;        // empty without channel scales
-  const std::vector<double>& mean_square; // empty without channel scales
+  const std::vector<float>& scale;         // empty without channel scales
+  const std::vector<double>& mean_square;  // empty without channel scales
   std::vector<uint8_t>& codes;
   std::vector<uint16_t>& norms;
 };
@@ -71,7 +72,8 @@ StripErrors EncodeStrip(const TensorJob& job, int64_t strip) {
   for (int64_t r = 0; r < count; ++r) {
     const std::span<float> row(rows.data() + r * cols, n);
     std::copy(row.begin(), row.end(), original.begin());
-    const EncodedRow encoded = EncodeRow(job.rotation, job.nearest, job.scale, row, scratch, codes[static_cast<size_t>(r)]);
+    const EncodedRow encoded =
+        EncodeRow(job.rotation, job.nearest, job.scale, row, scratch, codes[static_cast<size_t>(r)]);
     if (encoded.norm == 0x7c00) {
       out.status = InvalidArgument("TENSOR_RANGE", "{}: tensor {}, row {}: its norm does not fit binary16 (65504)",
                                    job.checkpoint.origin(), job.tensor.name, first + r);
@@ -82,7 +84,8 @@ StripErrors EncodeStrip(const TensorJob& job, int64_t strip) {
     if (!job.mean_square.empty()) AddWeightedError(job, original, row, scratch, out);
   }
   const int64_t bytes = StripBytes(cols, job.pair_bits);
-  PackStrip(codes, job.pair_bits, std::span(job.codes).subspan(static_cast<size_t>(strip * bytes), static_cast<size_t>(bytes)));
+  PackStrip(codes, job.pair_bits,
+            std::span(job.codes).subspan(static_cast<size_t>(strip * bytes), static_cast<size_t>(bytes)));
   return out;
 }
 
@@ -90,7 +93,8 @@ absl::Status WritePacked(const TensorJob& job, const std::string& path) {
   std::vector<SafetensorsWriter::Declaration> declarations = {
       {job.tensor.name + kCodesSuffix, DType::kU8, {static_cast<int64_t>(job.codes.size())}},
       {job.tensor.name + kRowNormSuffix, DType::kF16, {job.tensor.rows}}};
-  if (!job.scale.empty()) declarations.push_back({job.tensor.group + kChannelScaleSuffix, DType::kF16, {job.tensor.cols}});
+  if (!job.scale.empty())
+    declarations.push_back({job.tensor.group + kChannelScaleSuffix, DType::kF16, {job.tensor.cols}});
   ASSIGN_OR_RETURN(SafetensorsWriter writer, SafetensorsWriter::Create(path, declarations, ArtifactMetadata(), 8));
   RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(job.codes))));
   RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(job.norms))));

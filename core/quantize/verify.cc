@@ -51,7 +51,8 @@ absl::Status VerifyArtifact(const Checkpoint& checkpoint, const QuantizePlan& pl
                             const std::string& dir) {
   ASSIGN_OR_RETURN(const FileSet files, FileSet::FromPath(dir));
   auto opened = ArtifactReader::Open(files);
-  if (!opened.ok()) return MakeError(absl::StatusCode::kFailedPrecondition, "GATE_COVERAGE", MessageOf(opened.status()));
+  if (!opened.ok())
+    return MakeError(absl::StatusCode::kFailedPrecondition, "GATE_COVERAGE", MessageOf(opened.status()));
   const ArtifactReader& artifact = **opened;
   const QuantizationConfig& quantization = artifact.quantization();
   const int pair_bits = quantization.pair_bits;
@@ -74,9 +75,10 @@ absl::Status VerifyArtifact(const Checkpoint& checkpoint, const QuantizePlan& pl
       const int64_t row = k * (t.rows - 1) / std::max<int64_t>(1, std::min(kSampledRows, t.rows) - 1);
       ASSIGN_OR_RETURN(const double error, RowError(checkpoint, artifact, rotation, nearest, t, view, row));
       if (!(error <= limit)) {
-        return FailedPrecondition("GATE_RECONSTRUCTION",
-                                  "tensor {}, row {}: relative squared error {:.3g} after reading it back; the limit is {:.3g}",
-                                  t.name, row, error, limit);
+        return FailedPrecondition(
+            "GATE_RECONSTRUCTION",
+            "tensor {}, row {}: relative squared error {:.3g} after reading it back; the limit is {:.3g}", t.name, row,
+            error, limit);
       }
     }
   }

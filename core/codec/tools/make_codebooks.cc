@@ -37,7 +37,7 @@ class Source {
 };
 
 struct Pass {
-  double mse;                    // per weight
+  double mse;  // per weight
   std::vector<Point> centroids;
 };
 
@@ -52,8 +52,9 @@ Pass Assign(const Source& source, const std::vector<Point>& points) {
   double error = 0, total = 0;
   for (int i = 0; i < Source::kSide; ++i) {
     const double x = Source::At(i);
-    const size_t start = std::lower_bound(order.begin(), order.end(), x,
-                                          [&](size_t a, double v) { return points[a].x < v; }) - order.begin();
+    const size_t start =
+        std::lower_bound(order.begin(), order.end(), x, [&](size_t a, double v) { return points[a].x < v; }) -
+        order.begin();
     size_t last = order[std::min(start, n - 1)];
     for (int j = 0; j < Source::kSide; ++j) {
       const double y = Source::At(j);
@@ -84,7 +85,8 @@ Pass Assign(const Source& source, const std::vector<Point>& points) {
 std::vector<Point> Lloyd(const Source& source, size_t n, uint64_t seed, int iterations, double* mse) {
   Rng rng(seed);
   std::vector<Point> points(n);
-  for (Point& p : points) p = {std::fabs(rng.NextGaussian()) * std::sqrt(2.0), std::fabs(rng.NextGaussian()) * std::sqrt(2.0)};
+  for (Point& p : points)
+    p = {std::fabs(rng.NextGaussian()) * std::sqrt(2.0), std::fabs(rng.NextGaussian()) * std::sqrt(2.0)};
   for (int i = 0; i < iterations; ++i) {
     Pass pass = Assign(source, points);
     *mse = pass.mse;
@@ -110,7 +112,8 @@ Lattice Round(const std::vector<Point>& points, double step, int limit) {
 
 std::vector<Point> PointsOf(const Lattice& lattice) {
   std::vector<Point> points;
-  for (size_t i = 0; i < lattice.x.size(); ++i) points.push_back({lattice.x[i] * lattice.step, lattice.y[i] * lattice.step});
+  for (size_t i = 0; i < lattice.x.size(); ++i)
+    points.push_back({lattice.x[i] * lattice.step, lattice.y[i] * lattice.step});
   return points;
 }
 
@@ -136,14 +139,16 @@ Lattice ToIntegers(const Source& source, const std::vector<Point>& points, int l
 
 void PrintRow(const char* name, int bits, const std::vector<int>& values) {
   std::printf("inline constexpr uint8_t %s%d[] = {", name, bits);
-  for (size_t i = 0; i < values.size(); ++i) std::printf("%s%d", i == 0 ? "" : i % 24 == 0 ? ",\n    " : ", ", values[i]);
+  for (size_t i = 0; i < values.size(); ++i)
+    std::printf("%s%d", i == 0 ? "" : i % 24 == 0 ? ",\n    " : ", ", values[i]);
   std::printf("};\n");
 }
 
 void MakeAll() {
   const Source source;
-  std::printf("// Made by core/codec/tools/make_codebooks.cc; do not edit. Magnitudes of one quadrant, sorted by radius.\n"
-              "#pragma once\n\n#include <cstdint>\n\n#include \"core/codec/codebook.h\"\n\nnamespace qamserve {\n\n");
+  std::printf(
+      "// Made by core/codec/tools/make_codebooks.cc; do not edit. Magnitudes of one quadrant, sorted by radius.\n"
+      "#pragma once\n\n#include <cstdint>\n\n#include \"core/codec/codebook.h\"\n\nnamespace qamserve {\n\n");
   std::vector<Lattice> all;
   for (int bits = 5; bits <= 12; ++bits) {
     const size_t n = size_t{1} << (bits - 2);
@@ -156,9 +161,8 @@ void MakeAll() {
       std::vector<Point> points = Lloyd(source, n, static_cast<uint64_t>(bits * 100 + t), bits <= 10 ? 250 : 300, &mse);
       if (mse < best_mse) best_mse = mse, best_points = points;
     }
-    std::sort(best_points.begin(), best_points.end(), [](const Point& a, const Point& b) {
-      return a.x * a.x + a.y * a.y < b.x * b.x + b.y * b.y;
-    });
+    std::sort(best_points.begin(), best_points.end(),
+              [](const Point& a, const Point& b) { return a.x * a.x + a.y * a.y < b.x * b.x + b.y * b.y; });
     Lattice lattice = ToIntegers(source, best_points, bits <= 9 ? 127 : 255);
     std::fprintf(stderr, "bits %d: mse %.5g, on the lattice %.5g\n", bits, best_mse, lattice.mse);
     PrintRow("kX", bits, lattice.x);

@@ -3,6 +3,7 @@
 
 #if defined(__x86_64__)
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 #include "core/codec/packing.h"
@@ -226,14 +227,22 @@ void PackedMatmulBits(const PackedMatmulArgs& a) {
 
 void PackedMatmul(const PackedMatmulArgs& a) {
   switch (a.w.pair_bits) {
-    case 5: return PackedMatmulBits<5>(a);
-    case 6: return PackedMatmulBits<6>(a);
-    case 7: return PackedMatmulBits<7>(a);
-    case 8: return PackedMatmulBits<8>(a);
-    case 9: return PackedMatmulBits<9>(a);
-    case 10: return PackedMatmulBits<10>(a);
-    case 11: return PackedMatmulBits<11>(a);
-    case 12: return PackedMatmulBits<12>(a);
+    case 5:
+      return PackedMatmulBits<5>(a);
+    case 6:
+      return PackedMatmulBits<6>(a);
+    case 7:
+      return PackedMatmulBits<7>(a);
+    case 8:
+      return PackedMatmulBits<8>(a);
+    case 9:
+      return PackedMatmulBits<9>(a);
+    case 10:
+      return PackedMatmulBits<10>(a);
+    case 11:
+      return PackedMatmulBits<11>(a);
+    case 12:
+      return PackedMatmulBits<12>(a);
   }
 }
 
@@ -241,11 +250,13 @@ void PackedMatmul(const PackedMatmulArgs& a) {
 }  // namespace avx2
 
 const Kernels* Avx2Kernels() {
-  static constexpr Kernels kKernels = {"avx2",            avx2::DenseMatmul, avx2::PackedMatmul,
-                                       avx2::QuantizeInput, avx2::RmsNorm,     avx2::Softmax,
-                                       avx2::SiluMul,     avx2::GeluMul,     avx2::ToFloat};
-  const bool runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  return runs ? &kKernels : nullptr;
+  static constexpr Kernels kKernels = {"avx2",        avx2::DenseMatmul, avx2::PackedMatmul, avx2::QuantizeInput,
+                                       avx2::RmsNorm, avx2::Softmax,     avx2::SiluMul,      avx2::GeluMul,
+                                       avx2::ToFloat};
+  // The builtin asks the system, too, whether it keeps the wide registers; clang's does not know F16C.
+  unsigned eax, ebx, ecx, edx;
+  const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+  return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kKernels : nullptr;
 }
 
 }  // namespace qamserve

@@ -26,9 +26,7 @@ inline Lanes Div(Lanes a, Lanes b) { return _mm256_div_ps(a, b); }
 inline Lanes Max(Lanes a, Lanes b) { return _mm256_max_ps(a, b); }
 inline Lanes Min(Lanes a, Lanes b) { return _mm256_min_ps(a, b); }
 inline Lanes Fma(Lanes a, Lanes b, Lanes c) { return _mm256_fmadd_ps(a, b, c); }
-inline Lanes RoundToNearestEven(Lanes a) {
-  return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
+inline Lanes RoundToNearestEven(Lanes a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Lanes Abs(Lanes a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 inline Lanes PowerOfTwo(Lanes n) {
   const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));

@@ -39,20 +39,36 @@ inline Lanes LoadBFloat16(const uint16_t* p) {
 inline void Store(float* p, Lanes a) {
   for (int i = 0; i < 8; ++i) p[i] = a.v[i];
 }
-inline Lanes Add(Lanes a, Lanes b) { return Map(a, b, [](float x, float y) { return x + y; }); }
-inline Lanes Sub(Lanes a, Lanes b) { return Map(a, b, [](float x, float y) { return x - y; }); }
-inline Lanes Mul(Lanes a, Lanes b) { return Map(a, b, [](float x, float y) { return x * y; }); }
-inline Lanes Div(Lanes a, Lanes b) { return Map(a, b, [](float x, float y) { return x / y; }); }
+inline Lanes Add(Lanes a, Lanes b) {
+  return Map(a, b, [](float x, float y) { return x + y; });
+}
+inline Lanes Sub(Lanes a, Lanes b) {
+  return Map(a, b, [](float x, float y) { return x - y; });
+}
+inline Lanes Mul(Lanes a, Lanes b) {
+  return Map(a, b, [](float x, float y) { return x * y; });
+}
+inline Lanes Div(Lanes a, Lanes b) {
+  return Map(a, b, [](float x, float y) { return x / y; });
+}
 // As vmaxps and vminps: the second operand if either is NaN.
-inline Lanes Max(Lanes a, Lanes b) { return Map(a, b, [](float x, float y) { return x > y ? x : y; }); }
-inline Lanes Min(Lanes a, Lanes b) { return Map(a, b, [](float x, float y) { return x < y ? x : y; }); }
+inline Lanes Max(Lanes a, Lanes b) {
+  return Map(a, b, [](float x, float y) { return x > y ? x : y; });
+}
+inline Lanes Min(Lanes a, Lanes b) {
+  return Map(a, b, [](float x, float y) { return x < y ? x : y; });
+}
 inline Lanes Fma(Lanes a, Lanes b, Lanes c) {
   Lanes r;
   for (int i = 0; i < 8; ++i) r.v[i] = std::fma(a.v[i], b.v[i], c.v[i]);
   return r;
 }
-inline Lanes RoundToNearestEven(Lanes a) { return Map(a, a, [](float x, float) { return std::nearbyint(x); }); }
-inline Lanes Abs(Lanes a) { return Map(a, a, [](float x, float) { return std::fabs(x); }); }
+inline Lanes RoundToNearestEven(Lanes a) {
+  return Map(a, a, [](float x, float) { return std::nearbyint(x); });
+}
+inline Lanes Abs(Lanes a) {
+  return Map(a, a, [](float x, float) { return std::fabs(x); });
+}
 // 2^n for whole n in [-126, 127].
 inline Lanes PowerOfTwo(Lanes n) {
   return Map(n, n, [](float x, float) { return std::bit_cast<float>((static_cast<int32_t>(x) + 127) << 23); });

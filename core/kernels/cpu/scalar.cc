@@ -43,9 +43,9 @@ void PackedMatmul(const PackedMatmulArgs& a) {
 }  // namespace scalar
 
 const Kernels& ScalarKernels() {
-  static constexpr Kernels kKernels = {"scalar",          scalar::DenseMatmul, scalar::PackedMatmul,
-                                       scalar::QuantizeInput, scalar::RmsNorm,     scalar::Softmax,
-                                       scalar::SiluMul,   scalar::GeluMul,     scalar::ToFloat};
+  static constexpr Kernels kKernels = {
+      "scalar",        scalar::DenseMatmul, scalar::PackedMatmul, scalar::QuantizeInput, scalar::RmsNorm,
+      scalar::Softmax, scalar::SiluMul,     scalar::GeluMul,      scalar::ToFloat};
   return kKernels;
 }
 

@@ -38,7 +38,8 @@ TEST(Codebook, MagnitudesFitTheirMultipliers) {
 struct Gaussian {
   Rng rng{11};
   void Pair(float* x, float* y) {
-    const double radius = std::sqrt(-2 * std::log(1 - rng.NextUniform())), angle = 6.283185307179586 * rng.NextUniform();
+    const double radius = std::sqrt(-2 * std::log(1 - rng.NextUniform())),
+                 angle = 6.283185307179586 * rng.NextUniform();
     *x = static_cast<float>(radius * std::cos(angle));
     *y = static_cast<float>(radius * std::sin(angle));
   }

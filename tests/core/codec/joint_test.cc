@@ -116,7 +116,7 @@ TEST(Half, RoundTripsEveryBinary16) {
   }
   EXPECT_EQ(FloatToHalf(65520.0f), 0x7c00);
   EXPECT_EQ(FloatToHalf(65519.0f), 0x7bff);
-  EXPECT_EQ(FloatToHalf(0x1p-25f), 0);       // tie to even
+  EXPECT_EQ(FloatToHalf(0x1p-25f), 0);  // tie to even
   EXPECT_EQ(FloatToHalf(0x1.8p-25f), 1);
 }
 

@@ -38,7 +38,7 @@ TEST(Packing, PlacesAnElevenBitCodeAsDocumented) {
   std::vector<uint8_t> tile(static_cast<size_t>(TileBytes(11)));
   PackCode(tile.data(), 11, 3, 9, 0x5a7);  // v = 2, n = 13
   EXPECT_EQ(tile[128 * 2 + 13], 0xa7);
-  EXPECT_EQ(tile[128 * 8 + 13], 1 << 2);   // bit 8 of the code
+  EXPECT_EQ(tile[128 * 8 + 13], 1 << 2);  // bit 8 of the code
   EXPECT_EQ(tile[128 * 9 + 13], 0);
   EXPECT_EQ(tile[128 * 10 + 13], 1 << 2);  // bit 10
   int set = 0;

@@ -32,7 +32,8 @@ TEST(HadamardFactors, CoversTheDimensionsOfKnownModels) {
   EXPECT_EQ(HadamardFactors(1536), (std::vector<int64_t>{12, 128}));
   EXPECT_EQ(HadamardFactors(640), (std::vector<int64_t>{20, 32}));
   EXPECT_EQ(HadamardFactors(4096), (std::vector<int64_t>{4096}));
-  for (int64_t n : {896, 960, 1024, 2048, 2560, 3072, 3584, 4864, 5120, 5632, 8192, 8960, 9728, 13824, 14336, 18944, 28672}) {
+  for (int64_t n :
+       {896, 960, 1024, 2048, 2560, 3072, 3584, 4864, 5120, 5632, 8192, 8960, 9728, 13824, 14336, 18944, 28672}) {
     EXPECT_FALSE(HadamardFactors(n).empty()) << n;
   }
   EXPECT_TRUE(HadamardFactors(11008).empty());  // 43 x 256: needs an order-172 matrix, which Paley does not give

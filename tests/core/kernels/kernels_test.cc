@@ -34,7 +34,8 @@ struct Packed {
     codes.resize(static_cast<size_t>(PackedBytes(rows, cols, bits)));
     for (uint8_t& b : codes) b = static_cast<uint8_t>(rng.NextU64());
     row_scale.assign(static_cast<size_t>(StripsDown(rows) * kTileRows), 0.0f);
-    for (int64_t r = 0; r < rows; ++r) row_scale[static_cast<size_t>(r)] = static_cast<float>(0.001 + rng.NextUniform());
+    for (int64_t r = 0; r < rows; ++r)
+      row_scale[static_cast<size_t>(r)] = static_cast<float>(0.001 + rng.NextUniform());
     for (size_t i = 0; i < size_t{1} << bits; ++i) {
       const int x = static_cast<int>(rng.NextU64() % 511) - 255, y = static_cast<int>(rng.NextU64() % 511) - 255;
       table.push_back(static_cast<int32_t>(static_cast<uint32_t>(x & 0xffff) | static_cast<uint32_t>(y) << 16));
@@ -81,7 +82,8 @@ TEST(ScalarPacked, IsTheProductOfTheDecodedMatrix) {
           const int value = c % 2 == 0 ? static_cast<int16_t>(entry & 0xffff) : entry >> 16;
           expected += value * static_cast<double>(x.q[static_cast<size_t>(t * x.input.stride + c)]);
         }
-        expected *= static_cast<double>(w.row_scale[static_cast<size_t>(r)]) * static_cast<double>(x.scale[static_cast<size_t>(t)]);
+        expected *= static_cast<double>(w.row_scale[static_cast<size_t>(r)]) *
+                    static_cast<double>(x.scale[static_cast<size_t>(t)]);
         ASSERT_NEAR(y[static_cast<size_t>(t * rows + r)], expected, 1e-5 * std::fabs(expected) + 1e-3);
       }
     }
@@ -149,7 +151,8 @@ TEST(Dense, ReferenceIsRightAndAvx2EqualsIt) {
         std::vector<uint16_t> narrow;
         for (float& v : w) {
           if (type == DenseType::kF32) break;
-          narrow.push_back(type == DenseType::kF16 ? FloatToHalf(v) : static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16));
+          narrow.push_back(type == DenseType::kF16 ? FloatToHalf(v)
+                                                   : static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16));
           v = type == DenseType::kF16 ? HalfToFloat(narrow.back()) : BFloat16ToFloat(narrow.back());
         }
         const DenseRows rows{type == DenseType::kF32 ? static_cast<const void*>(w.data()) : narrow.data(), type, k};
@@ -158,7 +161,8 @@ TEST(Dense, ReferenceIsRightAndAvx2EqualsIt) {
           for (int64_t o = 0; o < outs; ++o) {
             double expected = 0;
             for (int64_t i = 0; i < k; ++i) {
-              expected += static_cast<double>(x[static_cast<size_t>(t * k + i)]) * static_cast<double>(w[static_cast<size_t>(o * k + i)]);
+              expected += static_cast<double>(x[static_cast<size_t>(t * k + i)]) *
+                          static_cast<double>(w[static_cast<size_t>(o * k + i)]);
             }
             ASSERT_NEAR(reference[static_cast<size_t>(t * outs + o)], expected, 1e-6 * static_cast<double>(k) + 1e-5);
           }

@@ -23,7 +23,8 @@ std::vector<std::vector<int32_t>> Windows(int count, int tokens, int64_t vocab) 
   Rng rng(17);
   std::vector<std::vector<int32_t>> windows(static_cast<size_t>(count));
   for (auto& window : windows) {
-    for (int t = 0; t < tokens; ++t) window.push_back(static_cast<int32_t>(rng.NextU64() % static_cast<uint64_t>(vocab)));
+    for (int t = 0; t < tokens; ++t)
+      window.push_back(static_cast<int32_t>(rng.NextU64() % static_cast<uint64_t>(vocab)));
   }
   return windows;
 }
@@ -58,9 +59,7 @@ struct Pipeline {
     inputs.display_name = "tiny";
     return absl::OkStatus();
   }
-  absl::Status Assemble() {
-    return AssembleArtifact(*checkpoint, spec, plan, inputs, NoProgress, folder / "artifact");
-  }
+  absl::Status Assemble() { return AssembleArtifact(*checkpoint, spec, plan, inputs, NoProgress, folder / "artifact"); }
 };
 
 class EveryArchitecture : public testing::TestWithParam<Architecture> {};
@@ -117,7 +116,8 @@ TEST(Digest, IsTheSameForAnyNumberOfThreads) {
 TEST(Digest, DependsOnEveryFieldOfTheSpec) {
   QuantizeSpec plain, rate, rotation, seed, scale;
   rate.bpw = 4;
-  rotation.rotation = RotationKind::kBlock;  // 64 and 128 are powers of two: the same matrix, another name in config.json
+  rotation.rotation =
+      RotationKind::kBlock;  // 64 and 128 are powers of two: the same matrix, another name in config.json
   seed.seed = 2;
   scale.channel_scale = false;
   const std::string base = DigestWith(1, plain);
