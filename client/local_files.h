@@ -34,7 +34,7 @@ absl::StatusOr<std::vector<LocalFile>> FindTextFile(const std::string& path);
 // (CANCELLED).
 absl::Status HashFile(LocalFile& file, absl::FunctionRef<bool(uint64_t)> progress);
 
-// Whether size or modification time differ from those at HashFile.
+// Whether the file differs from what HashFile read: by size or modification time, else by reading it once more.
 bool ChangedSinceHashed(const LocalFile& file);
 
 }  // namespace qamserve
