@@ -140,9 +140,9 @@ class JobManager {
   std::shared_ptr<void> Subscribe(const std::string& id, std::function<void()> on_change);
 
   // --- Calls of workers ---
-  // Blocks until a task of `pool` is leased to `worker`; no value if `timeout_ms` passed or `stop` was set (look again
-  // after setting it: WakeWorkers).
-  absl::StatusOr<std::optional<TaskGrant>> WaitForTask(const std::string& worker, const std::string& pool,
+  // Blocks until a task that `filter` lets through is leased to `worker`; no value if `timeout_ms` passed or `stop` was
+  // set (look again after setting it: WakeWorkers).
+  absl::StatusOr<std::optional<TaskGrant>> WaitForTask(const std::string& worker, const TaskFilter& filter,
                                                        int64_t timeout_ms, const std::atomic<bool>& stop);
   // Everyone in WaitForTask looks for work again.
   void WakeWorkers();
@@ -172,6 +172,7 @@ class JobManager {
   // What is known of a leased task beyond its row.
   struct Running {
     TaskLease lease;
+    int64_t started_ms = 0;
     double fraction = 0;
     int64_t told_ms = 0;
     std::shared_ptr<std::atomic<bool>> stop;
@@ -191,7 +192,7 @@ class JobManager {
                             std::optional<ArtifactRecord> artifact);
 
   // job_tasks.cc
-  absl::StatusOr<std::optional<TaskGrant>> TryLease(const std::string& worker, const std::string& pool);
+  absl::StatusOr<std::optional<TaskGrant>> TryLease(const std::string& worker, const TaskFilter& filter);
   absl::StatusOr<TaskGrant> GrantLocked(const JobRecord& job, const TaskRecord& task);
   absl::StatusOr<TaskRecord> LeasedTask(const TaskLease& lease);
   // The lease of `task` is over without an outcome: it goes back or, after too many attempts, the job fails.
@@ -210,8 +211,11 @@ class JobManager {
   void Notice(JobNotice notice);
   void Tell();
   void LearnRate(TaskStage stage, double cost, double seconds);
-  // Seconds that `cost` of a stage takes on this machine; < 0 if nothing was measured yet.
+  // Seconds that `cost` of a stage takes on this machine, with its tensors side by side; < 0 if nothing was measured
+  // yet.
   double SecondsFor(TaskStage stage, double cost) const;
+  // Seconds that are left of `task`; what it has done so far says more than other tasks do.
+  double SecondsLeft(const TaskRecord& task, const Running* running) const;
   absl::Status LoadRates();
   void SaveRates();
 

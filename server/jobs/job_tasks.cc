@@ -19,7 +19,7 @@ constexpr int64_t kCollectMs = int64_t{3600} * 1000;
 
 // --- Leases ---
 
-absl::StatusOr<std::optional<TaskGrant>> JobManager::WaitForTask(const std::string& worker, const std::string& pool,
+absl::StatusOr<std::optional<TaskGrant>> JobManager::WaitForTask(const std::string& worker, const TaskFilter& filter,
                                                                  int64_t timeout_ms, const std::atomic<bool>& stop) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
   for (;;) {
@@ -30,18 +30,18 @@ absl::StatusOr<std::optional<TaskGrant>> JobManager::WaitForTask(const std::stri
       version = work_version_;
     }
     if (stop) return std::nullopt;
-    ASSIGN_OR_RETURN(std::optional<TaskGrant> grant, TryLease(worker, pool));
+    ASSIGN_OR_RETURN(std::optional<TaskGrant> grant, TryLease(worker, filter));
     if (grant) return grant;
     std::unique_lock lock(mutex_);
     if (!work_.wait_until(lock, deadline, [&] { return stopped_ || work_version_ != version; })) return std::nullopt;
   }
 }
 
-absl::StatusOr<std::optional<TaskGrant>> JobManager::TryLease(const std::string& worker, const std::string& pool) {
+absl::StatusOr<std::optional<TaskGrant>> JobManager::TryLease(const std::string& worker, const TaskFilter& filter) {
   Teller teller(*this);
   std::lock_guard lock(jobs_mutex_);
   const int64_t now = options_.now_ms();
-  ASSIGN_OR_RETURN(const std::optional<TaskRecord> task, store_.LeaseTask(worker, pool, now, options_.lease_ms));
+  ASSIGN_OR_RETURN(const std::optional<TaskRecord> task, store_.LeaseTask(worker, filter, now, options_.lease_ms));
   if (!task) return std::nullopt;
   ASSIGN_OR_RETURN(JobRecord job, store_.GetJob(task->job));
   const JobState before = job.state;
@@ -78,7 +78,8 @@ absl::StatusOr<TaskGrant> JobManager::GrantLocked(const JobRecord& job, const Ta
   auto stop = std::make_shared<std::atomic<bool>>(false);
   grant.stop = stop;
   std::lock_guard lock(mutex_);
-  running_[task.lease_id] = {.lease = grant.lease, .fraction = 0, .told_ms = 0, .stop = std::move(stop)};
+  running_[task.lease_id] = {
+      .lease = grant.lease, .started_ms = options_.now_ms(), .fraction = 0, .told_ms = 0, .stop = std::move(stop)};
   return grant;
 }
 

@@ -48,17 +48,16 @@ absl::StatusOr<JobView> JobManager::ViewOf(JobRecord job, std::optional<size_t> 
 absl::Status JobManager::FillProgress(const std::vector<TaskRecord>& tasks, JobView& view) {
   JobProgress& progress = view.progress;
   const JobRecord& job = view.job;
-  std::map<int64_t, double> fractions;
+  std::map<int64_t, Running> leases;
   {
     std::lock_guard lock(mutex_);
     for (const auto& [lease_id, running] : running_) {
-      if (running.lease.job == job.id) fractions[lease_id] = running.fraction;
+      if (running.lease.job == job.id) leases[lease_id] = running;
     }
   }
-  auto fraction_of = [&](const TaskRecord& task) {
-    if (task.state == TaskState::kDone) return 1.0;
-    const auto it = fractions.find(task.lease_id);
-    return task.state == TaskState::kLeased && it != fractions.end() ? it->second : 0.0;
+  auto running_of = [&](const TaskRecord& task) -> const Running* {
+    const auto it = leases.find(task.lease_id);
+    return task.state == TaskState::kLeased && it != leases.end() ? &it->second : nullptr;
   };
   progress.tasks_total = static_cast<int32_t>(tasks.size());
   const TaskRecord* first_open = nullptr;
@@ -86,12 +85,13 @@ absl::Status JobManager::FillProgress(const std::vector<TaskRecord>& tasks, JobV
   double stage_cost = 0, stage_done = 0;
   progress.eta_seconds = 0;
   for (const TaskRecord& task : tasks) {
-    const double fraction = fraction_of(task);
+    const Running* running = running_of(task);
+    const double fraction = task.state == TaskState::kDone ? 1.0 : running != nullptr ? running->fraction : 0.0;
     if (ShownStage(job.kind, task.stage) == progress.stage) {
       stage_cost += task.cost;
       stage_done += task.cost * fraction;
     }
-    const double seconds = SecondsFor(task.stage, task.cost * (1 - fraction));
+    const double seconds = SecondsLeft(task, running);
     progress.eta_seconds = seconds < 0 ? -1 : progress.eta_seconds + seconds;
     if (seconds < 0) break;
   }
@@ -213,11 +213,25 @@ void JobManager::LearnRate(TaskStage stage, double cost, double seconds) {
 double JobManager::SecondsFor(TaskStage stage, double cost) const {
   std::lock_guard lock(mutex_);
   if (seconds_per_cost_.empty()) return -1;
-  if (const auto it = seconds_per_cost_.find(stage); it != seconds_per_cost_.end()) return it->second * cost;
+  const double lanes = stage == TaskStage::kQuantize ? options_.threads : 1;
+  if (const auto it = seconds_per_cost_.find(stage); it != seconds_per_cost_.end()) return it->second * cost / lanes;
   // Costs of all stages have the same unit, so the mean of what was measured is a fair guess for another stage.
   double sum = 0;
   for (const auto& [other, rate] : seconds_per_cost_) sum += rate;
-  return sum / static_cast<double>(seconds_per_cost_.size()) * cost;
+  return sum / static_cast<double>(seconds_per_cost_.size()) * cost / lanes;
+}
+
+double JobManager::SecondsLeft(const TaskRecord& task, const Running* running) const {
+  if (task.state == TaskState::kDone) return 0;
+  if (running == nullptr) return SecondsFor(task.stage, task.cost);
+  // Below that, start-up is most of what was measured.
+  constexpr double kTellingFraction = 0.05;
+  const double seconds = static_cast<double>(options_.now_ms() - running->started_ms) / 1000;
+  if (running->fraction < kTellingFraction || seconds <= 0) {
+    return SecondsFor(task.stage, task.cost * (1 - running->fraction));
+  }
+  const double lanes = task.stage == TaskStage::kQuantize ? options_.threads : 1;
+  return seconds * (1 - running->fraction) / running->fraction / lanes;
 }
 
 absl::Status JobManager::LoadRates() {

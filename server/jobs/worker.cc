@@ -14,10 +14,24 @@ constexpr int kReportAttempts = 5;
 
 }  // namespace
 
+struct Worker::Lane {
+  TaskFilter filter;
+  ThreadPool alone{1};
+  std::optional<TaskLease> lease;  // of the running task; guarded by the worker's mutex_
+  std::atomic<bool> lease_lost{false};
+  std::thread thread;
+};
+
 Worker::Worker(WorkerOptions options, JobManager& manager, TaskRunner& runner)
     : options_(std::move(options)), manager_(manager), runner_(runner), pool_(options_.threads) {
+  for (int i = 0; i < options_.threads; ++i) {
+    Lane& lane = *lanes_.emplace_back(std::make_unique<Lane>());
+    lane.filter.pool = options_.pool;
+    // One task that uses all threads at a time.
+    if (i > 0) lane.filter.stage = TaskStage::kQuantize;
+  }
   renew_thread_ = std::thread([this] { RenewLoop(); });
-  task_thread_ = std::thread([this] { TaskLoop(); });
+  for (const auto& lane : lanes_) lane->thread = std::thread([this, &lane = *lane] { TaskLoop(lane); });
 }
 
 Worker::~Worker() { Stop(); }
@@ -29,7 +43,9 @@ void Worker::Stop() {
     wake_.notify_all();
   }
   manager_.WakeWorkers();
-  if (task_thread_.joinable()) task_thread_.join();
+  for (const auto& lane : lanes_) {
+    if (lane->thread.joinable()) lane->thread.join();
+  }
   if (renew_thread_.joinable()) renew_thread_.join();
 }
 
@@ -38,38 +54,39 @@ bool Worker::Pause(int64_t ms) {
   return !wake_.wait_for(lock, std::chrono::milliseconds(ms), [&] { return stopping_.load(); });
 }
 
-void Worker::TaskLoop() {
+void Worker::TaskLoop(Lane& lane) {
   while (!stopping_) {
-    const auto grant = manager_.WaitForTask(options_.name, options_.pool, kWaitMs, stopping_);
+    const auto grant = manager_.WaitForTask(options_.name, lane.filter, kWaitMs, stopping_);
     if (ReasonOf(grant.status()) == "SHUTTING_DOWN") return;
     if (!grant.ok()) {
       Pause(kPauseMs);
     } else if (grant->has_value()) {
-      RunTask(**grant);
+      RunTask(lane, **grant);
     }
   }
 }
 
-void Worker::RunTask(const TaskGrant& grant) {
+void Worker::RunTask(Lane& lane, const TaskGrant& grant) {
   {
     std::lock_guard lock(mutex_);
-    lease_ = grant.lease;
-    lease_lost_ = false;
+    lane.lease = grant.lease;
+    lane.lease_lost = false;
   }
   const auto start = std::chrono::steady_clock::now();
   auto progress = [&](double fraction) -> absl::Status {
-    if (grant.stop->load() || lease_lost_) return Aborted("LEASE_LOST", "the task was taken away");
+    if (grant.stop->load() || lane.lease_lost) return Aborted("LEASE_LOST", "the task was taken away");
     if (stopping_) return Cancelled("WORKER_STOPPING", "the worker stops");
     manager_.ReportProgress(grant.lease, fraction);
     return absl::OkStatus();
   };
-  absl::StatusOr<TaskOutcome> outcome = runner_.Run(grant.input, pool_, progress);
+  ThreadPool& pool = grant.input.task.stage == TaskStage::kQuantize ? lane.alone : pool_;
+  absl::StatusOr<TaskOutcome> outcome = runner_.Run(grant.input, pool, progress);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   // What must last is in the blobs; a leftover is removed at the next start.
   (void)RemoveAll(grant.input.work_dir);
   Report(grant, outcome, seconds);
   std::lock_guard lock(mutex_);
-  lease_.reset();
+  lane.lease.reset();
 }
 
 void Worker::Report(const TaskGrant& grant, const absl::StatusOr<TaskOutcome>& outcome, double seconds) {
@@ -84,15 +101,17 @@ void Worker::Report(const TaskGrant& grant, const absl::StatusOr<TaskOutcome>& o
 
 void Worker::RenewLoop() {
   while (Pause(options_.lease_ms / 3)) {
-    std::optional<TaskLease> lease;
-    {
+    for (const auto& lane : lanes_) {
+      std::optional<TaskLease> lease;
+      {
+        std::lock_guard lock(mutex_);
+        lease = lane->lease;
+      }
+      if (!lease) continue;
+      const absl::Status status = manager_.RenewLease(*lease);
       std::lock_guard lock(mutex_);
-      lease = lease_;
+      if (absl::IsAborted(status) && lane->lease && lane->lease->lease_id == lease->lease_id) lane->lease_lost = true;
     }
-    if (!lease) continue;
-    const absl::Status status = manager_.RenewLease(*lease);
-    std::lock_guard lock(mutex_);
-    if (absl::IsAborted(status) && lease_ && lease_->lease_id == lease->lease_id) lease_lost_ = true;
   }
 }
 

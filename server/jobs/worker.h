@@ -1,14 +1,16 @@
-// Does tasks: one thread that leases and runs them one after another, with a pool of `threads` for the work within a
-// task, and one thread that renews the lease. Several workers may serve one manager.
+// Does tasks in `threads` lanes, each a thread that leases tasks and runs them one after another, and one more thread
+// that renews the leases. A tensor to be quantized has one lane to itself, so that as many are done at once as there
+// are lanes; every other task is taken by the first lane, with a pool of `threads` for the work within it. Several
+// workers may serve one manager.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "core/base/thread_pool.h"
 #include "server/jobs/job_manager.h"
@@ -24,18 +26,20 @@ struct WorkerOptions {
 
 class Worker {
  public:
-  // Starts both threads. `manager` and `runner` must outlive the worker.
+  // Starts all threads. `manager` and `runner` must outlive the worker.
   Worker(WorkerOptions options, JobManager& manager, TaskRunner& runner);
   // As Stop.
   ~Worker();
 
-  // Ends the running task at its next progress report and gives it back, then returns. Idempotent.
+  // Ends the running tasks at their next progress report and gives them back, then returns. Idempotent.
   void Stop();
 
  private:
-  void TaskLoop();
+  struct Lane;
+
+  void TaskLoop(Lane& lane);
   void RenewLoop();
-  void RunTask(const TaskGrant& grant);
+  void RunTask(Lane& lane, const TaskGrant& grant);
   // Tells the manager how it went; tries again while the store cannot be reached and the lease lasts.
   void Report(const TaskGrant& grant, const absl::StatusOr<TaskOutcome>& outcome, double seconds);
   // False if the worker is stopping.
@@ -48,10 +52,8 @@ class Worker {
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::optional<TaskLease> lease_;  // of the running task
-  std::atomic<bool> lease_lost_{false};
+  std::vector<std::unique_ptr<Lane>> lanes_;
   std::thread renew_thread_;
-  std::thread task_thread_;
 };
 
 }  // namespace qamserve

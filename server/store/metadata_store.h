@@ -42,6 +42,12 @@ struct JobFilter {
   std::string checkpoint;  // digest, if not empty
 };
 
+// Which tasks a worker takes.
+struct TaskFilter {
+  std::string pool;
+  std::optional<TaskStage> stage;  // only of this one, if given
+};
+
 // A right to work on a task, as LeaseTask gave it.
 struct TaskLease {
   std::string job;
@@ -104,9 +110,9 @@ class MetadataStore {
   virtual absl::StatusOr<std::vector<TaskRecord>> ListTasks(const std::string& job) = 0;  // by index
   virtual absl::Status Apply(const JobChange& change) = 0;
 
-  // Leases the first READY task of the most important, then oldest unfinished job of `pool` whose lower stages are all
-  // done: LEASED, attempts + 1, a new lease id. No value if there is none at `now_ms`.
-  virtual absl::StatusOr<std::optional<TaskRecord>> LeaseTask(const std::string& worker, const std::string& pool,
+  // Leases the first READY task that `filter` lets through of the most important, then oldest unfinished job whose lower
+  // stages are all done: LEASED, attempts + 1, a new lease id. No value if there is none at `now_ms`.
+  virtual absl::StatusOr<std::optional<TaskRecord>> LeaseTask(const std::string& worker, const TaskFilter& filter,
                                                               int64_t now_ms, int64_t lease_ms) = 0;
   // Moves the end of the lease. ABORTED (LEASE_LOST) if the task is no longer leased under it.
   virtual absl::Status RenewLease(const TaskLease& lease, int64_t expires_ms) = 0;

@@ -198,28 +198,29 @@ absl::Status SqliteMetadataStore::Apply(const JobChange& change) {
 }
 
 // Jobs come in order of importance; of each, only tasks of its lowest unfinished stage may start.
-absl::StatusOr<std::optional<TaskRecord>> SqliteMetadataStore::FirstReadyTask(const std::string& pool, int64_t now_ms) {
+absl::StatusOr<std::optional<TaskRecord>> SqliteMetadataStore::FirstReadyTask(const TaskFilter& filter,
+                                                                              int64_t now_ms) {
   std::vector<std::string> jobs;
   RETURN_IF_ERROR(
-      db_->Query("SELECT id FROM jobs WHERE state IN (1, 2, 3) AND pool = ? ORDER BY priority DESC, sequence", {pool},
-                 [&](SqlRow& row) { jobs.push_back(row.Text()); }));
+      db_->Query("SELECT id FROM jobs WHERE state IN (1, 2, 3) AND pool = ? ORDER BY priority DESC, sequence",
+                 {filter.pool}, [&](SqlRow& row) { jobs.push_back(row.Text()); }));
   for (const std::string& job : jobs) {
     std::vector<TaskRecord> found;
     RETURN_IF_ERROR(QueryTasks(
         "SELECT * FROM tasks WHERE job = ?1 AND state = 1 AND not_before_ms <= ?2"
         " AND stage = (SELECT MIN(stage) FROM tasks WHERE job = ?1 AND state <> 3) ORDER BY position LIMIT 1",
         {job, now_ms}, found));
-    if (!found.empty()) return std::move(found.front());
+    if (!found.empty() && (!filter.stage || *filter.stage == found.front().stage)) return std::move(found.front());
   }
   return std::nullopt;
 }
 
 absl::StatusOr<std::optional<TaskRecord>> SqliteMetadataStore::LeaseTask(const std::string& worker,
-                                                                         const std::string& pool, int64_t now_ms,
+                                                                         const TaskFilter& filter, int64_t now_ms,
                                                                          int64_t lease_ms) {
   std::lock_guard lock(mutex_);
   ASSIGN_OR_RETURN(auto transaction, SqliteTransaction::Begin(*db_));
-  ASSIGN_OR_RETURN(std::optional<TaskRecord> task, FirstReadyTask(pool, now_ms));
+  ASSIGN_OR_RETURN(std::optional<TaskRecord> task, FirstReadyTask(filter, now_ms));
   if (!task) return std::nullopt;
   RETURN_IF_ERROR(db_->Run("UPDATE counters SET value = value + 1 WHERE name = 'lease'"));
   RETURN_IF_ERROR(db_->Query("SELECT value FROM counters WHERE name = 'lease'", {},

@@ -55,7 +55,7 @@ class SqliteMetadataStore : public MetadataStore {
   absl::StatusOr<TaskRecord> GetTask(const std::string& job, int32_t index) override;
   absl::StatusOr<std::vector<TaskRecord>> ListTasks(const std::string& job) override;
   absl::Status Apply(const JobChange& change) override;
-  absl::StatusOr<std::optional<TaskRecord>> LeaseTask(const std::string& worker, const std::string& pool,
+  absl::StatusOr<std::optional<TaskRecord>> LeaseTask(const std::string& worker, const TaskFilter& filter,
                                                       int64_t now_ms, int64_t lease_ms) override;
   absl::Status RenewLease(const TaskLease& lease, int64_t expires_ms) override;
   absl::StatusOr<std::vector<TaskRecord>> ListExpiredTasks(int64_t now_ms) override;
@@ -85,7 +85,7 @@ class SqliteMetadataStore : public MetadataStore {
   absl::Status UpdateJob(const JobRecord& job);
   absl::Status UpdateTask(const TaskRecord& task);
   absl::Status PutTaskBlobs(const TaskRecord& task);
-  absl::StatusOr<std::optional<TaskRecord>> FirstReadyTask(const std::string& pool, int64_t now_ms);
+  absl::StatusOr<std::optional<TaskRecord>> FirstReadyTask(const TaskFilter& filter, int64_t now_ms);
 
   std::mutex mutex_;
   std::unique_ptr<SqliteConnection> db_;

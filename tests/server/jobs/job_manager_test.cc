@@ -59,8 +59,8 @@ class JobManagerTest : public testing::Test {
     blobs_.reset();
   }
 
-  void StartWorker() {
-    worker_ = std::make_unique<Worker>(WorkerOptions{.name = "w1", .pool = "cpu", .threads = 1, .lease_ms = 1000},
+  void StartWorker(int threads = 1) {
+    worker_ = std::make_unique<Worker>(WorkerOptions{.name = "w1", .pool = "cpu", .threads = threads, .lease_ms = 1000},
                                        *manager_, *runner_);
   }
 
@@ -90,7 +90,7 @@ class JobManagerTest : public testing::Test {
   }
 
   std::optional<TaskGrant> Lease(const std::string& worker = "hand") {
-    const auto grant = manager_->WaitForTask(worker, "cpu", 0, never_);
+    const auto grant = manager_->WaitForTask(worker, {"cpu"}, 0, never_);
     EXPECT_TRUE(grant.ok()) << grant.status();
     return grant.ok() ? *grant : std::nullopt;
   }
@@ -329,6 +329,31 @@ TEST_F(JobManagerTest, CancelStopsTheRunningTaskSoon) {
   EXPECT_TRUE(std::filesystem::is_empty(dir_ / "work"));
 }
 
+TEST_F(JobManagerTest, WorkerQuantizesAsManyTensorsAtOnceAsItHasThreads) {
+  std::mutex mutex;
+  std::condition_variable change;
+  int running = 0, most = 0, most_wide = 0;
+  runner_->tensors = 6;
+  // Tensors wait for each other, so that the test fails if the lanes take turns.
+  runner_->before_task = [&](const TaskRecord& task, ProgressFn) -> absl::Status {
+    std::unique_lock lock(mutex);
+    ++running;
+    int& peak = task.stage == TaskStage::kQuantize ? most : most_wide;
+    peak = std::max(peak, running);
+    change.notify_all();
+    if (task.stage == TaskStage::kQuantize) {
+      change.wait_for(lock, std::chrono::milliseconds(kLongMs), [&] { return most >= 3; });
+    }
+    --running;
+    return absl::OkStatus();
+  };
+  StartWorker(3);
+  EXPECT_EQ(WaitFor(Create().job.id).job.state, JobState::kSucceeded);
+  EXPECT_EQ(most, 3);
+  EXPECT_EQ(most_wide, 1);
+  EXPECT_EQ(runner_->all_runs(), 9);
+}
+
 TEST_F(JobManagerTest, StoppingWorkerGivesItsTaskBack) {
   std::atomic<bool> started{false};
   runner_->before_task = [&](const TaskRecord&, ProgressFn progress) -> absl::Status {
@@ -432,7 +457,7 @@ TEST_F(JobManagerTest, StopWakesWaiters) {
   const uint64_t seen = manager_->GetJob(id)->change;
   absl::Status watched, waited;
   std::thread watcher([&] { watched = manager_->WaitForChange(id, seen, 0, kLongMs).status(); });
-  std::thread waiter([&] { waited = manager_->WaitForTask("w", "cuda", kLongMs, never_).status(); });
+  std::thread waiter([&] { waited = manager_->WaitForTask("w", {"cuda"}, kLongMs, never_).status(); });
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   manager_->Stop();
   watcher.join();

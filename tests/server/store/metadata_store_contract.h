@@ -215,8 +215,8 @@ TYPED_TEST_P(MetadataStoreContract, LeasesByPriorityAgeAndStage) {
   ASSERT_TRUE(this->store_->InsertJob(SomeJob("old"), tasks("old")).ok());
   ASSERT_TRUE(this->store_->InsertJob(SomeJob("young"), tasks("young")).ok());
   ASSERT_TRUE(this->store_->InsertJob(SomeJob("urgent", 5), tasks("urgent")).ok());
-  auto lease = [&]() { return *this->store_->LeaseTask("w", "cpu", 100, 50); };
-  EXPECT_FALSE(this->store_->LeaseTask("w", "cuda", 100, 50)->has_value());
+  auto lease = [&]() { return *this->store_->LeaseTask("w", {"cpu"}, 100, 50); };
+  EXPECT_FALSE(this->store_->LeaseTask("w", {"cuda"}, 100, 50)->has_value());
   const auto first = lease();
   ASSERT_TRUE(first);
   EXPECT_EQ(first->job, "urgent");
@@ -226,7 +226,8 @@ TYPED_TEST_P(MetadataStoreContract, LeasesByPriorityAgeAndStage) {
   // The urgent job's next stage waits for its first, so the oldest of the others is next.
   EXPECT_EQ(lease()->job, "old");
   this->Finish(*first);
-  auto second = lease();
+  EXPECT_FALSE(this->store_->LeaseTask("w", {.pool = "cpu", .stage = TaskStage::kEvaluate}, 100, 50)->has_value());
+  auto second = *this->store_->LeaseTask("w", {.pool = "cpu", .stage = TaskStage::kQuantize}, 100, 50);
   EXPECT_EQ(second->job, "urgent");
   EXPECT_EQ(second->index, 1);
   EXPECT_NE(second->lease_id, first->lease_id);
@@ -237,7 +238,7 @@ TYPED_TEST_P(MetadataStoreContract, LeasesByPriorityAgeAndStage) {
 
 TYPED_TEST_P(MetadataStoreContract, RenewsAndExpiresLeases) {
   ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), {SomeTask("j1", 0, TaskStage::kPrepare)}).ok());
-  const auto task = *this->store_->LeaseTask("w", "cpu", 100, 50);
+  const auto task = *this->store_->LeaseTask("w", {"cpu"}, 100, 50);
   const TaskLease lease{.job = "j1", .index = 0, .worker = "w", .lease_id = task->lease_id};
   EXPECT_EQ(*this->store_->NextDeadline(100), 150);
   EXPECT_TRUE(this->store_->ListExpiredTasks(149)->empty());
@@ -255,8 +256,8 @@ TYPED_TEST_P(MetadataStoreContract, RenewsAndExpiresLeases) {
   EXPECT_EQ(ReasonOf(this->store_->RenewLease(lease, 300)), "LEASE_LOST");
   EXPECT_EQ(*this->store_->NextDeadline(100), 500);
   EXPECT_FALSE(this->store_->NextDeadline(500)->has_value());
-  EXPECT_FALSE(this->store_->LeaseTask("w", "cpu", 499, 50)->has_value());
-  EXPECT_EQ((*this->store_->LeaseTask("w", "cpu", 500, 50))->attempts, 2);
+  EXPECT_FALSE(this->store_->LeaseTask("w", {"cpu"}, 499, 50)->has_value());
+  EXPECT_EQ((*this->store_->LeaseTask("w", {"cpu"}, 500, 50))->attempts, 2);
 }
 
 TYPED_TEST_P(MetadataStoreContract, TwoWorkersNeverGetTheSameTask) {
@@ -268,7 +269,7 @@ TYPED_TEST_P(MetadataStoreContract, TwoWorkersNeverGetTheSameTask) {
   for (int t = 0; t < 2; ++t) {
     threads.emplace_back([&, t] {
       for (;;) {
-        const auto task = this->store_->LeaseTask("w" + std::to_string(t), "cpu", 0, 50);
+        const auto task = this->store_->LeaseTask("w" + std::to_string(t), {"cpu"}, 0, 50);
         if (!task.ok() || !task->has_value()) return;
         leased[t].push_back((*task)->index);
       }
@@ -296,7 +297,7 @@ TYPED_TEST_P(MetadataStoreContract, KnowsWhichBlobsAreNeeded) {
   artifact.files = {file("artifact")};
   ASSERT_TRUE(this->store_->PutArtifact(artifact).ok());
   ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), {SomeTask("j1", 0, TaskStage::kPrepare)}).ok());
-  const auto task = *this->store_->LeaseTask("w", "cpu", 0, 50);
+  const auto task = *this->store_->LeaseTask("w", {"cpu"}, 0, 50);
   this->Finish(*task, {"packed", "packed2"});
   EXPECT_THAT(this->store_->GetTask("j1", 0)->blobs, testing::ElementsAre("packed", "packed2"));
   EXPECT_THAT(*this->store_->ReferencedBlobs(0),
