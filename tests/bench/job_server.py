@@ -1,0 +1,68 @@
+"""A server of its own on loopback, with empty stores, whose jobs are watched and timed through qamctl."""
+import json
+import shutil
+import subprocess
+import time
+
+from context import Unmeasurable
+
+STOP_SECONDS = 60
+
+
+class JobServer:
+    """Used in a with statement; the server ends and its stores are removed at its end."""
+
+    def __init__(self, context):
+        self.context = context
+        self.data_dir = context.work / "job-server"
+        self.process = None
+        self.address = ""
+
+    def __enter__(self):
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+        command = [self.context.program("server/qamserve"), "--data-dir", self.data_dir, "--listen", "127.0.0.1:0",
+                   "--metrics-listen", "off", "--log-level", "error", "--threads", str(self.context.threads)]
+        self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline()
+        if not line.startswith("listening on "):
+            self.__exit__()
+            raise Unmeasurable(f"the server did not start: {line.strip()}")
+        self.address = line.removeprefix("listening on ").strip()
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+
+    def quantize(self, model, *options):
+        """Runs a quantize job to its end; its last view, and the seconds at which each of its stages was first seen.
+
+        The seconds count from the job's start; "end" is the last view's.
+        """
+        command = [self.context.program("client/qamctl"), "quantize", model, *options, "--watch", "--json"]
+        print(f"      $ {self.context.show(command)}", flush=True)
+        command += ["--address", self.address]
+        client = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  text=True)
+        seen, start, view = {}, None, {}
+        for line in client.stdout:
+            now = time.monotonic()
+            view = json.loads(line)
+            start = start or now
+            if "progress" in view:
+                seen.setdefault(view["progress"]["stage"], now - start)
+            seen["end"] = now - start
+        if client.wait() != 0 or view.get("state") != "JOB_STATE_SUCCEEDED":
+            raise Unmeasurable(f"the job ended as {view.get('state')}: {view.get('error')}")
+        return view, seen
+
+    def show(self, model, *options):
+        """The command of `quantize` as a reader would type it."""
+        return self.context.show([self.context.program("client/qamctl"), "quantize", model, *options, "--watch"])
