@@ -9,7 +9,9 @@ namespace {
 struct QuantizeFlags {
   std::string checkpoint;
   double bpw = 5.5;
+  std::string codec = "joint";
   bool no_channel_scale = false;
+  bool error_feedback = false;
   std::string rotation = "full";
   uint64_t seed = 0;
   std::string calibration;
@@ -32,7 +34,8 @@ absl::StatusOr<v1::CreateQuantizeJobRequest> ToRequest(Session& session, const Q
   ASSIGN_OR_RETURN(const std::string checkpoint, ResolveCheckpoint(session, flags.checkpoint));
   request.set_checkpoint(checkpoint);
   v1::QuantizeSpec& spec = *request.mutable_spec();
-  spec.set_codec(v1::CODEC_JOINT);
+  spec.set_codec(flags.codec == "trellis" ? v1::CODEC_TRELLIS : v1::CODEC_JOINT);
+  spec.set_error_feedback(flags.error_feedback);
   spec.set_bpw(flags.bpw);
   spec.set_channel_scale(!flags.no_channel_scale);
   spec.set_rotation(flags.rotation == "block" ? v1::ROTATION_BLOCK : v1::ROTATION_FULL);
@@ -100,6 +103,12 @@ Action BuildQuantize(CLI::App& app) {
   app.add_option("--bpw", flags->bpw, "Bits a weight: 2.5 to 6 in half bits (default 5.5)")
       ->check(CLI::Range(2.5, 6.0))
       ->type_name("BITS");
+  app.add_option("--codec", flags->codec,
+                 "joint: a codebook of pairs; trellis: better and slower to make, 2.5 to 5.5 bits")
+      ->check(CLI::IsMember({"joint", "trellis"}))
+      ->type_name("joint|trellis");
+  app.add_flag("--error-feedback", flags->error_feedback,
+               "Let columns make up for the rounding errors of those before them (LDLQ)");
   app.add_flag("--no-channel-scale", flags->no_channel_scale, "Do not weigh input channels by their activations");
   app.add_option("--rotation", flags->rotation, "full: one Hadamard matrix over a row; block: power-of-two blocks")
       ->check(CLI::IsMember({"full", "block"}))

@@ -62,21 +62,14 @@ EncodedRow EncodeRow(const Rotation& rotation, const NearestPoint& nearest, std:
   return out;
 }
 
-void DecodeRow(const Rotation& rotation, const NearestPoint& nearest, std::span<const float> scale, uint16_t norm,
-               const uint8_t* strip, int pair_bits, int row_in_strip, std::span<float> row, std::span<float> scratch) {
-  const size_t n = row.size();
+void DecodeRow(const Rotation& rotation, const RowDecoder& decoder, std::span<const float> scale, uint16_t norm,
+               const uint8_t* strip, int row_in_strip, std::span<float> row, std::span<float> scratch) {
   const float factor = HalfToFloat(norm);
-  for (size_t j = 0; j < n; j += 2) {
-    const int64_t pair = static_cast<int64_t>(j / 2);
-    const uint8_t* tile = strip + (pair / kTilePairs) * TileBytes(pair_bits);
-    float x, y;
-    nearest.Decode(UnpackCode(tile, pair_bits, row_in_strip, static_cast<int>(pair % kTilePairs)), &x, &y);
-    row[j] = x * factor;
-    if (j + 1 < n) row[j + 1] = y * factor;
-  }
+  decoder.Decode(strip, row_in_strip, static_cast<int64_t>(row.size()), row.data());
+  for (float& w : row) w *= factor;
   rotation.ApplyInverse(row.data(), scratch.data());
   if (!scale.empty()) {
-    for (size_t j = 0; j < n; ++j) row[j] /= scale[j];
+    for (size_t j = 0; j < row.size(); ++j) row[j] /= scale[j];
   }
 }
 

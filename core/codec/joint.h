@@ -8,6 +8,7 @@
 #include "core/codec/codebook.h"
 #include "core/codec/packing.h"
 #include "core/codec/rotation.h"
+#include "core/codec/tensor_format.h"
 
 namespace qamserve {
 
@@ -29,9 +30,9 @@ struct EncodedRow {
 EncodedRow EncodeRow(const Rotation& rotation, const NearestPoint& nearest, std::span<const float> scale,
                      std::span<float> row, std::span<float> scratch, std::span<uint16_t> codes);
 
-// The weights of one packed row, back in the original basis. Inverse of EncodeRow up to the codec's error.
-void DecodeRow(const Rotation& rotation, const NearestPoint& nearest, std::span<const float> scale, uint16_t norm,
-               const uint8_t* strip, int pair_bits, int row_in_strip, std::span<float> row, std::span<float> scratch);
+// The weights of one packed row of any codec, back in the original basis.
+void DecodeRow(const Rotation& rotation, const RowDecoder& decoder, std::span<const float> scale, uint16_t norm,
+               const uint8_t* strip, int row_in_strip, std::span<float> row, std::span<float> scratch);
 
 // Packs the codes of up to 32 rows into one zeroed strip.
 void PackStrip(std::span<const std::vector<uint16_t>> rows, int pair_bits, std::span<uint8_t> strip);

@@ -111,10 +111,16 @@ QualityReport Summarize(const std::vector<std::vector<TokenComparison>>& windows
 
 }  // namespace
 
-absl::StatusOr<QualityReport> Evaluate(const Checkpoint& base, const Model& quantized,
-                                       const std::vector<std::vector<int32_t>>& windows, ThreadPool& pool,
-                                       ProgressFn progress) {
+absl::StatusOr<BaseReference> RunBase(const Checkpoint& base, const std::vector<std::vector<int32_t>>& windows,
+                                      ThreadPool& pool, ProgressFn progress) {
   RETURN_IF_ERROR(CheckWindows(windows));
+  BaseReference reference{.windows = windows, .hidden = {}};
+  RETURN_IF_ERROR(StreamForward(base, windows, pool, nullptr, progress, &reference.hidden));
+  return reference;
+}
+
+absl::StatusOr<QualityReport> Compare(const Checkpoint& base, const BaseReference& reference, const Model& quantized,
+                                      ThreadPool& pool, ProgressFn progress) {
   if (base.config().vocab_size != quantized.config().vocab_size ||
       base.config().hidden_size != quantized.config().hidden_size) {
     return InvalidArgument("MODEL_MISMATCH",
@@ -122,14 +128,13 @@ absl::StatusOr<QualityReport> Evaluate(const Checkpoint& base, const Model& quan
                            base.origin(), quantized.origin(), base.config().vocab_size, quantized.config().vocab_size,
                            base.config().hidden_size, quantized.config().hidden_size);
   }
-  std::vector<float> base_hidden;
-  RETURN_IF_ERROR(StreamForward(base, windows, pool, nullptr, Part{progress, 0.0, 0.5}, &base_hidden));
+  const std::vector<std::vector<int32_t>>& windows = reference.windows;
   ASSIGN_OR_RETURN(const Linear base_head, LoadHead(base));
 
   Workspace workspace;
   std::vector<std::vector<TokenComparison>> compared;
   const int64_t hidden_size = base.config().hidden_size;
-  const float* base_rows = base_hidden.data();
+  const float* base_rows = reference.hidden.data();
   for (size_t i = 0; i < windows.size(); ++i) {
     KvCache cache(quantized.config(), static_cast<int64_t>(windows[i].size()));
     const SequenceChunk chunk{windows[i], &cache, /*all_logits=*/true};
@@ -138,12 +143,19 @@ absl::StatusOr<QualityReport> Evaluate(const Checkpoint& base, const Model& quan
     compared.push_back(CompareTokens(base_head, base_rows, &quantized.head(), hidden.data(), TargetsOf(windows[i]),
                                      BestKernels(), pool));
     base_rows += static_cast<int64_t>(windows[i].size()) * hidden_size;
-    RETURN_IF_ERROR(progress(0.5 + 0.5 * static_cast<double>(i + 1) / static_cast<double>(windows.size())));
+    RETURN_IF_ERROR(progress(static_cast<double>(i + 1) / static_cast<double>(windows.size())));
   }
   QualityReport report = Summarize(compared);
   report.text_digest = TokensDigest(windows);
   report.kernels = kKernelsVersion;
   return report;
+}
+
+absl::StatusOr<QualityReport> Evaluate(const Checkpoint& base, const Model& quantized,
+                                       const std::vector<std::vector<int32_t>>& windows, ThreadPool& pool,
+                                       ProgressFn progress) {
+  ASSIGN_OR_RETURN(const BaseReference reference, RunBase(base, windows, pool, Part{progress, 0.0, 0.5}));
+  return Compare(base, reference, quantized, pool, Part{progress, 0.5, 1.0});
 }
 
 absl::StatusOr<Perplexity> EvaluateBase(const Checkpoint& base, const std::vector<std::vector<int32_t>>& windows,

@@ -42,7 +42,18 @@ struct QualityReport {
 std::string QualityReportToJson(const QualityReport& report);
 absl::StatusOr<QualityReport> QualityReportFromJson(const std::string& json);
 
-// Windows of exactly the same length, at least 2 tokens.
+// What the unquantized model says of some windows, to compare any number of artifacts with: its last hidden states,
+// normalized, [all tokens][hidden_size]. 600 times smaller than its log-probabilities.
+struct BaseReference {
+  std::vector<std::vector<int32_t>> windows;  // of exactly the same length, at least 2 tokens
+  std::vector<float> hidden;
+};
+absl::StatusOr<BaseReference> RunBase(const Checkpoint& base, const std::vector<std::vector<int32_t>>& windows,
+                                      ThreadPool& pool, ProgressFn progress);
+absl::StatusOr<QualityReport> Compare(const Checkpoint& base, const BaseReference& reference, const Model& quantized,
+                                      ThreadPool& pool, ProgressFn progress);
+
+// RunBase, then Compare.
 absl::StatusOr<QualityReport> Evaluate(const Checkpoint& base, const Model& quantized,
                                        const std::vector<std::vector<int32_t>>& windows, ThreadPool& pool,
                                        ProgressFn progress);

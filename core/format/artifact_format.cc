@@ -24,6 +24,20 @@ absl::StatusOr<T> Field(const json& section, const char* key, std::string_view o
   }
 }
 
+absl::StatusOr<QuantizationConfig::Format> ReadFormat(const json& section, std::string_view origin) {
+  if (!section.is_object()) {
+    return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.tensors: a format is not an object", origin);
+  }
+  QuantizationConfig::Format format;
+  ASSIGN_OR_RETURN(format.codec, Field<std::string>(section, "codec", origin));
+  ASSIGN_OR_RETURN(format.pair_bits, Field<int>(section, "pair_bits", origin));
+  if (format.pair_bits < 5 || format.pair_bits > 12) {
+    return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.pair_bits is {}; the limits are 5 and 12", origin,
+                           format.pair_bits);
+  }
+  return format;
+}
+
 }  // namespace
 
 bool IsArtifactConfig(std::string_view config_json) {
@@ -37,19 +51,21 @@ absl::StatusOr<QuantizationConfig> ReadQuantizationConfig(std::string_view confi
   QuantizationConfig out;
   ASSIGN_OR_RETURN(const auto method, Field<std::string>(section, "quant_method", origin));
   ASSIGN_OR_RETURN(out.version, Field<int>(section, "version", origin));
-  ASSIGN_OR_RETURN(out.codec, Field<std::string>(section, "codec", origin));
-  if (method != kQuantMethod || out.version != kArtifactVersion || out.codec != "joint") {
-    return Unimplemented("ARTIFACT_VERSION", "{}: quant_method {}, version {}, codec {}; this build reads {} {} joint",
-                         origin, method, out.version, out.codec, kQuantMethod, kArtifactVersion);
+  if (method != kQuantMethod || out.version < 1 || out.version > kArtifactVersion) {
+    return Unimplemented("ARTIFACT_VERSION", "{}: quant_method {}, version {}; this build reads {} up to version {}",
+                         origin, method, out.version, kQuantMethod, kArtifactVersion);
   }
-  ASSIGN_OR_RETURN(out.pair_bits, Field<int>(section, "pair_bits", origin));
+  ASSIGN_OR_RETURN(out.format, ReadFormat(section, origin));
+  const json tensors = section.value("tensors", json::object());
+  if (!tensors.is_object()) {
+    return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.tensors is not an object", origin);
+  }
+  for (const auto& [name, format] : tensors.items()) {
+    ASSIGN_OR_RETURN(out.tensors[name], ReadFormat(format, origin));
+  }
   ASSIGN_OR_RETURN(out.rotation, Field<std::string>(section, "rotation", origin));
   ASSIGN_OR_RETURN(out.rotation_seed, Field<uint64_t>(section, "rotation_seed", origin));
   ASSIGN_OR_RETURN(out.channel_scale, Field<bool>(section, "channel_scale", origin));
-  if (out.pair_bits < 5 || out.pair_bits > 12) {
-    return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.pair_bits is {}; the limits are 5 and 12", origin,
-                           out.pair_bits);
-  }
   if (out.rotation != "full" && out.rotation != "block") {
     return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.rotation is \"{}\"; it must be full or block",
                            origin, out.rotation);
@@ -60,14 +76,14 @@ absl::StatusOr<QuantizationConfig> ReadQuantizationConfig(std::string_view confi
 absl::StatusOr<std::string> WithQuantizationConfig(std::string_view config_json, const QuantizationConfig& config) {
   json root = json::parse(config_json, nullptr, /*allow_exceptions=*/false);
   if (!root.is_object()) return InvalidArgument("CONFIG_FIELD", "config.json is not a JSON object");
-  root["quantization_config"] = {{"quant_method", kQuantMethod},
-                                 {"version", config.version},
-                                 {"codec", config.codec},
-                                 {"bits", config.pair_bits / 2.0},
-                                 {"pair_bits", config.pair_bits},
-                                 {"rotation", config.rotation},
-                                 {"rotation_seed", config.rotation_seed},
-                                 {"channel_scale", config.channel_scale}};
+  json& section = root["quantization_config"];
+  section = {{"quant_method", kQuantMethod},          {"version", config.version},
+             {"codec", config.format.codec},          {"bits", config.format.pair_bits / 2.0},
+             {"pair_bits", config.format.pair_bits},  {"rotation", config.rotation},
+             {"rotation_seed", config.rotation_seed}, {"channel_scale", config.channel_scale}};
+  for (const auto& [name, format] : config.tensors) {
+    section["tensors"][name] = {{"codec", format.codec}, {"pair_bits", format.pair_bits}};
+  }
   return root.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
 

@@ -9,6 +9,7 @@
 // and every other tensor of the model under its Hugging Face name.
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -26,14 +27,20 @@ inline constexpr char kChannelScaleSuffix[] = ".channel_scale";
 inline constexpr uint64_t kCodesAlignment = 128;
 
 inline constexpr char kQuantMethod[] = "qamw";
-inline constexpr int kArtifactVersion = 1;
+// 2 brought other codecs than joint, and tensors with a format of their own; 1 is read as before.
+inline constexpr int kArtifactVersion = 2;
 
 // config.json's "quantization_config".
 struct QuantizationConfig {
   int version = kArtifactVersion;
-  std::string codec = "joint";
-  int pair_bits = 11;
-  std::string rotation = "full";  // "full" or "block"
+  // Of the tensors that `tensors` does not name.
+  struct Format {
+    std::string codec = "joint";  // as core/codec/tensor_format.h names it; checked by the reader of the weights
+    int pair_bits = 11;
+  };
+  Format format;
+  std::map<std::string, Format> tensors;  // by name without ".weight"
+  std::string rotation = "full";          // "full" or "block"
   uint64_t rotation_seed = 1;
   bool channel_scale = true;
 };

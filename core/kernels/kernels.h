@@ -36,11 +36,12 @@ struct DenseMatmulArgs {
   int64_t k = 0;
 };
 
-// A quantized linear layer as it lies on disk (core/codec/packing.h).
+// A quantized linear layer as it lies on disk (core/codec/packing.h). Codes are looked up in a table or, without one,
+// are those of the trellis (core/codec/trellis.h).
 struct PackedMatrix {
   const uint8_t* codes = nullptr;    // PackedBytes(rows, cols, pair_bits)
-  const float* row_scale = nullptr;  // [rows padded to 32]: row norm x codebook step; 0 in the padding
-  const int32_t* table = nullptr;    // [2^pair_bits]: signed int16 x (low half) and y of each code
+  const float* row_scale = nullptr;  // [rows padded to 32]: row norm x step; 0 in the padding
+  const int32_t* table = nullptr;    // [2^pair_bits]: signed int16 x (low half) and y of each code; null: trellis
   int pair_bits = 0;
   int64_t rows = 0;
   int64_t cols = 0;
@@ -54,8 +55,8 @@ struct PackedInput {
   int64_t tokens = 0;
 };
 
-// 255 (largest magnitude) x 8191 x 2 columns x 256 pairs = 1.07e9 fits int32, so a block of 512 columns cannot
-// overflow.
+// 510 (largest magnitude, of a trellis) x 8191 x 2 columns x 256 pairs = 2.139e9 fits int32, so a block of 512 columns
+// cannot overflow.
 inline constexpr int kMaxActivation = 8191;
 inline constexpr int64_t kPackedBlockCols = 512;
 
@@ -74,6 +75,20 @@ struct PackedMatmulArgs {
 inline constexpr int64_t kPackedTokenGroup = 64;
 inline constexpr int64_t kPackedScratchBytes = 32 * 1024;
 
+// One step of a trellis search (core/kernels/trellis_search.h): for every block k of kTrellisLanes lanes l, the least
+// of entries[(k / share) * items + i] + |points[(k * items + i) * kTrellisLanes + l] - target|^2 over items i. Points
+// and target are two int16 each, x in the low half; differences fit int16 and sums uint32.
+struct TrellisStepArgs {
+  const int32_t* points = nullptr;
+  const uint32_t* entries = nullptr;
+  int blocks = 0;
+  int items = 0;
+  int share = 0;
+  int32_t target = 0;
+  uint32_t* best = nullptr;  // [blocks][kTrellisLanes]
+};
+inline constexpr int kTrellisLanes = 32;
+
 struct Kernels {
   std::string_view name;
   void (*dense_matmul)(const DenseMatmulArgs& args);
@@ -90,6 +105,7 @@ struct Kernels {
   void (*gelu_mul)(float* gate, const float* up, int64_t n);
   // Converts n elements to float.
   void (*to_float)(const void* data, DenseType type, int64_t n, float* out);
+  void (*trellis_step)(const TrellisStepArgs& args);
 };
 
 // Built in always; the reference that others are tested against.

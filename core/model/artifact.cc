@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/codec/codebook.h"
 #include "core/codec/half.h"
 #include "core/codec/packing.h"
 #include "core/model/weights.h"
@@ -45,7 +44,7 @@ absl::StatusOr<std::unique_ptr<ArtifactReader>> ArtifactReader::Open(const FileS
   reader->config_ = std::move(config);
   reader->quantization_ = std::move(quantization);
   reader->source_ = std::move(source);
-  reader->table_ = std::make_shared<const std::vector<int32_t>>(DecodeTable(reader->quantization_.pair_bits));
+  RETURN_IF_ERROR(Annotate(reader->PrepareFormats(), files.origin()));
   const RotationKind kind = reader->quantization_.rotation == "full" ? RotationKind::kFull : RotationKind::kBlock;
   for (int64_t cols : {reader->config_.hidden_size, reader->config_.q_size(), reader->config_.intermediate_size}) {
     if (reader->RotationFor(cols).ok()) continue;
@@ -54,6 +53,28 @@ absl::StatusOr<std::unique_ptr<ArtifactReader>> ArtifactReader::Open(const FileS
     reader->rotations_.push_back(std::make_shared<const Rotation>(*std::move(rotation)));
   }
   return reader;
+}
+
+absl::Status ArtifactReader::PrepareFormats() {
+  auto prepare = [&](const QuantizationConfig::Format& stored) -> absl::StatusOr<TensorFormat> {
+    TensorFormat format{.codec = Codec::kJoint, .pair_bits = stored.pair_bits};
+    ASSIGN_OR_RETURN(format.codec, ParseCodec(stored.codec));
+    RETURN_IF_ERROR(CheckTensorFormat(format));
+    auto& table = tables_[{format.codec, format.pair_bits}];
+    std::vector<int32_t> entries = DecodeTable(format);
+    if (table == nullptr && !entries.empty()) table = std::make_shared<const std::vector<int32_t>>(std::move(entries));
+    return format;
+  };
+  ASSIGN_OR_RETURN(format_, prepare(quantization_.format));
+  for (const auto& [name, stored] : quantization_.tensors) {
+    ASSIGN_OR_RETURN(formats_[name], prepare(stored));
+  }
+  return absl::OkStatus();
+}
+
+TensorFormat ArtifactReader::FormatOf(const std::string& name) const {
+  const auto it = formats_.find(name);
+  return it == formats_.end() ? format_ : it->second;
 }
 
 absl::StatusOr<std::shared_ptr<const Rotation>> ArtifactReader::RotationFor(int64_t cols) const {
@@ -117,14 +138,15 @@ absl::StatusOr<Linear> ArtifactReader::LoadPacked(const std::string& name, int64
   Linear out;
   out.rows = rows;
   out.cols = cols;
-  out.pair_bits = quantization_.pair_bits;
-  out.table = table_;
+  const TensorFormat format = FormatOf(name);
+  out.pair_bits = format.pair_bits;
+  out.table = tables_.at({format.codec, format.pair_bits});
   ASSIGN_OR_RETURN(const std::byte* codes,
                    Mapped(name + kCodesSuffix, DType::kU8, {PackedBytes(rows, cols, out.pair_bits)}));
   ASSIGN_OR_RETURN(const std::byte* norms, Mapped(name + kRowNormSuffix, DType::kF16, {rows}));
   out.codes = reinterpret_cast<const uint8_t*>(codes);
   out.row_scale.assign(static_cast<size_t>(StripsDown(rows) * kTileRows), 0.0f);
-  const float step = CodebookFor(out.pair_bits).step;
+  const float step = FormatStep(format);
   for (int64_t r = 0; r < rows; ++r) {
     uint16_t bits;
     std::memcpy(&bits, norms + r * 2, sizeof(bits));

@@ -2,12 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/file.h"
 #include "core/base/status.h"
+#include "core/codec/tensor_format.h"
 #include "core/format/artifact_format.h"
 #include "core/format/file_set.h"
 #include "core/format/safetensors.h"
@@ -24,6 +27,8 @@ class ArtifactReader {
 
   const ModelConfig& config() const { return config_; }
   const QuantizationConfig& quantization() const { return quantization_; }
+  // Of a quantized tensor, by its name without ".weight".
+  TensorFormat FormatOf(const std::string& name) const;
   int64_t file_bytes() const { return static_cast<int64_t>(mapped_.bytes().size()); }
 
   absl::StatusOr<LayerWeights> LoadLayer(int64_t layer) const;
@@ -37,6 +42,7 @@ class ArtifactReader {
 
  private:
   explicit ArtifactReader(MappedFile mapped) : mapped_(std::move(mapped)) {}
+  absl::Status PrepareFormats();
   absl::StatusOr<Linear> LoadPacked(const std::string& name, int64_t rows, int64_t cols) const;
   absl::StatusOr<std::shared_ptr<const Rotation>> RotationFor(int64_t cols) const;
 
@@ -44,8 +50,10 @@ class ArtifactReader {
   QuantizationConfig quantization_;
   MappedFile mapped_;
   std::unique_ptr<SafetensorsReader> source_;
-  std::shared_ptr<const std::vector<int32_t>> table_;
-  std::vector<std::shared_ptr<const Rotation>> rotations_;  // one for each input dimension
+  TensorFormat format_;
+  std::map<std::string, TensorFormat> formats_;                                          // that differ from format_
+  std::map<std::pair<Codec, int>, std::shared_ptr<const std::vector<int32_t>>> tables_;  // null: trellis
+  std::vector<std::shared_ptr<const Rotation>> rotations_;                               // one for each input dimension
 };
 
 }  // namespace qamserve

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/codec/codebook.h"
 #include "core/codec/packing.h"
 
 namespace qamserve {
@@ -114,19 +113,6 @@ void ApplyHead(const Linear& head, const float* hidden, int64_t n, const Kernels
           {hidden, head.cols, rows, logits + o, head.rows, n, std::min(kRows, head.rows - o), head.cols});
     }
   });
-}
-
-std::vector<int32_t> DecodeTable(int pair_bits) {
-  const Codebook& codebook = CodebookFor(pair_bits);
-  const int m = codebook.magnitude_bits();
-  std::vector<int32_t> table(size_t{1} << pair_bits);
-  for (size_t code = 0; code < table.size(); ++code) {
-    const size_t magnitude = code & ((size_t{1} << m) - 1);
-    const int x = (code >> m) & 1 ? -codebook.x[magnitude] : codebook.x[magnitude];
-    const int y = (code >> (m + 1)) & 1 ? -codebook.y[magnitude] : codebook.y[magnitude];
-    table[code] = static_cast<int32_t>(static_cast<uint32_t>(x & 0xffff) | static_cast<uint32_t>(y) << 16);
-  }
-  return table;
 }
 
 }  // namespace qamserve

@@ -26,15 +26,17 @@ struct Linear {
 
   const uint8_t* codes = nullptr;  // packed if not null
   int pair_bits = 0;
-  std::vector<float> row_scale;  // [rows padded to 32]
-  std::shared_ptr<const std::vector<int32_t>> table;
+  std::vector<float> row_scale;                       // [rows padded to 32]
+  std::shared_ptr<const std::vector<int32_t>> table;  // null: trellis
 
   bool packed() const { return codes != nullptr; }
   DenseRows Dense() const {
     return {dense_type == DenseType::kF32 ? static_cast<const void*>(dense32.data()) : dense16.data(), dense_type,
             cols};
   }
-  PackedMatrix Packed() const { return {codes, row_scale.data(), table->data(), pair_bits, rows, cols}; }
+  PackedMatrix Packed() const {
+    return {codes, row_scale.data(), table ? table->data() : nullptr, pair_bits, rows, cols};
+  }
   // Read for each token at batch 1.
   int64_t WeightBytes() const;
 };
@@ -69,8 +71,5 @@ void ApplyGroup(const LinearGroup& group, const float* x, int64_t x_stride, int6
 // logits [n][rows of head] = head x hidden, for a dense head.
 void ApplyHead(const Linear& head, const float* hidden, int64_t n, const Kernels& kernels, ThreadPool& pool,
                float* logits);
-
-// The signed table of a codebook, as PackedMatrix wants it.
-std::vector<int32_t> DecodeTable(int pair_bits);
 
 }  // namespace qamserve

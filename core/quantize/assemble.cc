@@ -89,9 +89,15 @@ absl::StatusOr<std::string> GenerationConfig(const Checkpoint& checkpoint, const
   return config.dump(2) + "\n";
 }
 
-absl::Status WriteSidecars(const Checkpoint& checkpoint, const QuantizeSpec& spec, const std::string& dir) {
+absl::Status WriteSidecars(const Checkpoint& checkpoint, const QuantizeSpec& spec, const QuantizePlan& plan,
+                           const std::string& dir) {
   QuantizationConfig quantization;
-  quantization.pair_bits = static_cast<int>(spec.bpw * 2);
+  ASSIGN_OR_RETURN(const TensorFormat format, FormatOf(spec));
+  quantization.format = {CodecName(format.codec), format.pair_bits};
+  for (const QuantizePlan::Tensor& tensor : plan.tensors) {
+    if (tensor.format == format) continue;
+    quantization.tensors[tensor.name] = {CodecName(tensor.format.codec), tensor.format.pair_bits};
+  }
   quantization.rotation = RotationKindName(spec.rotation);
   quantization.rotation_seed = spec.seed;
   quantization.channel_scale = spec.channel_scale;
@@ -122,7 +128,7 @@ absl::Status AssembleArtifact(const Checkpoint& checkpoint, const QuantizeSpec& 
   }
   RETURN_IF_ERROR(CreateDirectories(out_dir));
   RETURN_IF_ERROR(WriteWeights(checkpoint, spec, plan, inputs, progress, out_dir + "/" + kWeightsFile));
-  RETURN_IF_ERROR(WriteSidecars(checkpoint, spec, out_dir));
+  RETURN_IF_ERROR(WriteSidecars(checkpoint, spec, plan, out_dir));
   RETURN_IF_ERROR(VerifyArtifact(checkpoint, plan, inputs, out_dir));
   return progress(1.0);
 }

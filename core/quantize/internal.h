@@ -15,12 +15,16 @@
 
 namespace qamserve {
 
-inline constexpr char kSumSquaresSuffix[] = ".sum_squares";
-inline constexpr char kTokensKey[] = "tokens";
+// What calibration knows of one group's inputs, over all shards in order.
+struct GroupStatistics {
+  std::vector<double> mean_square;  // [cols]
+  std::vector<float> outer;         // [cols][cols] mean of x x', if asked for
+};
+absl::StatusOr<GroupStatistics> ReadStatistics(const std::vector<std::string>& shards, const std::string& group,
+                                               int64_t cols, bool outer);
 
-// Mean squares of one group's input channels, over all shards in order.
-absl::StatusOr<std::vector<double>> ReadMeanSquares(const std::vector<std::string>& shards, const std::string& group,
-                                                    int64_t cols);
+// The format of all tensors. INVALID_ARGUMENT (BPW_RANGE).
+absl::StatusOr<TensorFormat> FormatOf(const QuantizeSpec& spec);
 
 // The group that a tensor of the plan belongs to, with all its layers.
 absl::StatusOr<GroupNames> GroupOf(const Checkpoint& checkpoint, const std::string& group);

@@ -47,10 +47,9 @@ std::map<std::string, std::string> ArtifactMetadata() { return {{"format", "pt"}
 
 std::vector<SafetensorsWriter::Declaration> ArtifactDeclarations(const Checkpoint& checkpoint, const QuantizeSpec& spec,
                                                                  const QuantizePlan& plan) {
-  const int pair_bits = static_cast<int>(spec.bpw * 2);
   std::vector<SafetensorsWriter::Declaration> out;
   for (const QuantizePlan::Tensor& t : plan.tensors) {
-    out.push_back({t.name + kCodesSuffix, DType::kU8, {PackedBytes(t.rows, t.cols, pair_bits)}});
+    out.push_back({t.name + kCodesSuffix, DType::kU8, {PackedBytes(t.rows, t.cols, t.format.pair_bits)}});
     out.back().aligned = true;
   }
   std::string group;
@@ -69,10 +68,10 @@ std::vector<SafetensorsWriter::Declaration> ArtifactDeclarations(const Checkpoin
 absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, const QuantizeSpec& spec, int threads) {
   RETURN_IF_ERROR(ValidateQuantizeSpec(spec));
   RETURN_IF_ERROR(CheckKernelDimensions(checkpoint.config(), checkpoint.origin()));
-  ASSIGN_OR_RETURN(const int pair_bits, PairBitsFor(spec.bpw));
+  ASSIGN_OR_RETURN(const TensorFormat format, FormatOf(spec));
   QuantizePlan plan;
   double bits = 0;
-  int64_t widest = 0;
+  int64_t widest = 0, largest = 0;
   std::set<int64_t> rotations;
   for (int64_t layer = 0; layer < checkpoint.config().num_layers; ++layer) {
     for (const GroupNames& group : LinearGroupNames(layer)) {
@@ -83,11 +82,12 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, cons
           auto rotation = Rotation::Create(cols, spec.rotation, spec.seed);
           if (!rotation.ok()) return Annotate(rotation.status(), checkpoint.origin() + ": tensor " + name);
         }
-        const int64_t codes = PackedBytes(rows, cols, pair_bits);
-        plan.tensors.push_back({name, group.name, rows, cols, codes + rows * 2});
+        const int64_t codes = PackedBytes(rows, cols, format.pair_bits);
+        plan.tensors.push_back({name, group.name, rows, cols, format, codes + rows * 2});
         plan.weights += rows * cols;
-        bits += static_cast<double>(rows * cols) * spec.bpw + 16.0 * static_cast<double>(rows);
+        bits += static_cast<double>(rows * cols) * format.pair_bits / 2.0 + 16.0 * static_cast<double>(rows);
         widest = std::max(widest, cols);
+        largest = std::max(largest, codes);
       }
       if (spec.channel_scale) bits += 16.0 * static_cast<double>(plan.tensors.back().cols);
     }
@@ -97,7 +97,11 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, cons
                                                                        ArtifactMetadata(), kCodesAlignment));
   plan.artifact_bytes = static_cast<int64_t>(total);
   constexpr int64_t kProcess = 64 << 20;  // code, libraries, allocator
-  plan.peak_memory_bytes = kProcess + BlockMemory(checkpoint, spec) + threads * widest * kTileRows * 16;
+  // Packed tensors, strips of rows and, with error feedback, the factor in single and double precision. A tensor is one
+  // thread's, so there are as many of them at once as threads.
+  const int64_t feedback = spec.error_feedback ? widest * widest * 16 : 0;
+  plan.peak_memory_bytes =
+      kProcess + BlockMemory(checkpoint, spec) + threads * (widest * kTileRows * 16 + largest + feedback);
   return plan;
 }
 

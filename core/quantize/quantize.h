@@ -12,21 +12,27 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/status.h"
 #include "core/base/thread_pool.h"
 #include "core/codec/rotation.h"
+#include "core/codec/tensor_format.h"
 #include "core/model/checkpoint.h"
 
 namespace qamserve {
 
 // Names the method and the layout in artifacts and job keys; changes when the same input would give other bytes.
-inline constexpr char kCodecVersion[] = "qamw-joint-1";
+inline constexpr char kCodecVersion[] = "qamw-2";
 
 struct QuantizeSpec {
-  double bpw = 5.5;  // codebook bits a weight: 2.5 to 6 in half bits
+  Codec codec = Codec::kJoint;
+  double bpw = 5.5;  // bits of codes a weight: 2.5 to 6 in half bits (trellis: to 5.5)
   bool channel_scale = true;
+  // Columns make up for the rounding errors of those before them (core/quantize/feedback.h); needs the full statistics
+  // of the inputs.
+  bool error_feedback = false;
   RotationKind rotation = RotationKind::kFull;
   uint64_t seed = 1;  // of the rotation's signs
   int32_t calibration_windows = 8;
@@ -38,13 +44,17 @@ absl::Status ValidateQuantizeSpec(const QuantizeSpec& spec);
 // Canonical JSON: the same spec always gives the same text. Part of the job key and of the report.
 std::string QuantizeSpecToJson(const QuantizeSpec& spec);
 
+// Whether the quantize stage reads calibration statistics.
+inline bool NeedsStatistics(const QuantizeSpec& spec) { return spec.channel_scale || spec.error_feedback; }
+
 // What will be done, known before anything is read but headers.
 struct QuantizePlan {
   struct Tensor {
-    std::string name;          // "model.layers.0.self_attn.q_proj"
-    std::string group;         // tensors that share an input share a group: "model.layers.0.self_attn.qkv"
-    int64_t rows = 0;          // out
-    int64_t cols = 0;          // in
+    std::string name;   // "model.layers.0.self_attn.q_proj"
+    std::string group;  // tensors that share an input share a group: "model.layers.0.self_attn.qkv"
+    int64_t rows = 0;   // out
+    int64_t cols = 0;   // in
+    TensorFormat format;
     int64_t packed_bytes = 0;  // codes and norms as stored
   };
   std::vector<Tensor> tensors;
@@ -60,9 +70,10 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, cons
 using ProgressFn = absl::FunctionRef<absl::Status(double fraction)>;
 
 // Runs windows of `window_tokens` tokens each through the unquantized model, a block at a time, and writes the sums of
-// squares of every group's inputs to `out_path`.
-absl::Status CalibrateShard(const Checkpoint& checkpoint, const std::vector<std::vector<int32_t>>& windows,
-                            ThreadPool& pool, ProgressFn progress, const std::string& out_path);
+// squares of every group's inputs to `out_path`; with error feedback also the sums of their outer products.
+absl::Status CalibrateShard(const Checkpoint& checkpoint, const QuantizeSpec& spec,
+                            const std::vector<std::vector<int32_t>>& windows, ThreadPool& pool, ProgressFn progress,
+                            const std::string& out_path);
 
 struct TensorOutcome {
   std::string name;
@@ -70,14 +81,38 @@ struct TensorOutcome {
   double bpw = 0;             // codes + norms + the tensor's share of scales
   double distortion = 0;      // mean squared error a weight over the row's mean square, in the rotated basis
   double weighted_error = 0;  // channel-weighted squared error over channel-weighted energy; 0 without statistics
+  // Expected squared error of the layer's outputs for one token, summed over outputs: by the full statistics with error
+  // feedback, by the channels' mean squares without; 0 without statistics.
+  double output_error = 0;
 };
 
-// Quantizes one tensor of the plan and writes it. `statistics` are the files of all calibration shards, in shard
-// order (empty without channel scales).
-absl::StatusOr<TensorOutcome> QuantizeTensor(const Checkpoint& checkpoint, const QuantizeSpec& spec,
-                                             const QuantizePlan::Tensor& tensor,
-                                             const std::vector<std::string>& statistics, ThreadPool& pool,
-                                             const std::string& out_path);
+class CoderTables;
+
+// Quantizes the tensors of one plan, in any order and by any number of threads at once. Immutable; thread-safe.
+class Quantizer {
+ public:
+  // Errors as PlanQuantization.
+  static absl::StatusOr<std::shared_ptr<const Quantizer>> Create(std::shared_ptr<const Checkpoint> checkpoint,
+                                                                 const QuantizeSpec& spec);
+  ~Quantizer();
+
+  const QuantizePlan& plan() const { return plan_; }
+  // Quantizes tensor `index` of the plan and writes it. `statistics` are the files of all calibration shards, in shard
+  // order (empty unless NeedsStatistics). Memory: the packed tensor, a strip of rows for each thread and, with error
+  // feedback, up to 16 bytes for each pair of input channels.
+  absl::StatusOr<TensorOutcome> QuantizeTensor(size_t index, const std::vector<std::string>& statistics,
+                                               ThreadPool& pool, ProgressFn progress,
+                                               const std::string& out_path) const;
+
+ private:
+  Quantizer(std::shared_ptr<const Checkpoint> checkpoint, const QuantizeSpec& spec);
+
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  QuantizeSpec spec_;
+  QuantizePlan plan_;
+  std::map<std::pair<Codec, int>, std::unique_ptr<const CoderTables>> tables_;
+  std::map<int64_t, std::unique_ptr<const Rotation>> rotations_;  // by input dimension
+};
 
 struct ArtifactInputs {
   std::vector<std::string> packed;      // one file for each tensor of the plan, in plan order

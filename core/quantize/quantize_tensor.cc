@@ -1,10 +1,13 @@
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
-#include "core/codec/codebook.h"
 #include "core/codec/half.h"
 #include "core/codec/joint.h"
+#include "core/quantize/feedback.h"
 #include "core/quantize/internal.h"
+#include "core/quantize/pair_coder.h"
+#include "core/quantize/strip.h"
 
 namespace qamserve {
 namespace {
@@ -29,122 +32,121 @@ absl::StatusOr<std::vector<double>> ColumnEnergy(const Checkpoint& checkpoint, c
   return energy;
 }
 
-// What a strip of 32 rows adds to the totals; kept apart so that they add up in strip order.
-struct StripErrors {
-  absl::Status status;
-  double relative = 0;         // sum over rows of squared error / energy
-  double weighted = 0;         // sum of h_j (w_j - w^_j)^2
-  double weighted_energy = 0;  // sum of h_j w_j^2
+struct PackedTensor {
+  std::vector<uint8_t> codes;
+  std::vector<uint16_t> norms;
+  std::vector<float> scale;  // empty without channel scales
 };
 
-struct TensorJob {
-  const Checkpoint& checkpoint;
-  const QuantizePlan::Tensor& tensor;
-  const Rotation& rotation;
-  const NearestPoint& nearest;
-  int pair_bits;
-  const std::vector<float>& scale;         // empty without channel scales
-  const std::vector<double>& mean_square;  // empty without channel scales
-  std::vector<uint8_t>& codes;
-  std::vector<uint16_t>& norms;
-};
-
-void AddWeightedError(const TensorJob& job, std::span<const float> original, std::span<float> reconstructed,
-                      std::span<float> scratch, StripErrors& out) {
-  job.rotation.ApplyInverse(reconstructed.data(), scratch.data());
-  for (size_t j = 0; j < original.size(); ++j) {
-    const double w = static_cast<double>(original[j]);
-    const double error = static_cast<double>(reconstructed[j] / job.scale[j]) - w;
-    out.weighted += job.mean_square[j] * error * error;
-    out.weighted_energy += job.mean_square[j] * w * w;
-  }
-}
-
-StripErrors EncodeStrip(const TensorJob& job, int64_t strip) {
-  StripErrors out;
-  const int64_t cols = job.tensor.cols, first = strip * kTileRows;
-  const int64_t count = std::min<int64_t>(kTileRows, job.tensor.rows - first);
-  const auto n = static_cast<size_t>(cols);
-  std::vector<float> rows(static_cast<size_t>(count) * n), original(n), scratch(n);
-  out.status = job.checkpoint.ReadRows(job.tensor.name + ".weight", first, first + count, rows);
-  if (!out.status.ok()) return out;
-  std::vector<std::vector<uint16_t>> codes(static_cast<size_t>(count), std::vector<uint16_t>((n + 1) / 2));
-  for (int64_t r = 0; r < count; ++r) {
-    const std::span<float> row(rows.data() + r * cols, n);
-    std::copy(row.begin(), row.end(), original.begin());
-    const EncodedRow encoded =
-        EncodeRow(job.rotation, job.nearest, job.scale, row, scratch, codes[static_cast<size_t>(r)]);
-    if (encoded.norm == 0x7c00) {
-      out.status = InvalidArgument("TENSOR_RANGE", "{}: tensor {}, row {}: its norm does not fit binary16 (65504)",
-                                   job.checkpoint.origin(), job.tensor.name, first + r);
-      return out;
-    }
-    job.norms[static_cast<size_t>(first + r)] = encoded.norm;
-    if (encoded.energy > 0) out.relative += encoded.squared_error / encoded.energy;
-    if (!job.mean_square.empty()) AddWeightedError(job, original, row, scratch, out);
-  }
-  const int64_t bytes = StripBytes(cols, job.pair_bits);
-  PackStrip(codes, job.pair_bits,
-            std::span(job.codes).subspan(static_cast<size_t>(strip * bytes), static_cast<size_t>(bytes)));
-  return out;
-}
-
-absl::Status WritePacked(const TensorJob& job, const std::string& path) {
+absl::Status WritePacked(const QuantizePlan::Tensor& tensor, const PackedTensor& packed, const std::string& path) {
   std::vector<SafetensorsWriter::Declaration> declarations = {
-      {job.tensor.name + kCodesSuffix, DType::kU8, {static_cast<int64_t>(job.codes.size())}},
-      {job.tensor.name + kRowNormSuffix, DType::kF16, {job.tensor.rows}}};
-  if (!job.scale.empty())
-    declarations.push_back({job.tensor.group + kChannelScaleSuffix, DType::kF16, {job.tensor.cols}});
+      {tensor.name + kCodesSuffix, DType::kU8, {static_cast<int64_t>(packed.codes.size())}},
+      {tensor.name + kRowNormSuffix, DType::kF16, {tensor.rows}}};
+  if (!packed.scale.empty()) declarations.push_back({tensor.group + kChannelScaleSuffix, DType::kF16, {tensor.cols}});
   ASSIGN_OR_RETURN(SafetensorsWriter writer, SafetensorsWriter::Create(path, declarations, ArtifactMetadata(), 8));
-  RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(job.codes))));
-  RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(job.norms))));
+  RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(packed.codes))));
+  RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(packed.norms))));
   std::vector<uint16_t> halves;
-  for (float s : job.scale) halves.push_back(FloatToHalf(s));
+  for (float s : packed.scale) halves.push_back(FloatToHalf(s));
   RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(halves))));
   return writer.Commit();
 }
 
+// The strips of a tensor, added up in order.
+absl::StatusOr<StripOutcome> EncodeStrips(const Checkpoint& checkpoint, const QuantizePlan::Tensor& tensor,
+                                          const StripContext& context, ThreadPool& pool, ProgressFn progress,
+                                          PackedTensor& packed) {
+  const int64_t strips = StripsDown(tensor.rows), cols = tensor.cols;
+  const int64_t bytes = StripBytes(cols, context.tables.format().pair_bits);
+  auto encode = [&](int64_t strip) -> absl::StatusOr<StripOutcome> {
+    const int64_t first = strip * kTileRows, count = std::min<int64_t>(kTileRows, tensor.rows - first);
+    std::vector<float> rows(static_cast<size_t>(count * cols));
+    RETURN_IF_ERROR(checkpoint.ReadRows(tensor.name + ".weight", first, first + count, rows));
+    auto outcome = EncodeStrip(
+        context, rows, std::span(packed.norms).subspan(static_cast<size_t>(first), static_cast<size_t>(count)),
+        std::span(packed.codes).subspan(static_cast<size_t>(strip * bytes), static_cast<size_t>(bytes)));
+    if (outcome.ok()) return outcome;
+    return Annotate(outcome.status(),
+                    fmt::format("{}: tensor {}, rows from {}", checkpoint.origin(), tensor.name, first));
+  };
+  StripOutcome total;
+  std::vector<absl::StatusOr<StripOutcome>> outcomes(static_cast<size_t>(pool.threads()));
+  for (int64_t done = 0; done < strips; done += pool.threads()) {
+    const int64_t now = std::min<int64_t>(pool.threads(), strips - done);
+    pool.ParallelFor(now, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t s = begin; s < end; ++s) outcomes[static_cast<size_t>(s)] = encode(done + s);
+    });
+    for (int64_t s = 0; s < now; ++s) {
+      ASSIGN_OR_RETURN(const StripOutcome outcome, outcomes[static_cast<size_t>(s)]);
+      total.relative += outcome.relative;
+      total.weighted += outcome.weighted;
+      total.weighted_energy += outcome.weighted_energy;
+      total.feedback_loss += outcome.feedback_loss;
+    }
+    RETURN_IF_ERROR(progress(static_cast<double>(done + now) / static_cast<double>(strips)));
+  }
+  return total;
+}
+
 }  // namespace
 
-absl::StatusOr<TensorOutcome> QuantizeTensor(const Checkpoint& checkpoint, const QuantizeSpec& spec,
-                                             const QuantizePlan::Tensor& tensor,
-                                             const std::vector<std::string>& statistics, ThreadPool& pool,
-                                             const std::string& out_path) {
-  ASSIGN_OR_RETURN(const int pair_bits, PairBitsFor(spec.bpw));
-  ASSIGN_OR_RETURN(const Rotation rotation, Rotation::Create(tensor.cols, spec.rotation, spec.seed));
-  ASSIGN_OR_RETURN(const GroupNames group, GroupOf(checkpoint, tensor.group));
-  const NearestPoint nearest(CodebookFor(pair_bits));
-  std::vector<double> mean_square;
-  std::vector<float> scale;
-  if (spec.channel_scale) {
-    ASSIGN_OR_RETURN(mean_square, ReadMeanSquares(statistics, tensor.group, tensor.cols));
-    ASSIGN_OR_RETURN(const std::vector<double> energy, ColumnEnergy(checkpoint, group, tensor.cols));
-    scale = ChannelScale(mean_square, energy);
-  }
-  std::vector<uint8_t> codes(static_cast<size_t>(PackedBytes(tensor.rows, tensor.cols, pair_bits)));
-  std::vector<uint16_t> norms(static_cast<size_t>(tensor.rows));
-  const TensorJob job{checkpoint, tensor, rotation, nearest, pair_bits, scale, mean_square, codes, norms};
+Quantizer::Quantizer(std::shared_ptr<const Checkpoint> checkpoint, const QuantizeSpec& spec)
+    : checkpoint_(std::move(checkpoint)), spec_(spec) {}
+Quantizer::~Quantizer() = default;
 
-  std::vector<StripErrors> strips(static_cast<size_t>(StripsDown(tensor.rows)));
-  pool.ParallelFor(static_cast<int64_t>(strips.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t s = begin; s < end; ++s) strips[static_cast<size_t>(s)] = EncodeStrip(job, s);
-  });
-  StripErrors total;
-  for (const StripErrors& strip : strips) {
-    RETURN_IF_ERROR(strip.status);
-    total.relative += strip.relative;
-    total.weighted += strip.weighted;
-    total.weighted_energy += strip.weighted_energy;
+absl::StatusOr<std::shared_ptr<const Quantizer>> Quantizer::Create(std::shared_ptr<const Checkpoint> checkpoint,
+                                                                   const QuantizeSpec& spec) {
+  std::shared_ptr<Quantizer> out(new Quantizer(std::move(checkpoint), spec));
+  ASSIGN_OR_RETURN(out->plan_, PlanQuantization(*out->checkpoint_, spec, 1));
+  for (const QuantizePlan::Tensor& tensor : out->plan_.tensors) {
+    auto& tables = out->tables_[{tensor.format.codec, tensor.format.pair_bits}];
+    if (tables == nullptr) tables = std::make_unique<const CoderTables>(tensor.format);
+    auto& rotation = out->rotations_[tensor.cols];
+    if (rotation != nullptr) continue;
+    ASSIGN_OR_RETURN(Rotation made, Rotation::Create(tensor.cols, spec.rotation, spec.seed));
+    rotation = std::make_unique<const Rotation>(std::move(made));
   }
-  RETURN_IF_ERROR(WritePacked(job, out_path));
+  return out;
+}
+
+absl::StatusOr<TensorOutcome> Quantizer::QuantizeTensor(size_t index, const std::vector<std::string>& statistics,
+                                                        ThreadPool& pool, ProgressFn progress,
+                                                        const std::string& out_path) const {
+  const QuantizePlan::Tensor& tensor = plan_.tensors[index];
+  const Rotation& rotation = *rotations_.at(tensor.cols);
+  ASSIGN_OR_RETURN(const GroupNames group, GroupOf(*checkpoint_, tensor.group));
+  GroupStatistics inputs;
+  if (NeedsStatistics(spec_)) {
+    ASSIGN_OR_RETURN(inputs, ReadStatistics(statistics, tensor.group, tensor.cols, spec_.error_feedback));
+  }
+  PackedTensor packed;
+  if (spec_.channel_scale) {
+    ASSIGN_OR_RETURN(const std::vector<double> energy, ColumnEnergy(*checkpoint_, group, tensor.cols));
+    packed.scale = ChannelScale(inputs.mean_square, energy);
+  }
+  std::optional<ErrorFeedback> feedback;
+  if (spec_.error_feedback) {
+    ASSIGN_OR_RETURN(feedback, ErrorFeedback::Create(tensor.group, inputs.outer, packed.scale, rotation));
+    inputs.outer = {};
+  }
+  packed.codes.resize(static_cast<size_t>(PackedBytes(tensor.rows, tensor.cols, tensor.format.pair_bits)));
+  packed.norms.resize(static_cast<size_t>(tensor.rows));
+  const StripContext context{.rotation = rotation,
+                             .tables = *tables_.at({tensor.format.codec, tensor.format.pair_bits}),
+                             .scale = packed.scale,
+                             .mean_square = inputs.mean_square,
+                             .feedback = feedback ? &*feedback : nullptr};
+  ASSIGN_OR_RETURN(const StripOutcome total, EncodeStrips(*checkpoint_, tensor, context, pool, progress, packed));
+  RETURN_IF_ERROR(WritePacked(tensor, packed, out_path));
 
   TensorOutcome outcome{tensor.name, tensor.rows, tensor.cols};
   int64_t group_rows = 0;
-  for (const std::string& name : group.layers) group_rows += checkpoint.Info(name + ".weight").rows();
-  outcome.bpw = spec.bpw + 16.0 / static_cast<double>(tensor.cols) +
-                (spec.channel_scale ? 16.0 / static_cast<double>(group_rows) : 0.0);
+  for (const std::string& name : group.layers) group_rows += checkpoint_->Info(name + ".weight").rows();
+  outcome.bpw = tensor.format.pair_bits / 2.0 + 16.0 / static_cast<double>(tensor.cols) +
+                (spec_.channel_scale ? 16.0 / static_cast<double>(group_rows) : 0.0);
   outcome.distortion = total.relative / static_cast<double>(tensor.rows);
   outcome.weighted_error = total.weighted_energy > 0 ? total.weighted / total.weighted_energy : 0;
+  outcome.output_error = feedback ? total.feedback_loss : total.weighted;
   return outcome;
 }
 

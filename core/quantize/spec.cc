@@ -1,7 +1,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/codec/codebook.h"
-#include "core/quantize/quantize.h"
+#include "core/quantize/internal.h"
 
 namespace qamserve {
 namespace {
@@ -13,20 +13,30 @@ absl::Status CheckRange(const char* field, int64_t value, int64_t low, int64_t h
 
 }  // namespace
 
+absl::StatusOr<TensorFormat> FormatOf(const QuantizeSpec& spec) {
+  TensorFormat format{.codec = spec.codec, .pair_bits = 0};
+  ASSIGN_OR_RETURN(format.pair_bits, PairBitsFor(spec.bpw));
+  RETURN_IF_ERROR(CheckTensorFormat(format));
+  return format;
+}
+
 absl::Status ValidateQuantizeSpec(const QuantizeSpec& spec) {
-  RETURN_IF_ERROR(PairBitsFor(spec.bpw).status());
+  RETURN_IF_ERROR(FormatOf(spec).status());
   RETURN_IF_ERROR(CheckRange("calibration_windows", spec.calibration_windows, 1, 4096));
   return CheckRange("window_tokens", spec.window_tokens, 8, 32768);
 }
 
 std::string QuantizeSpecToJson(const QuantizeSpec& spec) {
+  const bool calibrates = NeedsStatistics(spec);
   return nlohmann::json{{"bpw", spec.bpw},
-                        {"calibration_windows", spec.channel_scale ? spec.calibration_windows : 0},
+                        {"calibration_windows", calibrates ? spec.calibration_windows : 0},
                         {"channel_scale", spec.channel_scale},
-                        {"codec", kCodecVersion},
+                        {"codec", CodecName(spec.codec)},
+                        {"codec_version", kCodecVersion},
+                        {"error_feedback", spec.error_feedback},
                         {"rotation", RotationKindName(spec.rotation)},
                         {"seed", spec.seed},
-                        {"window_tokens", spec.channel_scale ? spec.window_tokens : 0}}
+                        {"window_tokens", calibrates ? spec.window_tokens : 0}}
       .dump();
 }
 

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/codec/codebook.h"
 #include "core/codec/half.h"
 #include "core/codec/joint.h"
 #include "core/model/artifact.h"
@@ -24,17 +23,15 @@ struct PackedView {
 };
 
 // Squared error over energy of one row, both in the scaled basis (where the codec minimizes it).
-absl::StatusOr<double> RowError(const Checkpoint& checkpoint, const ArtifactReader& artifact, const Rotation& rotation,
-                                const NearestPoint& nearest, const QuantizePlan::Tensor& tensor, const PackedView& view,
-                                int64_t row) {
+absl::StatusOr<double> RowError(const Checkpoint& checkpoint, const Rotation& rotation, const RowDecoder& decoder,
+                                const QuantizePlan::Tensor& tensor, const PackedView& view, int64_t row) {
   const auto n = static_cast<size_t>(tensor.cols);
-  const int pair_bits = artifact.quantization().pair_bits;
   std::vector<float> original(n), decoded(n), scratch(n);
   RETURN_IF_ERROR(checkpoint.ReadRows(tensor.name + ".weight", row, row + 1, original));
   uint16_t norm;
   std::memcpy(&norm, view.norms + row * 2, sizeof(norm));
-  DecodeRow(rotation, nearest, view.scale, norm, view.codes + (row / kTileRows) * StripBytes(tensor.cols, pair_bits),
-            pair_bits, static_cast<int>(row % kTileRows), decoded, scratch);
+  const uint8_t* strip = view.codes + (row / kTileRows) * StripBytes(tensor.cols, decoder.format().pair_bits);
+  DecodeRow(rotation, decoder, view.scale, norm, strip, static_cast<int>(row % kTileRows), decoded, scratch);
   double error = 0, energy = 0;
   for (size_t j = 0; j < n; ++j) {
     const double s = view.scale.empty() ? 1.0 : static_cast<double>(view.scale[j]);
@@ -55,12 +52,12 @@ absl::Status VerifyArtifact(const Checkpoint& checkpoint, const QuantizePlan& pl
     return MakeError(absl::StatusCode::kFailedPrecondition, "GATE_COVERAGE", MessageOf(opened.status()));
   const ArtifactReader& artifact = **opened;
   const QuantizationConfig& quantization = artifact.quantization();
-  const int pair_bits = quantization.pair_bits;
-  const NearestPoint nearest(CodebookFor(pair_bits));
   const RotationKind kind = quantization.rotation == "full" ? RotationKind::kFull : RotationKind::kBlock;
   for (size_t i = 0; i < plan.tensors.size(); ++i) {
     const QuantizePlan::Tensor& t = plan.tensors[i];
-    auto codes = artifact.Mapped(t.name + kCodesSuffix, DType::kU8, {PackedBytes(t.rows, t.cols, pair_bits)});
+    const RowDecoder decoder(artifact.FormatOf(t.name));
+    const int64_t bytes = PackedBytes(t.rows, t.cols, decoder.format().pair_bits);
+    auto codes = artifact.Mapped(t.name + kCodesSuffix, DType::kU8, {bytes});
     auto norms = artifact.Mapped(t.name + kRowNormSuffix, DType::kF16, {t.rows});
     for (const absl::Status& status : {codes.status(), norms.status()}) {
       if (!status.ok()) return MakeError(absl::StatusCode::kFailedPrecondition, "GATE_COVERAGE", MessageOf(status));
@@ -73,7 +70,7 @@ absl::Status VerifyArtifact(const Checkpoint& checkpoint, const QuantizePlan& pl
     const double limit = kWorstRow * inputs.outcomes[i].distortion + 1e-6;
     for (int64_t k = 0; k < std::min(kSampledRows, t.rows); ++k) {
       const int64_t row = k * (t.rows - 1) / std::max<int64_t>(1, std::min(kSampledRows, t.rows) - 1);
-      ASSIGN_OR_RETURN(const double error, RowError(checkpoint, artifact, rotation, nearest, t, view, row));
+      ASSIGN_OR_RETURN(const double error, RowError(checkpoint, rotation, decoder, t, view, row));
       if (!(error <= limit)) {
         return FailedPrecondition(
             "GATE_RECONSTRUCTION",

@@ -23,9 +23,12 @@ absl::StatusOr<uint64_t> NonNegative(std::string_view field, int64_t value) {
 
 absl::StatusOr<UploadKind> UploadKindFromProto(v1::UploadKind kind) {
   switch (kind) {
-    case v1::UPLOAD_KIND_CHECKPOINT: return UploadKind::kCheckpoint;
-    case v1::UPLOAD_KIND_TEXT: return UploadKind::kText;
-    default: break;
+    case v1::UPLOAD_KIND_CHECKPOINT:
+      return UploadKind::kCheckpoint;
+    case v1::UPLOAD_KIND_TEXT:
+      return UploadKind::kText;
+    default:
+      break;
   }
   return InvalidArgument("UPLOAD_KIND", "kind must be UPLOAD_KIND_CHECKPOINT or UPLOAD_KIND_TEXT; got {}",
                          static_cast<int>(kind));
@@ -63,19 +66,30 @@ absl::StatusOr<TextSelection> TextSelectionFromProto(const v1::TextSelection& te
   return selection;
 }
 
+absl::StatusOr<Codec> CodecFromProto(v1::Codec codec) {
+  switch (codec) {
+    case v1::CODEC_UNSPECIFIED:
+    case v1::CODEC_JOINT:
+      return Codec::kJoint;
+    case v1::CODEC_TRELLIS:
+      return Codec::kTrellis;
+    default:
+      return InvalidArgument("CODEC", "spec.codec {} is not one that this server knows", static_cast<int>(codec));
+  }
+}
+
 absl::StatusOr<JobSpec> JobSpecFromProto(const std::string& checkpoint, const v1::QuantizeSpec& spec) {
   JobSpec job;
   job.kind = JobKind::kQuantize;
   ASSIGN_OR_RETURN(job.checkpoint, ParseResourceName("checkpoints", checkpoint));
-  if (spec.codec() != v1::CODEC_UNSPECIFIED && spec.codec() != v1::CODEC_JOINT) {
-    return InvalidArgument("CODEC", "spec.codec must be CODEC_JOINT; got {}", static_cast<int>(spec.codec()));
-  }
+  ASSIGN_OR_RETURN(job.quantize.codec, CodecFromProto(spec.codec()));
   if (!v1::Rotation_IsValid(spec.rotation())) {
     return InvalidArgument("ROTATION", "spec.rotation {} is neither ROTATION_FULL nor ROTATION_BLOCK",
                            static_cast<int>(spec.rotation()));
   }
   job.quantize.bpw = spec.bpw() == 0 ? kDefaultBpw : spec.bpw();
   job.quantize.channel_scale = spec.has_channel_scale() ? spec.channel_scale() : true;
+  job.quantize.error_feedback = spec.error_feedback();
   job.quantize.rotation = spec.rotation() == v1::ROTATION_BLOCK ? RotationKind::kBlock : RotationKind::kFull;
   job.quantize.seed = spec.seed() == 0 ? kDefaultRotationSeed : spec.seed();
   ASSIGN_OR_RETURN(job.calibration, TextSelectionFromProto(spec.calibration()));

@@ -160,7 +160,8 @@ v1::JobState ToProto(JobState state) { return static_cast<v1::JobState>(state); 
 
 v1::QuantizeSpec ToProto(const JobSpec& spec) {
   v1::QuantizeSpec message;
-  message.set_codec(v1::CODEC_JOINT);
+  message.set_codec(spec.quantize.codec == Codec::kTrellis ? v1::CODEC_TRELLIS : v1::CODEC_JOINT);
+  message.set_error_feedback(spec.quantize.error_feedback);
   message.set_bpw(spec.quantize.bpw);
   message.set_channel_scale(spec.quantize.channel_scale);
   message.set_rotation(spec.quantize.rotation == RotationKind::kBlock ? v1::ROTATION_BLOCK : v1::ROTATION_FULL);

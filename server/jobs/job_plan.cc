@@ -81,13 +81,13 @@ absl::StatusOr<JobPlan> CoreTaskRunner::Plan(const JobSpec& asked, int threads) 
     plan.estimate.tensors = static_cast<int32_t>(quantize.tensors.size());
     plan.estimate.bpw = quantize.bpw;
     double prepare = PrepareCost(spec.evaluation, parameters);
-    if (spec.quantize.channel_scale) {
+    if (NeedsStatistics(spec.quantize)) {
       RETURN_IF_ERROR(CheckSelection(catalog_, "calibration", spec.calibration));
       prepare += PrepareCost(spec.calibration, parameters);
       samples = samples || spec.calibration.text.empty();
     }
     tasks.Add(TaskStage::kPrepare, "texts", 0, prepare);
-    const int shards = spec.quantize.channel_scale ? CalibrationShards(spec.calibration.windows) : 0;
+    const int shards = NeedsStatistics(spec.quantize) ? CalibrationShards(spec.calibration.windows) : 0;
     for (int i = 0; i < shards; ++i) {
       tasks.Add(TaskStage::kCalibrate, fmt::format("shard {}", i), i,
                 ForwardCost(spec.calibration, parameters) / shards);

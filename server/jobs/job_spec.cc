@@ -66,12 +66,12 @@ absl::StatusOr<JobSpec> NormalizeJobSpec(JobSpec spec, int64_t context_tokens) {
     return spec;
   }
   RETURN_IF_ERROR(NormalizeSelection("calibration", spec.calibration, context_tokens));
-  // Without channel scales nothing is calibrated, and what was asked for must not make another job of it.
-  if (!spec.quantize.channel_scale) spec.calibration = TextSelection();
+  // Where nothing is calibrated, what was asked for must not make another job of it.
+  if (!NeedsStatistics(spec.quantize)) spec.calibration = TextSelection();
   spec.quantize.calibration_windows = spec.calibration.windows;
   spec.quantize.window_tokens = spec.calibration.window_tokens;
   // The core's limits hold for the values in use; without calibration these are its defaults.
-  if (!spec.quantize.channel_scale) {
+  if (!NeedsStatistics(spec.quantize)) {
     spec.quantize.calibration_windows = QuantizeSpec().calibration_windows;
     spec.quantize.window_tokens = QuantizeSpec().window_tokens;
   }
@@ -86,6 +86,8 @@ std::string JobSpecToJson(const JobSpec& spec) {
             {"evaluation", SelectionToJson(spec.evaluation)}};
   if (spec.kind == JobKind::kQuantize) {
     j["quantize"] = {{"bpw", spec.quantize.bpw},
+                     {"codec", CodecName(spec.quantize.codec)},
+                     {"error_feedback", spec.quantize.error_feedback},
                      {"channel_scale", spec.quantize.channel_scale},
                      {"rotation", spec.quantize.rotation == RotationKind::kFull ? "full" : "block"},
                      {"seed", spec.quantize.seed},
@@ -107,6 +109,9 @@ absl::StatusOr<JobSpec> JobSpecFromJson(const std::string& text) {
     if (spec.kind == JobKind::kEvaluate) return spec;
     const json& q = j.at("quantize");
     spec.quantize.bpw = q.at("bpw").get<double>();
+    // Jobs of earlier versions have neither.
+    spec.quantize.codec = q.value("codec", "joint") == std::string("trellis") ? Codec::kTrellis : Codec::kJoint;
+    spec.quantize.error_feedback = q.value("error_feedback", false);
     spec.quantize.channel_scale = q.at("channel_scale").get<bool>();
     spec.quantize.rotation = q.at("rotation").get<std::string>() == "full" ? RotationKind::kFull : RotationKind::kBlock;
     spec.quantize.seed = q.at("seed").get<uint64_t>();

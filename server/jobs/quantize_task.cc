@@ -198,7 +198,7 @@ absl::StatusOr<TaskOutcome> CoreTaskRunner::Prepare(const TaskInput& input, Thre
   ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(*checkpoint));
   const TextSelection& evaluation = input.spec.evaluation;
   const TextSelection& calibration = input.spec.calibration;
-  const bool calibrates = input.spec.kind == JobKind::kQuantize && input.spec.quantize.channel_scale;
+  const bool calibrates = input.spec.kind == JobKind::kQuantize && NeedsStatistics(input.spec.quantize);
   const int texts = calibrates ? 2 : 1;
 
   std::shared_ptr<const Model> model;
@@ -243,27 +243,25 @@ absl::StatusOr<TaskOutcome> CoreTaskRunner::Calibrate(const TaskInput& input, Th
   ASSIGN_OR_RETURN(const Windows windows, ReadWindows(catalog_.blobs(), text));
   ASSIGN_OR_RETURN(const int shard, PartOf(input.task));
   const std::string path = input.work_dir + "/statistics";
-  RETURN_IF_ERROR(CalibrateShard(*checkpoint, ShardOf(windows, shard), pool, progress, path));
+  RETURN_IF_ERROR(CalibrateShard(*checkpoint, input.spec.quantize, ShardOf(windows, shard), pool, progress, path));
   ASSIGN_OR_RETURN(const BlobInfo blob, catalog_.blobs().CommitFile(path));
   TaskOutcome outcome;
   outcome.blobs = {blob.digest};
   return outcome;
 }
 
-absl::StatusOr<TaskOutcome> CoreTaskRunner::Quantize(const TaskInput& input, ThreadPool& pool) {
-  ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(input.job.checkpoint));
-  // One thread, here and below: the plan's only use of it is an estimate, which must not reach the artifact.
-  ASSIGN_OR_RETURN(const QuantizePlan plan, PlanQuantization(*checkpoint, input.spec.quantize, 1));
+absl::StatusOr<TaskOutcome> CoreTaskRunner::Quantize(const TaskInput& input, ThreadPool& pool, ProgressFn progress) {
+  ASSIGN_OR_RETURN(const auto quantizer, OpenQuantizer(input.job.checkpoint, input.spec.quantize));
   ASSIGN_OR_RETURN(const int part, PartOf(input.task));
-  if (part < 0 || static_cast<size_t>(part) >= plan.tensors.size()) {
+  const size_t tensors = quantizer->plan().tensors.size();
+  if (part < 0 || static_cast<size_t>(part) >= tensors) {
     return DataLoss("STORE_CORRUPT", "task {} of job {} names tensor {} of {}", input.task.index, input.job.id, part,
-                    plan.tensors.size());
+                    tensors);
   }
   ASSIGN_OR_RETURN(const auto statistics, PathsOf(catalog_.blobs(), input, TaskStage::kCalibrate));
   const std::string path = input.work_dir + "/packed";
   ASSIGN_OR_RETURN(TensorOutcome tensor,
-                   QuantizeTensor(*checkpoint, input.spec.quantize, plan.tensors[static_cast<size_t>(part)], statistics,
-                                  pool, path));
+                   quantizer->QuantizeTensor(static_cast<size_t>(part), statistics, pool, progress, path));
   ASSIGN_OR_RETURN(const BlobInfo blob, catalog_.blobs().CommitFile(path));
   TaskOutcome outcome;
   outcome.blobs = {blob.digest};
@@ -273,6 +271,7 @@ absl::StatusOr<TaskOutcome> CoreTaskRunner::Quantize(const TaskInput& input, Thr
 
 absl::StatusOr<TaskOutcome> CoreTaskRunner::Assemble(const TaskInput& input, ThreadPool&, ProgressFn progress) {
   ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(input.job.checkpoint));
+  // One thread: the plan's only use of it is an estimate, which must not reach the artifact.
   ASSIGN_OR_RETURN(const QuantizePlan plan, PlanQuantization(*checkpoint, input.spec.quantize, 1));
   ASSIGN_OR_RETURN(const ArtifactInputs inputs, InputsOf(catalog_.blobs(), input));
   RETURN_IF_ERROR(catalog_.blobs().CheckSpace(static_cast<uint64_t>(plan.artifact_bytes)));

@@ -8,7 +8,7 @@ namespace {
 using nlohmann::json;
 
 // A job's tasks open one checkpoint; two jobs may take turns.
-constexpr size_t kOpenCheckpoints = 2;
+constexpr size_t kKeptOpen = 2;
 
 }  // namespace
 
@@ -34,21 +34,51 @@ absl::StatusOr<TaskOutcome> DecodeOutcome(const TaskRecord& task) {
   }
 }
 
+namespace {
+
+// The value of `key`, if it is there, moved to the front.
+template <typename T>
+std::shared_ptr<const T> FindRecent(std::list<std::pair<std::string, std::shared_ptr<const T>>>& open,
+                                    const std::string& key) {
+  for (auto it = open.begin(); it != open.end(); ++it) {
+    if (it->first != key) continue;
+    open.splice(open.begin(), open, it);
+    return it->second;
+  }
+  return nullptr;
+}
+
+template <typename T>
+void AddRecent(std::list<std::pair<std::string, std::shared_ptr<const T>>>& open, const std::string& key,
+               std::shared_ptr<const T> value) {
+  open.emplace_front(key, std::move(value));
+  if (open.size() > kKeptOpen) open.pop_back();
+}
+
+}  // namespace
+
 absl::StatusOr<std::shared_ptr<const Checkpoint>> CoreTaskRunner::OpenCheckpoint(const std::string& digest) {
   {
     std::lock_guard lock(mutex_);
-    for (auto it = open_.begin(); it != open_.end(); ++it) {
-      if (it->first != digest) continue;
-      open_.splice(open_.begin(), open_, it);
-      return it->second;
-    }
+    if (auto found = FindRecent(open_, digest)) return found;
   }
   ASSIGN_OR_RETURN(const FileSet files, catalog_.FilesOfCheckpoint(digest));
   ASSIGN_OR_RETURN(std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::Open(files));
   std::lock_guard lock(mutex_);
-  open_.emplace_front(digest, checkpoint);
-  if (open_.size() > kOpenCheckpoints) open_.pop_back();
+  AddRecent(open_, digest, checkpoint);
   return checkpoint;
+}
+
+absl::StatusOr<std::shared_ptr<const Quantizer>> CoreTaskRunner::OpenQuantizer(const std::string& digest,
+                                                                               const QuantizeSpec& spec) {
+  ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(digest));
+  const std::string key = digest + QuantizeSpecToJson(spec);
+  // Made under the lock: all lanes of a worker ask for it at once, and it takes milliseconds.
+  std::lock_guard lock(mutex_);
+  if (auto found = FindRecent(quantizers_, key)) return found;
+  ASSIGN_OR_RETURN(const auto quantizer, Quantizer::Create(checkpoint, spec));
+  AddRecent(quantizers_, key, quantizer);
+  return quantizer;
 }
 
 absl::StatusOr<TaskOutcome> CoreTaskRunner::Run(const TaskInput& input, ThreadPool& pool, ProgressFn progress) {
@@ -59,7 +89,7 @@ absl::StatusOr<TaskOutcome> CoreTaskRunner::Run(const TaskInput& input, ThreadPo
     case TaskStage::kCalibrate:
       return Calibrate(input, pool, progress);
     case TaskStage::kQuantize:
-      return Quantize(input, pool);
+      return Quantize(input, pool, progress);
     case TaskStage::kAssemble:
       return Assemble(input, pool, progress);
     case TaskStage::kEvaluate:

@@ -73,6 +73,9 @@ class CoreTaskRunner : public TaskRunner {
  private:
   // Opening parses headers and, for GGUF, the vocabulary; the last few stay open.
   absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenCheckpoint(const std::string& digest);
+  // Likewise, what the tensors of a job share: tables and rotations.
+  absl::StatusOr<std::shared_ptr<const Quantizer>> OpenQuantizer(const std::string& checkpoint,
+                                                                 const QuantizeSpec& spec);
 
   absl::StatusOr<std::shared_ptr<const Tokenizer>> OpenTokenizer(const Checkpoint& checkpoint);
   // A text's windows; its first `skip_tokens` tokens are left out.
@@ -80,13 +83,15 @@ class CoreTaskRunner : public TaskRunner {
                                                                 const TextSelection& selection, int64_t skip_tokens);
   absl::StatusOr<TaskOutcome> Prepare(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
   absl::StatusOr<TaskOutcome> Calibrate(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
-  absl::StatusOr<TaskOutcome> Quantize(const TaskInput& input, ThreadPool& pool);
+  absl::StatusOr<TaskOutcome> Quantize(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
   absl::StatusOr<TaskOutcome> Assemble(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
   absl::StatusOr<TaskOutcome> Evaluate(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
 
   Catalog& catalog_;
   std::mutex mutex_;
-  std::list<std::pair<std::string, std::shared_ptr<const Checkpoint>>> open_;  // most recent first
+  // Most recent first.
+  std::list<std::pair<std::string, std::shared_ptr<const Checkpoint>>> open_;
+  std::list<std::pair<std::string, std::shared_ptr<const Quantizer>>> quantizers_;  // by checkpoint and spec
 };
 
 }  // namespace qamserve

@@ -41,6 +41,7 @@ struct Options {
   std::string calibration_text;
   std::string work_dir;  // packed tensors, statistics and the artifact go here
   QuantizeSpec spec;
+  std::vector<double> rates;  // spec.bpw, one after the other
   int32_t windows = 8;
   int32_t window_tokens = 1024;
   bool bos = false;  // the first token of each window is replaced by BOS
@@ -120,9 +121,10 @@ struct Quantized {
 };
 
 // Tensors are independent tasks: one thread each, as so many workers of one core would run them.
-absl::Status QuantizeTensors(const Checkpoint& checkpoint, const Options& options, const QuantizePlan& plan,
+absl::Status QuantizeTensors(const Quantizer& quantizer, const Options& options,
                              const std::vector<std::string>& statistics, ArtifactInputs& inputs) {
-  const size_t n = plan.tensors.size();
+  const size_t n = quantizer.plan().tensors.size();
+  auto no_progress = [](double) { return absl::OkStatus(); };
   for (size_t i = 0; i < n; ++i) inputs.packed.push_back(fmt::format("{}/{}.packed", options.work_dir, i));
   inputs.outcomes.resize(n);
   std::vector<absl::Status> statuses(n);
@@ -131,7 +133,7 @@ absl::Status QuantizeTensors(const Checkpoint& checkpoint, const Options& option
   auto work = [&] {
     ThreadPool alone(1);
     for (size_t i = next++; i < n; i = next++) {
-      auto outcome = QuantizeTensor(checkpoint, options.spec, plan.tensors[i], statistics, alone, inputs.packed[i]);
+      auto outcome = quantizer.QuantizeTensor(i, statistics, alone, no_progress, inputs.packed[i]);
       statuses[i] = outcome.status();
       if (outcome.ok()) inputs.outcomes[i] = *std::move(outcome);
       line(static_cast<double>(++done) / static_cast<double>(n)).IgnoreError();
@@ -145,75 +147,100 @@ absl::Status QuantizeTensors(const Checkpoint& checkpoint, const Options& option
   return absl::OkStatus();
 }
 
-// All stages up to the artifact folder, as a job runs them; their times go to `out`.
-absl::StatusOr<Quantized> QuantizeCheckpoint(const Checkpoint& checkpoint, const Options& options,
-                                             const Windows& calibration, ThreadPool& pool, nlohmann::json& out) {
-  RETURN_IF_ERROR(ValidateQuantizeSpec(options.spec));
+// What all rates share.
+struct Calibrated {
+  std::vector<std::string> statistics;
+  std::string source, digest;
+  double seconds = 0;
+};
+
+absl::StatusOr<Calibrated> Calibrate(const Checkpoint& checkpoint, const Options& options, const Windows& calibration,
+                                     ThreadPool& pool) {
   RETURN_IF_ERROR(RemoveAll(options.work_dir));
   RETURN_IF_ERROR(CreateDirectories(options.work_dir));
-  Quantized result{.artifact = options.work_dir + "/artifact"};
-  ASSIGN_OR_RETURN(result.plan, PlanQuantization(checkpoint, options.spec, options.threads));
+  Calibrated out{.source = "none", .digest = TokensDigest(calibration)};
+  if (!NeedsStatistics(options.spec)) return out;
+  out.source = options.calibration_text.empty() ? "random" : "text";
+  out.statistics.push_back(options.work_dir + "/statistics");
   Stopwatch watch;
-  std::vector<std::string> statistics;
-  if (options.spec.channel_scale) {
-    statistics.push_back(options.work_dir + "/statistics");
-    RETURN_IF_ERROR(
-        CalibrateShard(checkpoint, calibration, pool, StageLine("calibrate", options.quiet), statistics.back()));
-  }
-  const double calibrate_seconds = watch.Lap();
+  RETURN_IF_ERROR(CalibrateShard(checkpoint, options.spec, calibration, pool, StageLine("calibrate", options.quiet),
+                                 out.statistics.back()));
+  out.seconds = watch.Lap();
+  return out;
+}
 
+// All stages from the statistics to the artifact folder, as a job runs them; their times go to `out`.
+absl::StatusOr<Quantized> QuantizeCheckpoint(const std::shared_ptr<const Checkpoint>& checkpoint,
+                                             const Options& options, const Calibrated& calibrated,
+                                             nlohmann::json& out) {
+  RETURN_IF_ERROR(ValidateQuantizeSpec(options.spec));
+  Quantized result{.artifact = options.work_dir + "/artifact"};
+  RETURN_IF_ERROR(RemoveAll(result.artifact));
+  ASSIGN_OR_RETURN(result.plan, PlanQuantization(*checkpoint, options.spec, options.threads));
+  ASSIGN_OR_RETURN(const auto quantizer, Quantizer::Create(checkpoint, options.spec));
+  Stopwatch watch;
   ArtifactInputs inputs{.display_name = "benchmark", .checkpoint_digest = std::string(64, '0')};
-  inputs.calibration_source = !options.spec.channel_scale        ? "none"
-                              : options.calibration_text.empty() ? "random"
-                                                                 : "text";
-  inputs.calibration_digest = TokensDigest(calibration);
-  RETURN_IF_ERROR(QuantizeTensors(checkpoint, options, result.plan, statistics, inputs));
-  double squared = 0;
+  inputs.calibration_source = calibrated.source;
+  inputs.calibration_digest = calibrated.digest;
+  RETURN_IF_ERROR(QuantizeTensors(*quantizer, options, calibrated.statistics, inputs));
+  double squared = 0, output_error = 0;
   for (const TensorOutcome& t : inputs.outcomes) squared += t.distortion * static_cast<double>(t.rows * t.cols);
+  for (const TensorOutcome& t : inputs.outcomes) output_error += t.output_error;
   const double quantize_seconds = watch.Lap();
-  RETURN_IF_ERROR(AssembleArtifact(checkpoint, options.spec, result.plan, inputs, StageLine("assemble", options.quiet),
+  RETURN_IF_ERROR(AssembleArtifact(*checkpoint, options.spec, result.plan, inputs, StageLine("assemble", options.quiet),
                                    result.artifact));
   const double assemble_seconds = watch.Lap();
   const auto weights = static_cast<double>(result.plan.weights);
-  out["calibrate_seconds"] = calibrate_seconds;
+  out["calibrate_seconds"] = calibrated.seconds;
   out["quantize_seconds"] = quantize_seconds;
   out["assemble_seconds"] = assemble_seconds;
-  out["total_seconds"] = calibrate_seconds + quantize_seconds + assemble_seconds;
+  out["total_seconds"] = calibrated.seconds + quantize_seconds + assemble_seconds;
   out["weights"] = result.plan.weights;
   out["weights_per_second_per_core"] = weights / quantize_seconds / options.threads;
   out["bpw"] = result.plan.bpw;
   out["mean_distortion"] = squared / weights;
+  out["output_error"] = output_error;
   out["artifact_bytes"] = result.plan.artifact_bytes;
   out["artifact"] = result.artifact;
   out["planned_peak_bytes"] = result.plan.peak_memory_bytes;
   return result;
 }
 
-absl::StatusOr<nlohmann::json> RunQuality(const Options& options) {
+// One object, or a list of them if several rates were asked for.
+absl::StatusOr<nlohmann::json> RunQuality(Options options) {
   ASSIGN_OR_RETURN(const FileSet files, FileSet::FromPath(options.model));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::Open(files));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, OpenTokenizer(files));
   ASSIGN_OR_RETURN(const Windows windows, ReadWindows(*tokenizer, options.eval_text, options.windows, options));
   Windows calibration;
-  if (options.spec.channel_scale) {
+  if (NeedsStatistics(options.spec)) {
     ASSIGN_OR_RETURN(calibration,
                      ReadWindows(*tokenizer, options.calibration_text, options.spec.calibration_windows, options));
   }
   ThreadPool pool(options.threads);
-  nlohmann::json out;
-  ASSIGN_OR_RETURN(const Quantized quantized, QuantizeCheckpoint(*checkpoint, options, calibration, pool, out));
+  ASSIGN_OR_RETURN(const Calibrated calibrated, Calibrate(*checkpoint, options, calibration, pool));
   Stopwatch watch;
-  ASSIGN_OR_RETURN(const FileSet artifact_files, FileSet::FromPath(quantized.artifact));
-  ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, Model::Load(artifact_files));
-  ASSIGN_OR_RETURN(const QualityReport report,
-                   Evaluate(*checkpoint, *model, windows, pool, StageLine("evaluate", options.quiet)));
-  out["evaluate_seconds"] = watch.Lap();
-  // Parsed without exceptions: our own report is always JSON.
-  out["quality"] = nlohmann::json::parse(QualityReportToJson(report), nullptr, /*allow_exceptions=*/false);
-  out["kl_mean"] = report.kl_mean;
-  out["second_half_kl_mean"] = report.second_half_kl_mean;
-  out["peak_rss_bytes"] = PeakResidentBytes();
-  return out;
+  ASSIGN_OR_RETURN(const BaseReference reference,
+                   RunBase(*checkpoint, windows, pool, StageLine("base", options.quiet)));
+  const double base_seconds = watch.Lap();
+  nlohmann::json list = nlohmann::json::array();
+  for (double rate : options.rates) {
+    options.spec.bpw = rate;
+    nlohmann::json& out = list.emplace_back();
+    ASSIGN_OR_RETURN(const Quantized quantized, QuantizeCheckpoint(checkpoint, options, calibrated, out));
+    ASSIGN_OR_RETURN(const FileSet artifact_files, FileSet::FromPath(quantized.artifact));
+    ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, Model::Load(artifact_files));
+    watch.Lap();
+    ASSIGN_OR_RETURN(const QualityReport report,
+                     Compare(*checkpoint, reference, *model, pool, StageLine("evaluate", options.quiet)));
+    out["evaluate_seconds"] = base_seconds + watch.Lap();
+    // Parsed without exceptions: our own report is always JSON.
+    out["quality"] = nlohmann::json::parse(QualityReportToJson(report), nullptr, /*allow_exceptions=*/false);
+    out["kl_mean"] = report.kl_mean;
+    out["second_half_kl_mean"] = report.second_half_kl_mean;
+    out["peak_rss_bytes"] = PeakResidentBytes();
+  }
+  return list.size() == 1 ? list.front() : list;
 }
 
 absl::StatusOr<nlohmann::json> RunQuantize(const Options& options) {
@@ -223,14 +250,15 @@ absl::StatusOr<nlohmann::json> RunQuantize(const Options& options) {
       RandomWindows(checkpoint->config().vocab_size, options.spec.calibration_windows, options.window_tokens);
   ThreadPool pool(options.threads);
   nlohmann::json out;
-  ASSIGN_OR_RETURN(const Quantized quantized, QuantizeCheckpoint(*checkpoint, options, calibration, pool, out));
+  ASSIGN_OR_RETURN(const Calibrated calibrated, Calibrate(*checkpoint, options, calibration, pool));
+  ASSIGN_OR_RETURN(const Quantized quantized, QuantizeCheckpoint(checkpoint, options, calibrated, out));
   out["layers"] = checkpoint->config().num_layers;
   out["tensors"] = quantized.plan.tensors.size();
   out["peak_rss_bytes"] = PeakResidentBytes();
   return out;
 }
 
-absl::StatusOr<nlohmann::json> RunBase(const Options& options) {
+absl::StatusOr<nlohmann::json> MeasureBase(const Options& options) {
   ASSIGN_OR_RETURN(const FileSet files, FileSet::FromPath(options.model));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::Open(files));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, OpenTokenizer(files));
@@ -261,7 +289,12 @@ void AddText(CLI::App& command, Options& options) {
 
 void AddSpec(CLI::App& command, Options& options) {
   command.add_option("--work-dir", options.work_dir, "Emptied first, then holds the artifact")->required();
-  command.add_option("--bpw", options.spec.bpw);
+  command.add_option("--bpw", options.rates, "Several share one calibration and one run of the base model")
+      ->delimiter(',');
+  command.add_option("--codec", options.spec.codec, "joint or trellis")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Codec>{{"joint", Codec::kJoint}, {"trellis", Codec::kTrellis}}));
+  command.add_flag("--error-feedback", options.spec.error_feedback);
   command.add_flag("--channel-scale,!--no-channel-scale", options.spec.channel_scale);
   command.add_option("--calibration-windows", options.spec.calibration_windows);
 }
@@ -295,7 +328,9 @@ int main(int argc, char** argv) {
   AddText(*base, options);
   CLI11_PARSE(app, argc, argv);
   options.spec.window_tokens = options.window_tokens;
+  if (options.rates.empty()) options.rates.push_back(options.spec.bpw);
+  options.spec.bpw = options.rates.front();
   if (*quality) return qamserve::Print(qamserve::RunQuality(options));
   if (*quantize) return qamserve::Print(qamserve::RunQuantize(options));
-  return qamserve::Print(qamserve::RunBase(options));
+  return qamserve::Print(qamserve::MeasureBase(options));
 }

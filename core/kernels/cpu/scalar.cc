@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "core/codec/packing.h"
+#include "core/codec/trellis.h"
 #include "core/kernels/cpu/lanes_scalar.h"
 #include "core/kernels/kernels.h"
 
@@ -16,9 +17,14 @@ int32_t BlockSum(const PackedMatrix& w, const uint8_t* strip, int row, const int
   int32_t sum = 0;
   for (int64_t col = begin; col < end; col += 2) {
     const uint8_t* tile = strip + (col / kTileCols) * TileBytes(w.pair_bits);
-    const uint32_t code = UnpackCode(tile, w.pair_bits, row, static_cast<int>(col % kTileCols) / 2);
-    const int32_t entry = w.table[code];
-    sum += static_cast<int16_t>(entry & 0xffff) * q[col] + (entry >> 16) * q[col + 1];
+    const int pair = static_cast<int>(col % kTileCols) / 2;
+    if (w.table != nullptr) {
+      const int32_t entry = w.table[UnpackCode(tile, w.pair_bits, row, pair)];
+      sum += static_cast<int16_t>(entry & 0xffff) * q[col] + (entry >> 16) * q[col + 1];
+    } else {
+      const uint32_t state = TrellisState(tile, w.pair_bits, row, pair);
+      sum += TrellisValue(state, 0) * q[col] + TrellisValue(state, 1) * q[col + 1];
+    }
   }
   return sum;
 }
@@ -39,13 +45,29 @@ void PackedMatmul(const PackedMatmulArgs& a) {
   }
 }
 
+void TrellisStep(const TrellisStepArgs& a) {
+  const auto tx = static_cast<int16_t>(a.target & 0xffff), ty = static_cast<int16_t>(a.target >> 16);
+  for (int k = 0; k < a.blocks; ++k) {
+    for (int lane = 0; lane < kTrellisLanes; ++lane) {
+      uint32_t best = ~uint32_t{0};
+      for (int i = 0; i < a.items; ++i) {
+        const int32_t point = a.points[(int64_t{k} * a.items + i) * kTrellisLanes + lane];
+        const int dx = static_cast<int16_t>(point & 0xffff) - tx, dy = (point >> 16) - ty;
+        const uint32_t cost = a.entries[int64_t{k / a.share} * a.items + i] + static_cast<uint32_t>(dx * dx + dy * dy);
+        best = cost < best ? cost : best;
+      }
+      a.best[k * kTrellisLanes + lane] = best;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace scalar
 
 const Kernels& ScalarKernels() {
   static constexpr Kernels kKernels = {
       "scalar",        scalar::DenseMatmul, scalar::PackedMatmul, scalar::QuantizeInput, scalar::RmsNorm,
-      scalar::Softmax, scalar::SiluMul,     scalar::GeluMul,      scalar::ToFloat};
+      scalar::Softmax, scalar::SiluMul,     scalar::GeluMul,      scalar::ToFloat,       scalar::TrellisStep};
   return kKernels;
 }
 

@@ -27,7 +27,8 @@ RoundTrip RoundTripOf(std::vector<float> row, int bits, const std::vector<float>
   std::vector<uint8_t> strip(static_cast<size_t>(StripBytes(static_cast<int64_t>(row.size()), bits)));
   PackStrip(codes, bits, strip);
   out.decoded.resize(row.size());
-  DecodeRow(rotation, nearest, scale, out.encoded.norm, strip.data(), bits, 0, out.decoded, scratch);
+  DecodeRow(rotation, RowDecoder({Codec::kJoint, bits}), scale, out.encoded.norm, strip.data(), 0, out.decoded,
+            scratch);
   return out;
 }
 

@@ -9,7 +9,8 @@ constexpr char kConfig[] = R"({"architectures": ["LlamaForCausalLM"], "hidden_si
 
 TEST(QuantizationConfig, RoundTripsBesideTheModelsOwnFields) {
   QuantizationConfig config;
-  config.pair_bits = 7;
+  config.format = {"trellis", 7};
+  config.tensors["model.layers.0.mlp.down_proj"] = {"joint", 9};
   config.rotation = "block";
   config.rotation_seed = 0xffffffffffffffffu;
   config.channel_scale = false;
@@ -19,7 +20,11 @@ TEST(QuantizationConfig, RoundTripsBesideTheModelsOwnFields) {
   EXPECT_TRUE(IsArtifactConfig(*text));
   const auto read = ReadQuantizationConfig(*text, "config.json");
   ASSERT_TRUE(read.ok()) << read.status();
-  EXPECT_EQ(read->pair_bits, 7);
+  EXPECT_EQ(read->format.codec, "trellis");
+  EXPECT_EQ(read->format.pair_bits, 7);
+  ASSERT_EQ(read->tensors.size(), 1u);
+  EXPECT_EQ(read->tensors.begin()->second.codec, "joint");
+  EXPECT_EQ(read->tensors.begin()->second.pair_bits, 9);
   EXPECT_EQ(read->rotation, "block");
   EXPECT_EQ(read->rotation_seed, config.rotation_seed);
   EXPECT_FALSE(read->channel_scale);
@@ -40,8 +45,10 @@ TEST(QuantizationConfig, RefusesWhatItCannotRead) {
     text.replace(text.find(from), from.size(), to);
     return ReasonOf(ReadQuantizationConfig(text, "x").status());
   };
-  EXPECT_EQ(with("\"version\": 1", "\"version\": 2"), "ARTIFACT_VERSION");
-  EXPECT_EQ(with("\"codec\": \"joint\"", "\"codec\": \"trellis\""), "ARTIFACT_VERSION");
+  EXPECT_EQ(with("\"version\": 2", "\"version\": 3"), "ARTIFACT_VERSION");
+  EXPECT_EQ(with("\"codec\": \"joint\"", "\"codec\": 3"), "CONFIG_FIELD");
+  EXPECT_EQ(with("\"codec\"", "\"tensors\": 5, \"codec\""), "CONFIG_FIELD");
+  EXPECT_EQ(with("\"codec\"", "\"tensors\": {\"x\": 5}, \"codec\""), "CONFIG_FIELD");
   EXPECT_EQ(with("\"pair_bits\": 11", "\"pair_bits\": 13"), "CONFIG_FIELD");
   EXPECT_EQ(with("\"pair_bits\": 11", "\"pair_bits\": \"x\""), "CONFIG_FIELD");
   EXPECT_EQ(with("\"rotation\": \"full\"", "\"rotation\": \"none\""), "CONFIG_FIELD");

@@ -1,0 +1,64 @@
+#include "core/quantize/pair_coder.h"
+
+#include "core/codec/trellis.h"
+
+namespace qamserve {
+namespace {
+
+class CodebookCoder : public PairCoder {
+ public:
+  explicit CodebookCoder(const NearestPoint& nearest) : nearest_(nearest) {}
+  void Encode(float* x, float* y, uint16_t* codes) override {
+    for (int r = 0; r < kTileRows; ++r) {
+      const NearestPoint::Point point = nearest_.Encode(x[r], y[r]);
+      codes[r] = static_cast<uint16_t>(point.code);
+      x[r] = point.x;
+      y[r] = point.y;
+    }
+  }
+
+ private:
+  const NearestPoint& nearest_;
+};
+
+class TrellisCoder : public PairCoder {
+ public:
+  explicit TrellisCoder(const TrellisTable& table)
+      : bits_(table.pair_bits()), step_(TrellisStep(bits_)), search_(table, BestKernels()) {}
+  void Encode(float* x, float* y, uint16_t* codes) override {
+    for (int r = 0; r < kTileRows; ++r) {
+      x[r] /= step_;
+      y[r] /= step_;
+    }
+    search_.Encode(x, y, codes);
+    uint32_t state = 0;
+    for (int r = -kTrellisStateBits; r < kTileRows; ++r) {
+      state = NextTrellisState(state, codes[(r + kTileRows) % kTileRows], bits_);
+      if (r < 0) continue;
+      x[r] = static_cast<float>(TrellisValue(state, 0)) * step_;
+      y[r] = static_cast<float>(TrellisValue(state, 1)) * step_;
+    }
+  }
+
+ private:
+  int bits_;
+  float step_;
+  TrellisSearch search_;
+};
+
+}  // namespace
+
+CoderTables::CoderTables(const TensorFormat& format) : format_(format) {
+  if (format.codec == Codec::kTrellis) {
+    trellis_ = std::make_unique<const TrellisTable>(format.pair_bits);
+  } else {
+    nearest_ = std::make_unique<const NearestPoint>(CodebookFor(format.pair_bits));
+  }
+}
+
+std::unique_ptr<PairCoder> CoderTables::MakeCoder() const {
+  if (trellis_ != nullptr) return std::make_unique<TrellisCoder>(*trellis_);
+  return std::make_unique<CodebookCoder>(*nearest_);
+}
+
+}  // namespace qamserve
