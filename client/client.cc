@@ -263,6 +263,26 @@ absl::StatusOr<v1::ListServedModelsResponse> Client::ListServedModels() {
                   v1::ListServedModelsRequest());
 }
 
+absl::StatusOr<v1::Alias> Client::UpdateAlias(v1::UpdateAliasRequest request) {
+  AddRequestId(request);
+  return Call(options_, CallKind::kQuick, *stubs_->serving, &v1::ServingService::Stub::UpdateAlias, request);
+}
+
+absl::StatusOr<v1::Alias> Client::GetAlias(const std::string& name) {
+  v1::GetAliasRequest request;
+  request.set_name(name);
+  return Call(options_, CallKind::kQuick, *stubs_->serving, &v1::ServingService::Stub::GetAlias, request);
+}
+
+absl::StatusOr<v1::ListAliasesResponse> Client::ListAliases() {
+  return AllPages(options_, *stubs_->serving, &v1::ServingService::Stub::ListAliases, v1::ListAliasesRequest());
+}
+
+absl::Status Client::DeleteAlias(v1::DeleteAliasRequest request) {
+  AddRequestId(request);
+  return Call(options_, CallKind::kQuick, *stubs_->serving, &v1::ServingService::Stub::DeleteAlias, request).status();
+}
+
 absl::Status Client::Generate(const v1::GenerateRequest& request, OnResponse on_response, Cancellation* cancellation) {
   grpc::ClientContext context;
   SetDeadline(options_, CallKind::kStream, context);

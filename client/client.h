@@ -99,6 +99,10 @@ class Client {
   absl::StatusOr<v1::ServedModel> UnloadModel(v1::UnloadModelRequest request);
   absl::StatusOr<v1::ServedModel> GetServedModel(const std::string& name);
   absl::StatusOr<v1::ListServedModelsResponse> ListServedModels();  // every page
+  absl::StatusOr<v1::Alias> UpdateAlias(v1::UpdateAliasRequest request);
+  absl::StatusOr<v1::Alias> GetAlias(const std::string& name);
+  absl::StatusOr<v1::ListAliasesResponse> ListAliases();  // every page
+  absl::Status DeleteAlias(v1::DeleteAliasRequest request);
 
   using OnResponse = absl::FunctionRef<void(const v1::GenerateResponse&)>;
   absl::Status Generate(const v1::GenerateRequest& request, OnResponse on_response,

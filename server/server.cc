@@ -94,6 +94,7 @@ absl::Status Server::StartWork(const ServerParts& parts) {
   registry_options.on_change = [this](const ServedModelView& model) { OnModelChange(model); };
   models_ = std::make_unique<ModelRegistry>(registry_options, *catalog_,
                                             parts.loader != nullptr ? *parts.loader : *own_loader_);
+  RETURN_IF_ERROR(models_->RestoreNames());
   metrics_.SetKnownModels([this](std::string_view name) { return models_->IsServed(name); });
   quick_ = std::make_unique<Executor>(kQuickThreads, kMaxQuickQueued);
   slow_ = std::make_unique<Executor>(kSlowThreads, kMaxSlowQueued);

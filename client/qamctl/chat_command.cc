@@ -95,7 +95,7 @@ absl::Status Chat(Session& session, const ChatFlags& chat, const SamplingFlags& 
 Action BuildChat(CLI::App& app) {
   auto chat = std::make_shared<ChatFlags>();
   auto sampling = std::make_shared<SamplingFlags>();
-  app.add_option("model", chat->model, "The served model")->required()->type_name("MODEL");
+  app.add_option("model", chat->model, "The served model, or an alias")->required()->type_name("MODEL");
   app.add_option("--message", chat->message,
                  "Say this, print the answer and end; - takes all of standard input as the message. Without it each "
                  "line of standard input is a turn")

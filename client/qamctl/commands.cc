@@ -25,6 +25,7 @@ constexpr std::array kCommands = {
     Command{"load", kServe, "Serve an artifact or a checkpoint under a name", BuildLoad},
     Command{"unload", kServe, "Stop serving a model", BuildUnload},
     Command{"models", kServe, "List served models", BuildModels},
+    Command{"alias", kServe, "Set, list, show or delete names that spread requests over served models", BuildAlias},
     Command{"generate", kText, "Continue a prompt", BuildGenerate},
     Command{"chat", kText, "Talk with a model", BuildChat},
     Command{"score", kText, "Log-probability of a text", BuildScore},

@@ -41,6 +41,7 @@ Action BuildReport(CLI::App& app);
 Action BuildLoad(CLI::App& app);
 Action BuildUnload(CLI::App& app);
 Action BuildModels(CLI::App& app);
+Action BuildAlias(CLI::App& app);
 Action BuildGenerate(CLI::App& app);
 Action BuildChat(CLI::App& app);
 Action BuildScore(CLI::App& app);

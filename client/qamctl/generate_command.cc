@@ -28,7 +28,7 @@ Action BuildGenerate(CLI::App& app) {
   auto model = std::make_shared<std::string>();
   auto prompt = std::make_shared<std::string>();
   auto flags = std::make_shared<SamplingFlags>();
-  app.add_option("model", *model, "The served model")->required()->type_name("MODEL");
+  app.add_option("model", *model, "The served model, or an alias")->required()->type_name("MODEL");
   app.add_option("prompt", *prompt, "The text to continue; - reads it from standard input")
       ->required()
       ->type_name("PROMPT|-");

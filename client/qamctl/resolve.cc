@@ -147,6 +147,8 @@ absl::StatusOr<std::string> ResolveText(Session& session, const std::string& tex
 
 std::string ModelName(const std::string& text) { return WithoutPrefix(text, "servedModels/"); }
 
+std::string AliasName(const std::string& text) { return WithoutPrefix(text, "aliases/"); }
+
 absl::StatusOr<v1::CompleteUploadResponse> UploadWithProgress(Session& session, const UploadOptions& upload) {
   Interruptible interruptible(session.terminal().interrupts);
   absl::StatusOr<v1::CompleteUploadResponse> response;

@@ -31,6 +31,8 @@ absl::StatusOr<std::string> ResolveSource(Session& session, const std::string& t
 absl::StatusOr<std::string> ResolveText(Session& session, const std::string& text);
 // "servedModels/NAME" or "NAME" to "NAME", which is what inference and LoadModel take.
 std::string ModelName(const std::string& text);
+// "aliases/NAME" or "NAME" to "NAME".
+std::string AliasName(const std::string& text);
 
 // Uploads with progress on the terminal. Ctrl-C stops it and says how to go on.
 absl::StatusOr<v1::CompleteUploadResponse> UploadWithProgress(Session& session, const UploadOptions& upload);

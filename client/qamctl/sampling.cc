@@ -57,7 +57,7 @@ void AddSamplingFlags(CLI::App& app, std::shared_ptr<SamplingFlags> flags) {
                  [params](int n) { params->set_logprobs(n); })
       ->check(CLI::Range(0, 20))
       ->type_name("N");
-  app.add_flag("--stats", flags->stats, "Tell tokens, speed and seed at the end");
+  app.add_flag("--stats", flags->stats, "Tell model, tokens, speed and seed at the end");
 }
 
 v1::SamplingParams ToParams(const SamplingFlags& flags) {
@@ -70,6 +70,7 @@ v1::SamplingParams ToParams(const SamplingFlags& flags) {
 
 void StreamPrinter::operator()(const v1::GenerateResponse& response) {
   text_ += response.text();
+  if (!response.model().empty()) model_ = response.model();
   if (response.has_usage()) usage_ = response.usage();
   if (response.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {
     finish_ = WithoutPrefix(v1::FinishReason_Name(response.finish_reason()), "FINISH_REASON_");
@@ -98,9 +99,9 @@ absl::Status StreamPrinter::Finish() {
   if (stats_) {
     const double decode_seconds = usage_.total_seconds() - usage_.time_to_first_token_seconds();
     const double rate = decode_seconds > 0 ? (usage_.completion_tokens() - 1) / decode_seconds : 0;
-    session_.Note(fmt::format("[{} prompt + {} tokens, first after {:.3f} s, {:.1f} tokens/s, {}, seed {}]",
-                              usage_.prompt_tokens(), usage_.completion_tokens(), usage_.time_to_first_token_seconds(),
-                              rate, finish_, usage_.seed()));
+    session_.Note(fmt::format("[{}: {} prompt + {} tokens, first after {:.3f} s, {:.1f} tokens/s, {}, seed {}]",
+                              LastPart(model_), usage_.prompt_tokens(), usage_.completion_tokens(),
+                              usage_.time_to_first_token_seconds(), rate, finish_, usage_.seed()));
   }
   return status_;
 }

@@ -36,6 +36,7 @@ class StreamPrinter {
   bool stats_;
   std::string text_;
   std::string finish_;
+  std::string model_;
   v1::Usage usage_;
   absl::Status status_;
 };

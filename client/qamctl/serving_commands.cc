@@ -50,10 +50,27 @@ absl::Status Unload(Session& session, const std::string& name, double drain_seco
   return PrintModel(session, model);
 }
 
+// "prod 95 %, test 100 %": the aliases that have this model as a target, and its share of each.
+std::string AliasesOf(const std::string& model, const v1::ListAliasesResponse& list) {
+  std::string text;
+  for (const v1::Alias& alias : list.aliases()) {
+    double part = -1;
+    double whole = 0;
+    for (const v1::AliasTarget& target : alias.targets()) {
+      whole += target.weight();
+      if (target.model() == model) part = target.weight();
+    }
+    if (part < 0) continue;
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", AliasName(alias.name()), Percent(part, whole));
+  }
+  return text;
+}
+
 absl::Status ListModels(Session& session) {
   ASSIGN_OR_RETURN(const v1::ListServedModelsResponse list, session.client().ListServedModels());
   if (session.json()) return session.PrintJson(list);
   if (list.models().empty()) session.Note("no model is served; `qamctl load ARTIFACT --name NAME` serves one");
+  ASSIGN_OR_RETURN(const v1::ListAliasesResponse aliases, session.client().ListAliases());
   Table table({{"MODEL"},
                {"STATE"},
                {"SOURCE"},
@@ -62,12 +79,13 @@ absl::Status ListModels(Session& session) {
                {"RUNNING", Align::kRight},
                {"WAITING", Align::kRight},
                {"CHAT"},
+               {"ALIASES"},
                {"ERROR"}});
   for (const auto& model : list.models()) {
     table.Add({ModelName(model.name()), StateName(model.state()), ShortName(model.source()),
                HumanBytes(static_cast<double>(model.memory_bytes())), std::to_string(model.context_tokens()),
                std::to_string(model.running()), std::to_string(model.waiting()), model.chat() ? "yes" : "no",
-               model.error()});
+               AliasesOf(model.name(), aliases), model.error()});
   }
   if (!list.models().empty()) session.terminal().out << table.ToString();
   return absl::OkStatus();

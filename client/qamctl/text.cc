@@ -83,6 +83,8 @@ std::string Bar(double fraction, int width) {
   return "[" + std::string(static_cast<size_t>(full), '#') + std::string(static_cast<size_t>(width - full), '-') + "]";
 }
 
+std::string Percent(double part, double whole) { return fmt::format("{:.4g} %", whole > 0 ? 100 * part / whole : 0.0); }
+
 std::string Clip(std::string_view text, int columns) {
   if (Columns(text) <= columns) return std::string(text);
   size_t end = 0;

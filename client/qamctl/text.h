@@ -23,6 +23,8 @@ std::string LastPart(std::string_view name);
 std::string WithoutPrefix(std::string_view text, std::string_view prefix);
 // "[####----]" of `width` cells.
 std::string Bar(double fraction, int width);
+// "5 %", "33.33 %": part of a whole in four digits; "0 %" if the whole is 0.
+std::string Percent(double part, double whole);
 // At most `columns` characters, the last one "…" where something was cut.
 std::string Clip(std::string_view text, int columns);
 

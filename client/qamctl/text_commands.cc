@@ -19,7 +19,7 @@ struct TextFlags {
 };
 
 void AddModelAndText(CLI::App& app, TextFlags& flags) {
-  app.add_option("model", flags.model, "The served model")->required()->type_name("MODEL");
+  app.add_option("model", flags.model, "The served model, or an alias")->required()->type_name("MODEL");
   app.add_option("text", flags.text, "The text; - reads it from standard input")->required()->type_name("TEXT|-");
 }
 
@@ -77,7 +77,7 @@ Action BuildDetokenize(CLI::App& app) {
   auto model = std::make_shared<std::string>();
   auto tokens = std::make_shared<std::vector<int>>();
   auto skip_special = std::make_shared<bool>(false);
-  app.add_option("model", *model, "The served model")->required()->type_name("MODEL");
+  app.add_option("model", *model, "The served model, or an alias")->required()->type_name("MODEL");
   app.add_option("tokens", *tokens, "Token ids")->required()->delimiter(',')->type_name("ID...");
   app.add_flag("--skip-special", *skip_special, "Leave special tokens out of the text");
   return [model, tokens, skip_special](Session& session) -> absl::Status {

@@ -18,6 +18,12 @@
 
 namespace qamserve {
 
+// --- Names ---
+inline constexpr std::string_view kServedModels = "servedModels";
+inline constexpr std::string_view kAliases = "aliases";
+// `name` without "{collection}/" before it, if that is there.
+std::string_view WithoutCollection(std::string_view collection, std::string_view name);
+
 // --- Into plain structs ---
 // INVALID_ARGUMENT (FIELD_RANGE) for a negative number where none may be.
 absl::StatusOr<uint64_t> NonNegative(std::string_view field, int64_t value);
@@ -34,6 +40,8 @@ absl::StatusOr<CreateQuantizeJobArgs> QuantizeArgsFromProto(const v1::CreateQuan
 absl::StatusOr<CreateEvaluateJobArgs> EvaluateArgsFromProto(const v1::CreateEvaluateJobRequest& request);
 // INVALID_ARGUMENT (SAMPLING_PARAM) names field and limit. `seed` 0 stays 0: the handler chooses one.
 absl::StatusOr<SamplingParams> SamplingFromProto(const v1::SamplingParams& params);
+// INVALID_ARGUMENT (RESOURCE_NAME) if `name` is no alias's; targets may be named with or without "servedModels/".
+absl::StatusOr<UpdateAliasArgs> UpdateAliasFromProto(const v1::UpdateAliasRequest& request);
 std::vector<ChatMessage> MessagesFromProto(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages);
 
 // --- Into messages ---
@@ -51,6 +59,7 @@ v1::QuantizeSpec ToProto(const JobSpec& spec);
 v1::Estimate ToProto(const JobEstimate& estimate);
 v1::Job ToProto(const JobView& view);
 v1::ServedModel ToProto(const ServedModelView& model);
+v1::Alias ToProto(const AliasRecord& alias);
 v1::FinishReason ToProto(FinishReason reason);
 // `token_bytes` gives the bytes of a token (Tokenizer::TokenBytes).
 v1::TokenLogprob LogprobToProto(const TokenEvent& event, const Tokenizer& tokenizer);

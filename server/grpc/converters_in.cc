@@ -16,6 +16,11 @@ constexpr double kDefaultBpw = 5.5;
 
 }  // namespace
 
+std::string_view WithoutCollection(std::string_view collection, std::string_view name) {
+  const bool there = name.size() > collection.size() && name.starts_with(collection) && name[collection.size()] == '/';
+  return there ? name.substr(collection.size() + 1) : name;
+}
+
 absl::StatusOr<uint64_t> NonNegative(std::string_view field, int64_t value) {
   if (value >= 0) return static_cast<uint64_t>(value);
   return InvalidArgument("FIELD_RANGE", "{} must be 0 or more; got {}", field, value);
@@ -147,6 +152,18 @@ absl::StatusOr<SamplingParams> SamplingFromProto(const v1::SamplingParams& param
   sampling.logprobs = params.logprobs() == 0 ? -1 : params.logprobs();
   RETURN_IF_ERROR(ValidateSamplingParams(sampling));
   return sampling;
+}
+
+absl::StatusOr<UpdateAliasArgs> UpdateAliasFromProto(const v1::UpdateAliasRequest& request) {
+  UpdateAliasArgs args;
+  ASSIGN_OR_RETURN(args.name, ParseResourceName(kAliases, request.name()));
+  for (const v1::AliasTarget& target : request.targets()) {
+    args.targets.push_back({std::string(WithoutCollection(kServedModels, target.model())), target.weight()});
+  }
+  args.etag = request.etag();
+  args.validate_only = request.validate_only();
+  args.request_id = request.request_id();
+  return args;
 }
 
 std::vector<ChatMessage> MessagesFromProto(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) {

@@ -212,7 +212,7 @@ v1::Job ToProto(const JobView& view) {
 
 v1::ServedModel ToProto(const ServedModelView& model) {
   v1::ServedModel message;
-  message.set_name(ResourceName("servedModels", model.name));
+  message.set_name(ResourceName(kServedModels, model.name));
   message.set_source(model.source);
   switch (model.state) {
     case ServedModelState::kLoading: message.set_state(v1::SERVED_MODEL_STATE_LOADING); break;
@@ -228,6 +228,19 @@ v1::ServedModel ToProto(const ServedModelView& model) {
   message.set_waiting(model.waiting);
   message.set_chat(model.chat);
   if (model.ready_ms > 0) SetTime(model.ready_ms, message.mutable_ready_time());
+  return message;
+}
+
+v1::Alias ToProto(const AliasRecord& alias) {
+  v1::Alias message;
+  message.set_name(ResourceName(kAliases, alias.name));
+  for (const AliasTarget& target : alias.targets) {
+    v1::AliasTarget* out = message.add_targets();
+    out->set_model(ResourceName(kServedModels, target.model));
+    out->set_weight(target.weight);
+  }
+  message.set_etag(alias.etag);
+  if (alias.updated_ms > 0) SetTime(alias.updated_ms, message.mutable_update_time());
   return message;
 }
 

@@ -22,13 +22,13 @@ size_t SizeOf(const TokenEvent& event) { return 8 + event.text.size() + 24 * eve
 class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                              public std::enable_shared_from_this<GenerateStream> {
  public:
-  GenerateStream(ServiceContext& context, CallName name, std::string_view model)
-      : context_(context), timer_(context, name), model_name_(model) {}
+  GenerateStream(ServiceContext& context, CallName name, std::string_view requested)
+      : context_(context), timer_(context, name), model_name_(WithoutCollection(kServedModels, requested)) {}
 
-  void Start(std::function<absl::StatusOr<GenerateInput>()> prepare) {
+  void Start(RouteFn route, PrepareFn prepare) {
     self_ = shared_from_this();
-    const absl::Status queued = context_.quick.Run(
-        [self = shared_from_this(), prepare = std::move(prepare)] { self->Submit(prepare); });
+    const absl::Status queued = context_.quick.Run([self = shared_from_this(), route = std::move(route),
+                                                    prepare = std::move(prepare)] { self->Submit(route, prepare); });
     if (!queued.ok()) End("refused", queued);
   }
 
@@ -104,9 +104,12 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
     const std::shared_ptr<GenerateStream> stream_;
   };
 
-  void Submit(const std::function<absl::StatusOr<GenerateInput>()>& prepare) {
+  void Submit(const RouteFn& route, const PrepareFn& prepare) {
     if (IsReaderGone()) return End("cancelled", Cancelled("CANCELLED", "the call was cancelled before it began"));
-    absl::StatusOr<GenerateInput> input = prepare();
+    const absl::StatusOr<std::shared_ptr<ServedModel>> model = route();
+    if (!model.ok()) return End("refused", model.status());
+    model_name_ = (*model)->name();
+    absl::StatusOr<GenerateInput> input = prepare(**model);
     if (!input.ok()) return End("refused", input.status());
     if (input->params.seed == 0) input->params.seed = RandomSeed();
     {
@@ -114,10 +117,10 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
       seed_ = input->params.seed;
       with_logprobs_ = input->params.logprobs >= 0;
       tokenizer_ = input->tokenizer;
-      model_ = input->model;
+      model_ = *model;
     }
     const absl::StatusOr<uint64_t> id =
-        input->model->Submit(std::move(input->prompt), input->params, std::make_shared<Sink>(shared_from_this()));
+        (*model)->Submit(std::move(input->prompt), input->params, std::make_shared<Sink>(shared_from_this()));
     if (!id.ok()) return End("refused", id.status());
     {
       absl::MutexLock lock(&mutex_);
@@ -164,6 +167,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
       if (has_pending_ && !reader_gone_) {
         message_.Clear();
         message_.Swap(&pending_);
+        message_.set_model(ResourceName(kServedModels, model_name_));
         has_pending_ = false;
         unsent_bytes_ = 0;
         write = writing_ = true;
@@ -230,7 +234,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
 
   ServiceContext& context_;
   CallTimer timer_;
-  const std::string model_name_;
+  std::string model_name_;  // set before the engine knows the request, const from then on
   std::shared_ptr<GenerateStream> self_;
   v1::GenerateResponse message_;  // gRPC's while writing_
   absl::Time last_token_ = absl::InfinitePast();  // engine's thread only
@@ -254,11 +258,11 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerateStream(
-    ServiceContext& context, CallName name, std::string_view model,
-    std::function<absl::StatusOr<GenerateInput>()> prepare) {
-  const auto stream = std::make_shared<GenerateStream>(context, name, model);
-  stream->Start(std::move(prepare));
+grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerateStream(ServiceContext& context, CallName name,
+                                                                    std::string_view requested, RouteFn route,
+                                                                    PrepareFn prepare) {
+  const auto stream = std::make_shared<GenerateStream>(context, name, requested);
+  stream->Start(std::move(route), std::move(prepare));
   return stream.get();
 }
 

@@ -17,16 +17,19 @@
 namespace qamserve {
 
 struct GenerateInput {
-  std::shared_ptr<ServedModel> model;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::vector<int32_t> prompt;
   SamplingParams params;
 };
 
-// `prepare` looks the model up and makes the tokens; it runs once, on context.quick, before anything is sent. `model` is
-// for metrics.
-grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerateStream(
-    ServiceContext& context, CallName name, std::string_view model,
-    std::function<absl::StatusOr<GenerateInput>()> prepare);
+using RouteFn = std::function<absl::StatusOr<std::shared_ptr<ServedModel>>()>;
+using PrepareFn = std::function<absl::StatusOr<GenerateInput>(const ServedModel&)>;
+
+// `route` gives the model of the request and `prepare` makes the tokens for it; both run once, on context.quick, before
+// anything is sent. `requested` is the model that the request names: metrics count the request under it until it has
+// been routed, and from then on under the served model.
+grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerateStream(ServiceContext& context, CallName name,
+                                                                    std::string_view requested, RouteFn route,
+                                                                    PrepareFn prepare);
 
 }  // namespace qamserve

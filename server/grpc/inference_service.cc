@@ -8,22 +8,24 @@ namespace {
 
 constexpr CallName Name(std::string_view method) { return {"InferenceService", method}; }
 
-std::string_view ModelName(const std::string& field) {
-  constexpr std::string_view kPrefix = "servedModels/";
-  std::string_view name = field;
-  if (name.starts_with(kPrefix)) name.remove_prefix(kPrefix.size());
-  return name;
+// The model of one request. Names have no '/', so that one with a collection before it cannot mean the other kind.
+absl::StatusOr<std::shared_ptr<ServedModel>> ModelOf(ServiceContext& context, std::string_view field) {
+  const std::string_view model = WithoutCollection(kServedModels, field);
+  if (model.size() != field.size()) return context.models.Find(model);
+  const std::string_view alias = WithoutCollection(kAliases, field);
+  return alias.size() != field.size() ? context.models.RouteAlias(alias) : context.models.Route(field);
 }
+
+std::string ResourceNameOf(const ServedModel& model) { return ResourceName(kServedModels, model.name()); }
 
 // Special tokens written in a prompt are read as such, as Hugging Face tokenizers do; a chat template prints its own BOS.
 constexpr EncodeOptions kPromptEncoding = {.add_special = true, .parse_special = true};
 constexpr EncodeOptions kChatEncoding = {.add_special = false, .parse_special = true};
 
-absl::StatusOr<GenerateInput> InputOfGenerate(ServiceContext& context, const v1::GenerateRequest& request) {
+absl::StatusOr<GenerateInput> InputOfGenerate(const ServedModel& model, const v1::GenerateRequest& request) {
   GenerateInput input;
   ASSIGN_OR_RETURN(input.params, SamplingFromProto(request.params()));
-  ASSIGN_OR_RETURN(input.model, context.models.Find(ModelName(request.model())));
-  ASSIGN_OR_RETURN(input.tokenizer, input.model->tokenizer());
+  ASSIGN_OR_RETURN(input.tokenizer, model.tokenizer());
   switch (request.input_case()) {
     case v1::GenerateRequest::kPrompt:
       input.prompt = input.tokenizer->Encode(request.prompt(), kPromptEncoding);
@@ -37,23 +39,23 @@ absl::StatusOr<GenerateInput> InputOfGenerate(ServiceContext& context, const v1:
   return input;
 }
 
-absl::StatusOr<GenerateInput> InputOfChat(ServiceContext& context, const v1::ChatRequest& request) {
+absl::StatusOr<GenerateInput> InputOfChat(const ServiceContext& context, const ServedModel& model,
+                                          const v1::ChatRequest& request) {
   if (request.messages().empty() || request.messages_size() > static_cast<int>(context.limits.max_chat_messages)) {
     return InvalidArgument("CHAT_MESSAGES", "messages must have 1 to {} entries; got {}",
                            context.limits.max_chat_messages, request.messages_size());
   }
   GenerateInput input;
   ASSIGN_OR_RETURN(input.params, SamplingFromProto(request.params()));
-  ASSIGN_OR_RETURN(input.model, context.models.Find(ModelName(request.model())));
-  ASSIGN_OR_RETURN(input.tokenizer, input.model->tokenizer());
-  ASSIGN_OR_RETURN(const std::shared_ptr<const ChatTemplate> chat, input.model->chat_template());
+  ASSIGN_OR_RETURN(input.tokenizer, model.tokenizer());
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ChatTemplate> chat, model.chat_template());
   ASSIGN_OR_RETURN(const std::string prompt, chat->Render(MessagesFromProto(request.messages()), ChatRenderOptions{}));
   input.prompt = input.tokenizer->Encode(prompt, kChatEncoding);
   return input;
 }
 
 absl::Status FillScore(ServiceContext& context, const v1::ScoreRequest& request, v1::ScoreResponse* response) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, context.models.Find(ModelName(request.model())));
+  ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, ModelOf(context, request.model()));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, model->tokenizer());
   std::vector<int32_t> tokens;
   if (request.has_tokens()) {
@@ -67,6 +69,7 @@ absl::Status FillScore(ServiceContext& context, const v1::ScoreRequest& request,
   ASSIGN_OR_RETURN(const std::vector<float> logprobs, model->Score(tokens));
   response->mutable_tokens()->Add(tokens.begin(), tokens.end());
   response->mutable_logprobs()->Add(logprobs.begin(), logprobs.end());
+  response->set_model(ResourceNameOf(*model));
   return absl::OkStatus();
 }
 
@@ -75,14 +78,16 @@ absl::Status FillScore(ServiceContext& context, const v1::ScoreRequest& request,
 // The request lives until the stream's OnDone.
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(grpc::CallbackServerContext*,
                                                                                const v1::GenerateRequest* request) {
-  return StartGenerateStream(context_, Name("Generate"), ModelName(request->model()),
-                             [this, request] { return InputOfGenerate(context_, *request); });
+  return StartGenerateStream(
+      context_, Name("Generate"), request->model(), [this, request] { return ModelOf(context_, request->model()); },
+      [request](const ServedModel& model) { return InputOfGenerate(model, *request); });
 }
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Chat(grpc::CallbackServerContext*,
                                                                            const v1::ChatRequest* request) {
-  return StartGenerateStream(context_, Name("Chat"), ModelName(request->model()),
-                             [this, request] { return InputOfChat(context_, *request); });
+  return StartGenerateStream(
+      context_, Name("Chat"), request->model(), [this, request] { return ModelOf(context_, request->model()); },
+      [this, request](const ServedModel& model) { return InputOfChat(context_, model, *request); });
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::Score(grpc::CallbackServerContext* call,
@@ -95,11 +100,12 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerCon
                                                          const v1::TokenizeRequest* request,
                                                          v1::TokenizeResponse* response) {
   return AnswerOn(context_.quick, context_, call, Name("Tokenize"), [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, context_.models.Find(ModelName(request->model())));
+    ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, ModelOf(context_, request->model()));
     ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, model->tokenizer());
     const std::vector<int32_t> tokens = tokenizer->Encode(
         request->text(), {.add_special = request->add_special(), .parse_special = request->parse_special()});
     response->mutable_tokens()->Add(tokens.begin(), tokens.end());
+    response->set_model(ResourceNameOf(*model));
     return absl::OkStatus();
   });
 }
@@ -108,7 +114,7 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerC
                                                            const v1::DetokenizeRequest* request,
                                                            v1::DetokenizeResponse* response) {
   return AnswerOn(context_.quick, context_, call, Name("Detokenize"), [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, context_.models.Find(ModelName(request->model())));
+    ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, ModelOf(context_, request->model()));
     ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, model->tokenizer());
     for (const int32_t id : request->tokens()) {
       if (id < 0 || id >= tokenizer->size()) {
@@ -117,6 +123,7 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerC
     }
     const std::vector<int32_t> ids(request->tokens().begin(), request->tokens().end());
     response->set_text(ValidUtf8(tokenizer->Decode(ids, request->skip_special())));
+    response->set_model(ResourceNameOf(*model));
     return absl::OkStatus();
   });
 }

@@ -1,4 +1,5 @@
-// InferenceService over ModelRegistry. Models are named as they were loaded, with or without "servedModels/".
+// InferenceService over ModelRegistry. A model is named as it was loaded, with or without "servedModels/", or by an
+// alias, with or without "aliases/".
 #pragma once
 
 #include "qamserve/v1/inference.grpc.pb.h"

@@ -9,21 +9,23 @@ constexpr CallName Name(std::string_view method) { return {"ServingService", met
 constexpr int32_t kDefaultPage = 50;
 constexpr int32_t kMaxPage = 1000;
 
-absl::Status FillList(const std::vector<ServedModelView>& models, const v1::ListServedModelsRequest& request,
-                      v1::ListServedModelsResponse* response) {
+// Puts the page that `request` asks for into `response`: `add` takes one of `items`, which are sorted by name. The
+// token is the last name of the page before.
+template <typename Item, typename Request, typename Response, typename Add>
+absl::Status FillPage(const std::vector<Item>& items, const Request& request, Response* response, Add add) {
   if (request.page_size() < 0 || request.page_size() > kMaxPage) {
     return InvalidArgument("PAGE_SIZE", "page_size must be 0 to {}; got {}", kMaxPage, request.page_size());
   }
-  // The token is the last name of the page before; models are sorted by name.
   if (!request.page_token().empty() && !CheckModelName(request.page_token()).ok()) {
     return InvalidArgument("PAGE_TOKEN", "page_token is none that this server gave out");
   }
   const int32_t size = request.page_size() == 0 ? kDefaultPage : request.page_size();
-  for (size_t i = 0; i < models.size(); ++i) {
-    if (models[i].name <= request.page_token()) continue;
-    *response->add_models() = ToProto(models[i]);
-    if (response->models_size() == size && i + 1 < models.size()) {
-      response->set_next_page_token(models[i].name);
+  int32_t taken = 0;
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (items[i].name <= request.page_token()) continue;
+    add(items[i]);
+    if (++taken == size && i + 1 < items.size()) {
+      response->set_next_page_token(items[i].name);
       break;
     }
   }
@@ -48,7 +50,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::UnloadModel(grpc::CallbackServerCo
                                                           const v1::UnloadModelRequest* request,
                                                           v1::ServedModel* response) {
   return AnswerOn(context_.slow, context_, call, Name("UnloadModel"), [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string name, ParseResourceName("servedModels", request->name()));
+    ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kServedModels, request->name()));
     const double seconds =
         request->drain_seconds() == 0 ? context_.limits.default_drain_seconds : request->drain_seconds();
     ASSIGN_OR_RETURN(const ServedModelView model, context_.models.Unload(name, seconds, request->request_id()));
@@ -61,7 +63,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::GetServedModel(grpc::CallbackServe
                                                              const v1::GetServedModelRequest* request,
                                                              v1::ServedModel* response) {
   return AnswerOn(context_.quick, context_, call, Name("GetServedModel"), [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string name, ParseResourceName("servedModels", request->name()));
+    ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kServedModels, request->name()));
     ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, context_.models.Find(name));
     *response = ToProto(model->View());
     return absl::OkStatus();
@@ -71,8 +73,48 @@ grpc::ServerUnaryReactor* ServingServiceImpl::GetServedModel(grpc::CallbackServe
 grpc::ServerUnaryReactor* ServingServiceImpl::ListServedModels(grpc::CallbackServerContext* call,
                                                                const v1::ListServedModelsRequest* request,
                                                                v1::ListServedModelsResponse* response) {
-  return AnswerOn(context_.quick, context_, call, Name("ListServedModels"), [this, request, response]() -> absl::Status {
-    return FillList(context_.models.List(), *request, response);
+  return AnswerOn(context_.quick, context_, call, Name("ListServedModels"),
+                  [this, request, response]() -> absl::Status {
+                    return FillPage(context_.models.List(), *request, response,
+                                    [&](const ServedModelView& model) { *response->add_models() = ToProto(model); });
+                  });
+}
+
+grpc::ServerUnaryReactor* ServingServiceImpl::UpdateAlias(grpc::CallbackServerContext* call,
+                                                          const v1::UpdateAliasRequest* request, v1::Alias* response) {
+  return AnswerOn(context_.quick, context_, call, Name("UpdateAlias"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const UpdateAliasArgs args, UpdateAliasFromProto(*request));
+    ASSIGN_OR_RETURN(const AliasRecord alias, context_.models.UpdateAlias(args));
+    *response = ToProto(alias);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* ServingServiceImpl::GetAlias(grpc::CallbackServerContext* call,
+                                                       const v1::GetAliasRequest* request, v1::Alias* response) {
+  return AnswerOn(context_.quick, context_, call, Name("GetAlias"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kAliases, request->name()));
+    ASSIGN_OR_RETURN(const AliasRecord alias, context_.models.GetAlias(name));
+    *response = ToProto(alias);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* ServingServiceImpl::ListAliases(grpc::CallbackServerContext* call,
+                                                          const v1::ListAliasesRequest* request,
+                                                          v1::ListAliasesResponse* response) {
+  return AnswerOn(context_.quick, context_, call, Name("ListAliases"), [this, request, response]() -> absl::Status {
+    return FillPage(context_.models.ListAliases(), *request, response,
+                    [&](const AliasRecord& alias) { *response->add_aliases() = ToProto(alias); });
+  });
+}
+
+grpc::ServerUnaryReactor* ServingServiceImpl::DeleteAlias(grpc::CallbackServerContext* call,
+                                                          const v1::DeleteAliasRequest* request,
+                                                          v1::DeleteAliasResponse*) {
+  return AnswerOn(context_.quick, context_, call, Name("DeleteAlias"), [this, request]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kAliases, request->name()));
+    return context_.models.DeleteAlias(name, request->etag(), request->request_id());
   });
 }
 

@@ -19,6 +19,14 @@ class ServingServiceImpl final : public v1::ServingService::CallbackService {
   grpc::ServerUnaryReactor* ListServedModels(grpc::CallbackServerContext* call,
                                              const v1::ListServedModelsRequest* request,
                                              v1::ListServedModelsResponse* response) override;
+  grpc::ServerUnaryReactor* UpdateAlias(grpc::CallbackServerContext* call, const v1::UpdateAliasRequest* request,
+                                        v1::Alias* response) override;
+  grpc::ServerUnaryReactor* GetAlias(grpc::CallbackServerContext* call, const v1::GetAliasRequest* request,
+                                     v1::Alias* response) override;
+  grpc::ServerUnaryReactor* ListAliases(grpc::CallbackServerContext* call, const v1::ListAliasesRequest* request,
+                                        v1::ListAliasesResponse* response) override;
+  grpc::ServerUnaryReactor* DeleteAlias(grpc::CallbackServerContext* call, const v1::DeleteAliasRequest* request,
+                                        v1::DeleteAliasResponse* response) override;
 
  private:
   ServiceContext& context_;

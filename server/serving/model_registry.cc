@@ -3,6 +3,7 @@
 #include <absl/time/clock.h>
 
 #include <cmath>
+#include <random>
 #include <thread>
 #include <utility>
 
@@ -20,20 +21,18 @@ std::string LoadPayload(const LoadArgs& args) {
   return fmt::format("{}\n{}\n{}", args.name, args.source, args.context_tokens);
 }
 
-}  // namespace
-
-absl::Status CheckModelName(std::string_view name) {
-  bool ok = !name.empty() && name.size() <= kMaxModelNameBytes;
-  for (const char c : name) {
-    ok = ok && ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_');
-  }
-  if (ok) return absl::OkStatus();
-  return InvalidArgument("MODEL_NAME", "name of a served model must be 1 to {} of a-z, 0-9, '-', '.', '_'; got \"{}\"",
-                         kMaxModelNameBytes, name.substr(0, kMaxModelNameBytes));
+uint64_t SystemSeed() {
+  std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
 }
 
+}  // namespace
+
 ModelRegistry::ModelRegistry(RegistryOptions options, Catalog& catalog, ModelLoader& loader)
-    : options_(std::move(options)), catalog_(catalog), loader_(loader) {}
+    : options_(std::move(options)),
+      catalog_(catalog),
+      loader_(loader),
+      rng_(options_.routing_seed ? *options_.routing_seed : SystemSeed()) {}
 
 ModelRegistry::~ModelRegistry() { DrainAll(absl::InfinitePast()); }
 
@@ -56,6 +55,7 @@ absl::StatusOr<ServedModelView> ModelRegistry::Load(const LoadArgs& args) {
 absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Present(const LoadArgs& args) const {
   absl::MutexLock lock(&mutex_);
   if (shutting_down_) return Unavailable("SHUTTING_DOWN", "the server is shutting down");
+  RETURN_IF_ERROR(CheckNoAlias(args.name));
   const auto it = models_.find(args.name);
   if (it == models_.end()) return std::shared_ptr<ServedModel>();
   const std::shared_ptr<ServedModel>& model = it->second;
@@ -88,8 +88,10 @@ absl::StatusOr<ServedModelView> ModelRegistry::LoadNew(const LoadArgs& args) {
 }
 
 absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Admit(const LoadArgs& args, const LoadPlan& plan) {
+  absl::MutexLock names(&names_mutex_);
   absl::MutexLock lock(&mutex_);
   if (shutting_down_) return Unavailable("SHUTTING_DOWN", "the server is shutting down");
+  RETURN_IF_ERROR(CheckNoAlias(args.name));
   const auto it = models_.find(args.name);
   if (it != models_.end() && it->second->state() != ServedModelState::kFailed) {
     return Aborted("MODEL_BUSY", "model \"{}\" is being loaded by another call", args.name);
@@ -135,8 +137,7 @@ absl::StatusOr<ServedModelView> ModelRegistry::Unload(const std::string& name, d
   view.name = name;
   view.state = ServedModelState::kUnloaded;
   const auto unload = [&]() -> absl::StatusOr<std::string> {
-    ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, Find(name));
-    if (model->state() != ServedModelState::kFailed) RETURN_IF_ERROR(model->BeginDrain(options_.now_ms()));
+    ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, BeginUnload(name));
     Changed(*model);
     // Forgotten before the drain: a server that dies now must not bring the model back.
     const absl::Status forgotten = catalog_.store().DeleteServedModel(name);
@@ -154,12 +155,29 @@ absl::StatusOr<ServedModelView> ModelRegistry::Unload(const std::string& name, d
   return view;
 }
 
+absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::BeginUnload(const std::string& name) {
+  absl::MutexLock names(&names_mutex_);
+  ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, Find(name));
+  absl::MutexLock lock(&mutex_);
+  RETURN_IF_ERROR(CheckInNoAlias(name));
+  if (model->state() != ServedModelState::kFailed) {
+    RETURN_IF_ERROR(model->BeginDrain(options_.now_ms()));
+  } else if (const auto it = models_.find(name); it != models_.end() && it->second == model) {
+    // A model that drains is no target any more; one that FAILED could become one until its name is gone.
+    models_.erase(it);
+  }
+  return model;
+}
+
 std::string ModelRegistry::ServedNames() const {
   std::string names;
   for (const auto& [name, model] : models_) {
     if (model->state() == ServedModelState::kReady) names += (names.empty() ? "" : ", ") + name;
   }
-  return names.empty() ? "no model is served" : "served: " + names;
+  names = names.empty() ? "no model is served" : "served: " + names;
+  std::string aliases;
+  for (const auto& [name, alias] : aliases_) aliases += (aliases.empty() ? "; aliases: " : ", ") + name;
+  return names + aliases;
 }
 
 absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Find(std::string_view name) const {
@@ -192,22 +210,28 @@ absl::Status ModelRegistry::Restore() {
   ASSIGN_OR_RETURN(const std::vector<ServedModelRecord> records, catalog_.store().ListServedModels());
   for (const ServedModelRecord& record : records) {
     const LoadArgs args = {record.name, record.source, record.context_tokens, ""};
-    const absl::StatusOr<ServedModelView> view = LoadNew(args);
-    if (view.ok()) continue;
-    std::shared_ptr<ServedModel> failed;
-    {
-      absl::MutexLock lock(&mutex_);
-      if (shutting_down_) return absl::OkStatus();
-      std::shared_ptr<ServedModel>& model = models_[record.name];
-      if (model == nullptr) model = std::make_shared<ServedModel>(record.name, record.source, LoadPlan{});
-      failed = model;
-    }
-    failed->Fail(view.status(), options_.now_ms());
-    // What failed may be passing (memory, a disk that is away): the next start tries again.
-    catalog_.store().PutServedModel(record).IgnoreError();
-    Changed(*failed);
+    const absl::Status loaded = LoadNew(args).status();
+    if (!loaded.ok()) AddFailed(record, loaded);
+    absl::MutexLock lock(&mutex_);
+    if (shutting_down_) return absl::OkStatus();
+    restoring_.erase(record.name);
   }
   return absl::OkStatus();
+}
+
+void ModelRegistry::AddFailed(const ServedModelRecord& record, const absl::Status& error) {
+  std::shared_ptr<ServedModel> failed;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (shutting_down_) return;
+    std::shared_ptr<ServedModel>& model = models_[record.name];
+    if (model == nullptr) model = std::make_shared<ServedModel>(record.name, record.source, LoadPlan{});
+    failed = model;
+  }
+  failed->Fail(error, options_.now_ms());
+  // What failed may be passing (memory, a disk that is away): the next start tries again.
+  catalog_.store().PutServedModel(record).IgnoreError();
+  Changed(*failed);
 }
 
 void ModelRegistry::DrainAll(absl::Time deadline) {

@@ -1,5 +1,7 @@
 // Every served model: loads them if they fit into the memory limit, finds them by name, drains and unloads them, brings
-// them back after a restart. Thread-safe. Load, Unload, Restore and DrainAll block; call them from threads that may.
+// them back after a restart. And their aliases: no name is both, and an alias names only models that are served.
+// Thread-safe. Load, Unload, Restore and DrainAll block; call them from threads that may. What changes an alias waits
+// for the store, never for a model.
 #pragma once
 
 #include <absl/base/thread_annotations.h>
@@ -9,20 +11,21 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/base/rng.h"
+#include "server/serving/alias.h"
 #include "server/serving/served_model.h"
+#include "server/serving/served_name.h"
 #include "server/store/catalog.h"
 
 namespace qamserve {
 
-inline constexpr size_t kMaxModelNameBytes = 63;
 inline constexpr size_t kMaxServedModels = 64;
-
-// 1 to 63 of a-z, 0-9, '-', '.', '_'; else INVALID_ARGUMENT (MODEL_NAME).
-absl::Status CheckModelName(std::string_view name);
 
 struct RegistryOptions {
   // That all served models together may take: weights, KV caches and scratch.
@@ -31,12 +34,22 @@ struct RegistryOptions {
   std::function<int64_t()> now_ms = SystemNowMs;
   // After every change of a state, and with READY before Load returns. Called without locks; must not block for long.
   std::function<void(const ServedModelView&)> on_change;
+  // Of the choice among the targets of an alias; tests set it. Without it the system's random source gives one.
+  std::optional<uint64_t> routing_seed;
 };
 
 struct LoadArgs {
   std::string name;
   std::string source;          // "artifacts/{digest}" or "checkpoints/{digest}"
   int64_t context_tokens = 0;  // 0 = the model's own, at most kMaxContextTokens
+  std::string request_id;
+};
+
+struct UpdateAliasArgs {
+  std::string name;
+  std::vector<AliasTarget> targets;
+  std::string etag;            // empty, or the one that the alias must have
+  bool validate_only = false;  // the record that is returned has neither etag nor time, and nothing changed
   std::string request_id;
 };
 
@@ -47,19 +60,43 @@ class ModelRegistry {
   ~ModelRegistry();
 
   // Returns when the model is READY. The same source under the same name again is a no-op; a FAILED model is loaded
-  // anew. ALREADY_EXISTS (MODEL_NAME_TAKEN) if the name serves another source or context; ABORTED (MODEL_BUSY) while it is
-  // being loaded or drained by another call; RESOURCE_EXHAUSTED: MEMORY_LIMIT names what is needed, what is taken and the
-  // limit, MODEL_LIMIT; UNAVAILABLE (SHUTTING_DOWN) after DrainAll; else the errors of Catalog and ModelLoader.
+  // anew. ALREADY_EXISTS: MODEL_NAME_TAKEN if the name serves another source or context, ALIAS_NAME_TAKEN if it is an
+  // alias; ABORTED (MODEL_BUSY) while it is being loaded or drained by another call; RESOURCE_EXHAUSTED: MEMORY_LIMIT
+  // names what is needed, what is taken and the limit, MODEL_LIMIT; UNAVAILABLE (SHUTTING_DOWN) after DrainAll; else
+  // the errors of Catalog and ModelLoader.
   absl::StatusOr<ServedModelView> Load(const LoadArgs& args);
   // Drains for at most `drain_seconds`, then frees the model and forgets the name. NOT_FOUND (MODEL_NOT_FOUND);
-  // FAILED_PRECONDITION (MODEL_STATE) while it is LOADING or DRAINING already; INVALID_ARGUMENT (DRAIN_SECONDS).
+  // FAILED_PRECONDITION: MODEL_STATE while it is LOADING or DRAINING already, MODEL_IN_ALIAS names the aliases that
+  // have it as a target; INVALID_ARGUMENT (DRAIN_SECONDS).
   absl::StatusOr<ServedModelView> Unload(const std::string& name, double drain_seconds, const std::string& request_id);
 
   // NOT_FOUND (MODEL_NOT_FOUND) lists what is served.
   absl::StatusOr<std::shared_ptr<ServedModel>> Find(std::string_view name) const;
-  bool IsServed(std::string_view name) const;
-  std::vector<ServedModelView> List() const;  // by name
+  bool IsServed(std::string_view name) const;  // false for an alias
+  std::vector<ServedModelView> List() const;   // by name
 
+  // --- Aliases ---
+  // Gives the alias these targets, and makes it if it is not there. Errors: those of CheckAliasName and
+  // CheckAliasTargets; INVALID_ARGUMENT (ALIAS_OF_ALIAS); NOT_FOUND (MODEL_NOT_FOUND) names the target that is not
+  // served; FAILED_PRECONDITION (MODEL_STATE) for one that is being unloaded; ALREADY_EXISTS (MODEL_NAME_TAKEN);
+  // ABORTED (ETAG_MISMATCH); RESOURCE_EXHAUSTED (ALIAS_LIMIT).
+  absl::StatusOr<AliasRecord> UpdateAlias(const UpdateAliasArgs& args);
+  // NOT_FOUND (ALIAS_NOT_FOUND) lists what there is.
+  absl::StatusOr<AliasRecord> GetAlias(std::string_view name) const;
+  std::vector<AliasRecord> ListAliases() const;  // by name
+  // As GetAlias; ABORTED (ETAG_MISMATCH) if `etag` is not empty and not the alias's.
+  absl::Status DeleteAlias(const std::string& name, const std::string& etag, const std::string& request_id);
+
+  // The model of one request: a target of the alias of this name, chosen at random by weight among those that are
+  // READY, or else the served model of this name. UNAVAILABLE (MODEL_NOT_READY) names alias and targets if none with a
+  // weight is READY; NOT_FOUND (MODEL_NOT_FOUND) as Find.
+  absl::StatusOr<std::shared_ptr<ServedModel>> Route(std::string_view name);
+  // The same for aliases only: NOT_FOUND (ALIAS_NOT_FOUND).
+  absl::StatusOr<std::shared_ptr<ServedModel>> RouteAlias(std::string_view name);
+
+  // Takes up from the store the aliases, and the names of the models that Restore will load, so that neither can be
+  // given away meanwhile. Quick; to be called before all else.
+  absl::Status RestoreNames();
   // Loads what was served when the process ended. A model that cannot be loaded stays listed as FAILED.
   absl::Status Restore();
   // Every READY model drains until `deadline` and is freed; what is in the store stays. Nothing can be loaded afterwards.
@@ -69,18 +106,42 @@ class ModelRegistry {
 
  private:
   absl::StatusOr<ServedModelView> LoadNew(const LoadArgs& args);
-  absl::StatusOr<std::shared_ptr<ServedModel>> Admit(const LoadArgs& args, const LoadPlan& plan);
+  absl::StatusOr<std::shared_ptr<ServedModel>> Admit(const LoadArgs& args, const LoadPlan& plan)
+      ABSL_LOCKS_EXCLUDED(names_mutex_, mutex_);
   absl::Status FillAndPublish(ServedModel& model, const FileSet& files, const LoadArgs& args);
   absl::StatusOr<std::shared_ptr<ServedModel>> Present(const LoadArgs& args) const;
   void Changed(const ServedModel& model) const;
+  absl::StatusOr<std::shared_ptr<ServedModel>> BeginUnload(const std::string& name)
+      ABSL_LOCKS_EXCLUDED(names_mutex_, mutex_);
+  void AddFailed(const ServedModelRecord& record, const absl::Status& error);
   std::string ServedNames() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // In model_registry_aliases.cc.
+  absl::StatusOr<std::string> PutAlias(const UpdateAliasArgs& args) ABSL_EXCLUSIVE_LOCKS_REQUIRED(names_mutex_);
+  absl::StatusOr<std::string> RemoveAlias(const std::string& name, const std::string& etag)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(names_mutex_);
+  absl::Status CheckUpdate(const UpdateAliasArgs& args) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckTarget(const std::string& model) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckNoAlias(const std::string& name) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckInNoAlias(const std::string& model) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<std::shared_ptr<ServedModel>> Choose(const AliasRecord& alias) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status NoTargetReady(const AliasRecord& alias) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status NoAlias(std::string_view name) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // "READY", ...; "not loaded" for a name that is not served (yet).
+  const char* StateOf(const std::string& model) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const RegistryOptions options_;
   Catalog& catalog_;
   ModelLoader& loader_;
+  // Held while a name is given, taken or put into an alias, so that what was checked still holds when the store has
+  // written it; requests need only mutex_, which nobody holds while the store writes. Taken before mutex_.
+  absl::Mutex names_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
   mutable absl::Mutex mutex_;
   bool shutting_down_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<std::string, std::shared_ptr<ServedModel>, std::less<>> models_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> restoring_ ABSL_GUARDED_BY(mutex_);  // served before the restart, and not in models_ yet
+  std::map<std::string, AliasRecord, std::less<>> aliases_ ABSL_GUARDED_BY(mutex_);
+  Rng rng_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace qamserve

@@ -91,6 +91,11 @@ class MetadataStore {
   virtual absl::StatusOr<std::vector<ServedModelRecord>> ListServedModels() = 0;  // by name
   virtual absl::Status DeleteServedModel(const std::string& name) = 0;
 
+  // Aliases of served models, each with its targets. Put replaces; Delete of a missing row is fine.
+  virtual absl::Status PutAlias(const AliasRecord& alias) = 0;
+  virtual absl::StatusOr<std::vector<AliasRecord>> ListAliases() = 0;  // by name
+  virtual absl::Status DeleteAlias(const std::string& name) = 0;
+
   // Request ids. Put of an id that is there is ALREADY_EXISTS (REQUEST_ID_REUSED).
   virtual absl::StatusOr<std::optional<RequestRecord>> FindRequest(const std::string& request_id) = 0;
   virtual absl::Status PutRequest(const RequestRecord& request) = 0;

@@ -78,6 +78,18 @@ struct ServedModelRecord {
   int64_t created_ms = 0;
 };
 
+// A name that requests may use like a served model's, and that spreads them over served models.
+struct AliasTarget {
+  std::string model;   // name of a served model
+  int32_t weight = 0;  // its share is weight / sum of the alias's weights
+};
+struct AliasRecord {
+  std::string name;
+  std::vector<AliasTarget> targets;  // in the order in which they were given
+  std::string etag;                  // another one after every change
+  int64_t updated_ms = 0;
+};
+
 // A mutating call that was answered: the same id gets the same answer.
 struct RequestRecord {
   std::string request_id;

@@ -261,7 +261,7 @@ absl::Status SqliteMetadataStore::DeleteArtifact(const std::string& digest) {
   return DeleteRow("DELETE FROM artifacts WHERE digest = ?", digest, "ARTIFACT_NOT_FOUND");
 }
 
-// --- Served models, request ids, settings ---
+// --- Served models, aliases, request ids, settings ---
 
 absl::Status SqliteMetadataStore::PutServedModel(const ServedModelRecord& model) {
   std::lock_guard lock(mutex_);
@@ -285,6 +285,43 @@ absl::StatusOr<std::vector<ServedModelRecord>> SqliteMetadataStore::ListServedMo
 absl::Status SqliteMetadataStore::DeleteServedModel(const std::string& name) {
   std::lock_guard lock(mutex_);
   return db_->Run("DELETE FROM served_models WHERE name = ?", {name});
+}
+
+absl::Status SqliteMetadataStore::PutAlias(const AliasRecord& alias) {
+  std::lock_guard lock(mutex_);
+  ASSIGN_OR_RETURN(auto transaction, SqliteTransaction::Begin(*db_));
+  RETURN_IF_ERROR(db_->Run("DELETE FROM aliases WHERE name = ?", {alias.name}));
+  RETURN_IF_ERROR(db_->Run("INSERT INTO aliases VALUES (?, ?, ?)", {alias.name, alias.etag, alias.updated_ms}));
+  for (size_t i = 0; i < alias.targets.size(); ++i) {
+    RETURN_IF_ERROR(db_->Run("INSERT INTO alias_targets VALUES (?, ?, ?, ?)",
+                             {alias.name, static_cast<int64_t>(i), alias.targets[i].model, alias.targets[i].weight}));
+  }
+  return transaction->Commit();
+}
+
+absl::StatusOr<std::vector<AliasRecord>> SqliteMetadataStore::ListAliases() {
+  std::lock_guard lock(mutex_);
+  std::vector<AliasRecord> aliases;
+  RETURN_IF_ERROR(db_->Query("SELECT * FROM aliases ORDER BY name", {}, [&](SqlRow& row) {
+    AliasRecord& alias = aliases.emplace_back();
+    alias.name = row.Text();
+    alias.etag = row.Text();
+    alias.updated_ms = row.Int();
+  }));
+  for (AliasRecord& alias : aliases) {
+    RETURN_IF_ERROR(db_->Query("SELECT model, weight FROM alias_targets WHERE alias = ? ORDER BY position",
+                               {alias.name}, [&](SqlRow& row) {
+                                 AliasTarget& target = alias.targets.emplace_back();
+                                 target.model = row.Text();
+                                 target.weight = static_cast<int32_t>(row.Int());
+                               }));
+  }
+  return aliases;
+}
+
+absl::Status SqliteMetadataStore::DeleteAlias(const std::string& name) {
+  std::lock_guard lock(mutex_);
+  return db_->Run("DELETE FROM aliases WHERE name = ?", {name});
 }
 
 absl::StatusOr<std::optional<RequestRecord>> SqliteMetadataStore::FindRequest(const std::string& request_id) {

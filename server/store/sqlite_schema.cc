@@ -6,7 +6,8 @@ namespace qamserve {
 namespace {
 
 // Step i brings version i to i + 1. A published step never changes; a new one is added behind it.
-constexpr std::array<const char*, 1> kMigrations = {R"sql(
+constexpr std::array<const char*, 2> kMigrations = {
+    R"sql(
 CREATE TABLE uploads (
   id TEXT PRIMARY KEY, kind INTEGER NOT NULL, display_name TEXT NOT NULL, content_key TEXT NOT NULL,
   result TEXT NOT NULL, created_ms INTEGER NOT NULL);
@@ -75,6 +76,12 @@ CREATE TABLE task_blobs (
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO counters VALUES ('lease', 0);
+)sql",
+    R"sql(
+CREATE TABLE aliases (name TEXT PRIMARY KEY, etag TEXT NOT NULL, updated_ms INTEGER NOT NULL);
+CREATE TABLE alias_targets (
+  alias TEXT NOT NULL REFERENCES aliases (name) ON DELETE CASCADE, position INTEGER NOT NULL, model TEXT NOT NULL,
+  weight INTEGER NOT NULL, PRIMARY KEY (alias, position)) WITHOUT ROWID;
 )sql"};
 
 }  // namespace

@@ -42,6 +42,10 @@ class SqliteMetadataStore : public MetadataStore {
   absl::StatusOr<std::vector<ServedModelRecord>> ListServedModels() override;
   absl::Status DeleteServedModel(const std::string& name) override;
 
+  absl::Status PutAlias(const AliasRecord& alias) override;
+  absl::StatusOr<std::vector<AliasRecord>> ListAliases() override;
+  absl::Status DeleteAlias(const std::string& name) override;
+
   absl::StatusOr<std::optional<RequestRecord>> FindRequest(const std::string& request_id) override;
   absl::Status PutRequest(const RequestRecord& request) override;
   absl::Status DeleteRequestsBefore(int64_t before_ms) override;

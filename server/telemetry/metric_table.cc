@@ -153,7 +153,8 @@ std::string MetricsMarkdown() {
   std::string text =
       "# Metrics\n\n"
       "Served in the Prometheus text format at `/metrics` of `--metrics-listen`. A label holds only values that the\n"
-      "server knows; anything else, such as the name of a model that is not served, becomes `other`.\n\n"
+      "server knows; anything else, such as the name of a model that is not served, becomes `other`. Requests\n"
+      "to an alias count under the served model that they were routed to.\n\n"
       "| name | type | labels | meaning |\n|---|---|---|---|\n";
   for (const MetricSpec& spec : kTable) {
     text += fmt::format("| `{}` | {} | {} | {} |\n", spec.name, TypeName(spec.type), LabelsText(spec.labels), spec.help);

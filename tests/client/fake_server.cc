@@ -321,6 +321,42 @@ class Serving final : public v1::ServingService::Service {
     return Status::OK;
   }
 
+  Status UpdateAlias(ServerContext*, const v1::UpdateAliasRequest* request, v1::Alias* alias) override {
+    Lock lock(state_.mutex);
+    state_.update_alias = *request;
+    alias->set_name(request->name());
+    *alias->mutable_targets() = request->targets();
+    for (v1::AliasTarget& target : *alias->mutable_targets()) target.set_model("servedModels/" + target.model());
+    if (request->validate_only()) return Status::OK;
+    alias->set_etag("e1");
+    EraseByName(state_.aliases, alias->name());
+    state_.aliases.push_back(*alias);
+    return Status::OK;
+  }
+
+  Status GetAlias(ServerContext*, const v1::GetAliasRequest* request, v1::Alias* response) override {
+    Lock lock(state_.mutex);
+    const v1::Alias* found = FindByName(state_.aliases, request->name());
+    if (found == nullptr) return Missing("ALIAS_NOT_FOUND", request->name());
+    *response = *found;
+    return Status::OK;
+  }
+
+  // One a page, so that the client must follow tokens.
+  Status ListAliases(ServerContext*, const v1::ListAliasesRequest* request,
+                     v1::ListAliasesResponse* response) override {
+    Lock lock(state_.mutex);
+    const size_t index = request->page_token().empty() ? 0 : std::stoul(request->page_token());
+    if (index < state_.aliases.size()) *response->add_aliases() = state_.aliases[index];
+    if (index + 1 < state_.aliases.size()) response->set_next_page_token(std::to_string(index + 1));
+    return Status::OK;
+  }
+
+  Status DeleteAlias(ServerContext*, const v1::DeleteAliasRequest* request, v1::DeleteAliasResponse*) override {
+    Lock lock(state_.mutex);
+    return EraseByName(state_.aliases, request->name()) ? Status::OK : Missing("ALIAS_NOT_FOUND", request->name());
+  }
+
  private:
   FakeState& state_;
 };
@@ -368,6 +404,7 @@ class Inference final : public v1::InferenceService::Service {
       writer->Write(response);
     }
     v1::GenerateResponse last;
+    last.set_model("servedModels/answerer");
     last.set_finish_reason(v1::FINISH_REASON_STOP);
     last.mutable_usage()->set_completion_tokens(static_cast<int>(state_.answer.size()));
     last.mutable_usage()->set_seed(7);

@@ -52,6 +52,8 @@ struct FakeState {
   // Serving and inference.
   v1::LoadModelRequest load;
   v1::UnloadModelRequest unload;
+  std::vector<v1::Alias> aliases;
+  v1::UpdateAliasRequest update_alias;
   v1::GenerateRequest generate;
   std::vector<v1::ChatRequest> chats;
   std::vector<std::string> answer = {"Hello", ", ", "world"};

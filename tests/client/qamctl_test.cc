@@ -63,6 +63,9 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"load", "--name --context-tokens"},
       {"unload", "--drain-seconds"},
       {"models", "--json --address --timeout"},
+      {"alias", "set list show delete"},
+      {"alias set", "--etag --validate-only"},
+      {"alias delete", "--etag"},
       {"generate", sampling},
       {"chat", sampling + " --message --system"},
       {"score", "--tokens"},
@@ -167,13 +170,55 @@ TEST_F(QamctlTest, ServingCommandsUseTheRightNames) {
   EXPECT_EQ(server_.state().unload.name(), "servedModels/x");
 }
 
+TEST_F(QamctlTest, AliasSetSendsModelsAndWeights) {
+  const Result result = Run({"alias", "set", "prod", "tiny=95", "servedModels/next=5", "third", "--etag", "e0"});
+  ASSERT_EQ(result.code, kExitOk) << result.err;
+  const v1::UpdateAliasRequest& request = server_.state().update_alias;
+  EXPECT_EQ(request.name(), "aliases/prod");
+  ASSERT_EQ(request.targets_size(), 3);
+  EXPECT_EQ(request.targets(0).model(), "tiny");
+  EXPECT_EQ(request.targets(0).weight(), 95);
+  EXPECT_EQ(request.targets(1).model(), "next");
+  EXPECT_EQ(request.targets(1).weight(), 5);
+  EXPECT_EQ(request.targets(2).weight(), 1) << "the default";
+  EXPECT_EQ(request.etag(), "e0");
+  EXPECT_EQ(request.request_id().size(), 36u);
+  EXPECT_EQ(result.out, "prod  tiny 94.06 %, next 4.95 %, third 0.9901 %\n");
+  for (const char* bad : {"tiny=", "tiny=x", "tiny=1.5", "tiny=5=5", "tiny=99999999999"}) {
+    const Result refused = Run({"alias", "set", "prod", bad});
+    EXPECT_EQ(refused.code, kExitUsage) << bad;
+    EXPECT_THAT(refused.err, HasSubstr("MODEL=WEIGHT")) << bad;
+  }
+  EXPECT_EQ(Run({"alias", "set", "prod"}).code, kExitUsage) << "no target";
+  const Result dry = Run({"alias", "set", "aliases/dry", "tiny", "--validate-only"});
+  EXPECT_TRUE(server_.state().update_alias.validate_only());
+  EXPECT_EQ(server_.state().update_alias.name(), "aliases/dry");
+  EXPECT_THAT(dry.err, HasSubstr("nothing was changed"));
+}
+
+TEST_F(QamctlTest, AliasesAreListedShownAndDeleted) {
+  EXPECT_THAT(Run({"alias"}).err, HasSubstr("qamctl alias set"));
+  ASSERT_EQ(Run({"alias", "set", "prod", "tiny=3", "gone=1"}).code, kExitOk);
+  ASSERT_EQ(Run({"alias", "set", "list", "tiny"}).code, kExitOk) << "a name may be that of a verb";
+  const Result list = Run({"alias", "list"});
+  EXPECT_THAT(list.out, AllOf(HasSubstr("prod   tiny 75 %, gone 25 %"), HasSubstr("list   tiny 100 %")));
+  const Result show = Run({"alias", "show", "prod"});
+  EXPECT_THAT(show.out, AllOf(HasSubstr("etag e1"), testing::ContainsRegex("tiny +3 +75 % +READY"),
+                              testing::ContainsRegex("gone +1 +25 % +not loaded")));
+  EXPECT_THAT(Run({"models"}).out, HasSubstr("prod 75 %, list 100 %"));
+  EXPECT_EQ(Run({"alias", "delete", "prod"}).out, "deleted aliases/prod\n");
+  const Result gone = Run({"alias", "show", "prod"});
+  EXPECT_EQ(gone.code, kExitNotFound);
+  EXPECT_THAT(gone.err, AllOf(HasSubstr("ALIAS_NOT_FOUND"), HasSubstr("qamctl alias list")));
+}
+
 TEST_F(QamctlTest, GenerateStreamsTextAndPassesSamplingFlags) {
   stdin_ = "from stdin";
   const Result result = Run({"generate", "tiny", "-", "--temperature", "0", "--top-p", "0.9", "--seed", "5", "--stop",
                              "a", "--stop", "b", "--max-tokens", "7", "--stats"});
   EXPECT_EQ(result.code, kExitOk) << result.err;
   EXPECT_EQ(result.out, "Hello, world\n");
-  EXPECT_THAT(result.err, HasSubstr("seed 7"));
+  EXPECT_THAT(result.err, AllOf(HasSubstr("[answerer: "), HasSubstr("seed 7")));
   const v1::GenerateRequest& request = server_.state().generate;
   EXPECT_EQ(request.prompt(), "from stdin");
   EXPECT_EQ(request.model(), "tiny");

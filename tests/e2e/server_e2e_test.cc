@@ -1,5 +1,6 @@
 // The whole road on a tiny random model: import, quantize, report, download, load, generate, chat, score; and the
 // program itself as a process.
+#include <absl/time/clock.h>
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
@@ -8,8 +9,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
+#include "client/qamctl/run.h"
 #include "core/base/digest.h"
 #include "qamserve/v1/artifact.grpc.pb.h"
 #include "qamserve/v1/checkpoint.grpc.pb.h"
@@ -123,8 +127,8 @@ class ServerE2eTest : public testing::Test {
     v1::CreateQuantizeJobRequest request;
     request.set_checkpoint(checkpoint);
     request.mutable_spec()->set_bpw(5.5);
-    for (v1::TextSelection* text : {request.mutable_spec()->mutable_calibration(),
-                                    request.mutable_spec()->mutable_evaluation()}) {
+    for (v1::TextSelection* text :
+         {request.mutable_spec()->mutable_calibration(), request.mutable_spec()->mutable_evaluation()}) {
       text->set_windows(2);
       text->set_window_tokens(32);
     }
@@ -245,6 +249,58 @@ TEST_F(ServerE2eTest, QuantizesReportsDownloadsAndServes) {
             grpc::StatusCode::FAILED_PRECONDITION);
 }
 
+// qamctl in this process, against a server in it.
+struct Said {
+  int code = 0;
+  std::string out;
+  std::string err;
+};
+Said Qamctl(const std::string& address, std::vector<std::string> arguments) {
+  arguments.insert(arguments.end(), {"--address", address});
+  std::istringstream in;
+  std::ostringstream out;
+  std::ostringstream err;
+  qamctl::Interrupts interrupts;
+  qamctl::Terminal terminal{.in = in, .out = out, .err = err, .interrupts = interrupts, .now_seconds = [] {
+                              return absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch());
+                            }};
+  const int code = qamctl::RunQamctl(arguments, terminal);
+  return {code, out.str(), err.str()};
+}
+
+TEST_F(ServerE2eTest, AnAliasMovesFromOneModelToAnother) {
+  const std::string checkpoint = Import();
+  const auto run = [this](const std::vector<std::string>& arguments) { return Qamctl(server_->address(), arguments); };
+  // Which model answers one request to the alias.
+  const auto answerer = [&] {
+    const Said said = run({"generate", "prod", "hello", "--max-tokens", "1", "--temperature", "0", "--json"});
+    const auto line = nlohmann::json::parse(said.out.substr(0, said.out.find('\n')), nullptr, false);
+    return said.code == 0 ? line.value("model", "") : said.out + said.err;
+  };
+  for (const char* name : {"old", "new"}) ASSERT_EQ(run({"load", checkpoint, "--name", name}).code, 0);
+  ASSERT_EQ(run({"alias", "set", "prod", "old"}).code, 0);
+  EXPECT_EQ(answerer(), "servedModels/old");
+  ASSERT_EQ(run({"alias", "set", "prod", "old=1", "new=1"}).code, 0);
+  std::map<std::string, int> answers;
+  // A fair choice leaves one of the two out once in 2^47 runs.
+  for (int i = 0; i < 48; ++i) ++answers[answerer()];
+  EXPECT_THAT(answers,
+              testing::UnorderedElementsAre(testing::Key("servedModels/old"), testing::Key("servedModels/new")));
+  const Said refused = run({"unload", "old"});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("MODEL_IN_ALIAS"));
+  EXPECT_THAT(run({"models"}).out, HasSubstr("prod 50 %"));
+  ASSERT_EQ(run({"alias", "set", "prod", "new"}).code, 0);
+  EXPECT_EQ(run({"unload", "old"}).code, 0);
+
+  Restart();
+  EXPECT_THAT(run({"alias", "list"}).out, HasSubstr("prod   new 100 %"));
+  for (int i = 0; i < 500 && answerer() != "servedModels/new"; ++i) usleep(10'000);
+  EXPECT_EQ(answerer(), "servedModels/new");
+  EXPECT_EQ(run({"alias", "delete", "prod"}).code, 0);
+  EXPECT_EQ(run({"generate", "prod", "hello"}).code, 3) << "not found";
+}
+
 // The program as a process: stdout is read until its first line is there.
 class Process {
  public:
@@ -281,8 +337,8 @@ class Process {
 
 TEST(ProcessTest, PrintsItsAddressAndEndsCleanlyAtSigterm) {
   TempFolder dir;
-  const std::vector<std::string> arguments = {"--data-dir", dir / "data", "--listen", "127.0.0.1:0",
-                                              "--metrics-listen", "off"};
+  const std::vector<std::string> arguments = {"--data-dir",  dir / "data",       "--listen",
+                                              "127.0.0.1:0", "--metrics-listen", "off"};
   const Process process(arguments);
   EXPECT_THAT(process.line(), testing::MatchesRegex("listening on 127\\.0\\.0\\.1:[0-9]+"));
   const Process second(arguments);

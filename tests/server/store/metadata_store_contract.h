@@ -37,6 +37,15 @@ inline TaskRecord SomeTask(const std::string& job, int32_t index, TaskStage stag
   return task;
 }
 
+// "model=weight ..." in the order of the record.
+inline std::string TargetsOf(const AliasRecord& alias) {
+  std::string text;
+  for (const AliasTarget& target : alias.targets) {
+    text += (text.empty() ? "" : " ") + target.model + "=" + std::to_string(target.weight);
+  }
+  return text;
+}
+
 template <typename Factory>
 class MetadataStoreContract : public testing::Test {
  protected:
@@ -86,6 +95,8 @@ TYPED_TEST_P(MetadataStoreContract, KeepsRecordsOverARestart) {
                           .created_ms = 7};
   ASSERT_TRUE(this->store_->PutArtifact(artifact).ok());
   ASSERT_TRUE(this->store_->PutServedModel({.name = "m", .source = "artifacts/a1", .context_tokens = 4}).ok());
+  ASSERT_TRUE(
+      this->store_->PutAlias({.name = "p", .targets = {{"m", 95}, {"l", 5}}, .etag = "e", .updated_ms = 8}).ok());
   ASSERT_TRUE(this->store_->PutSetting("k", "1").ok());
   ASSERT_TRUE(this->store_->PutSetting("k", "2").ok());
   this->Reopen();
@@ -99,7 +110,31 @@ TYPED_TEST_P(MetadataStoreContract, KeepsRecordsOverARestart) {
   EXPECT_EQ(this->store_->GetArtifact("a1")->bpw, 5.52);
   EXPECT_EQ(this->store_->GetArtifact("a1")->files.size(), 2u);
   EXPECT_EQ(this->store_->ListServedModels()->front().source, "artifacts/a1");
+  const auto aliases = this->store_->ListAliases();
+  ASSERT_TRUE(aliases.ok()) << aliases.status();
+  ASSERT_EQ(aliases->size(), 1u);
+  EXPECT_EQ(aliases->front().name, "p");
+  EXPECT_EQ(aliases->front().etag, "e");
+  EXPECT_EQ(aliases->front().updated_ms, 8);
+  EXPECT_EQ(TargetsOf(aliases->front()), "m=95 l=5");
   EXPECT_EQ(this->store_->ListSettings()->at("k"), "2");
+}
+
+TYPED_TEST_P(MetadataStoreContract, PutReplacesAnAliasWithAllItsTargets) {
+  ASSERT_TRUE(this->store_->PutAlias({.name = "b", .targets = {{"m", 1}, {"l", 2}}, .etag = "1"}).ok());
+  ASSERT_TRUE(this->store_->PutAlias({.name = "a", .targets = {{"m", 3}}, .etag = "2"}).ok());
+  ASSERT_TRUE(this->store_->PutAlias({.name = "b", .targets = {{"n", 1'000'000}}, .etag = "3"}).ok());
+  auto aliases = *this->store_->ListAliases();
+  ASSERT_EQ(aliases.size(), 2u);
+  EXPECT_EQ(aliases[0].name, "a") << "aliases are listed by name";
+  EXPECT_EQ(TargetsOf(aliases[0]), "m=3");
+  EXPECT_EQ(aliases[1].etag, "3");
+  EXPECT_EQ(TargetsOf(aliases[1]), "n=1000000");
+  // Targets go with their alias: one of the same name that comes later begins anew.
+  ASSERT_TRUE(this->store_->DeleteAlias("b").ok());
+  ASSERT_EQ(this->store_->ListAliases()->size(), 1u);
+  ASSERT_TRUE(this->store_->PutAlias({.name = "b", .targets = {{"l", 7}}}).ok());
+  EXPECT_EQ(TargetsOf(this->store_->ListAliases()->back()), "l=7");
 }
 
 TYPED_TEST_P(MetadataStoreContract, NamesWhatIsMissing) {
@@ -114,6 +149,7 @@ TYPED_TEST_P(MetadataStoreContract, NamesWhatIsMissing) {
   EXPECT_FALSE(this->store_->FindJobByKey("x")->has_value());
   EXPECT_FALSE(this->store_->FindRequest("x")->has_value());
   EXPECT_TRUE(this->store_->DeleteServedModel("x").ok());
+  EXPECT_TRUE(this->store_->DeleteAlias("x").ok());
 }
 
 TYPED_TEST_P(MetadataStoreContract, ListsInPagesNewestFirst) {
@@ -316,8 +352,8 @@ TYPED_TEST_P(MetadataStoreContract, KnowsWhichBlobsAreNeeded) {
   EXPECT_FALSE(this->store_->GetTask("j1", 0).ok());
 }
 
-REGISTER_TYPED_TEST_SUITE_P(MetadataStoreContract, KeepsRecordsOverARestart, NamesWhatIsMissing,
-                            ListsInPagesNewestFirst, FindsOpenUploadsByContent, RemembersRequests,
+REGISTER_TYPED_TEST_SUITE_P(MetadataStoreContract, KeepsRecordsOverARestart, PutReplacesAnAliasWithAllItsTargets,
+                            NamesWhatIsMissing, ListsInPagesNewestFirst, FindsOpenUploadsByContent, RemembersRequests,
                             HasOneUnfinishedJobPerKey, AppliesAllOrNothing, LeasesByPriorityAgeAndStage,
                             RenewsAndExpiresLeases, TwoWorkersNeverGetTheSameTask, KnowsWhichBlobsAreNeeded);
 

@@ -28,6 +28,27 @@ TEST(SqliteMetadataStoreTest, RefusesAFileOfANewerProgram) {
   EXPECT_EQ(ReasonOf(OpenSqliteMetadataStore(dir / "meta").status()), "STORE_VERSION");
 }
 
+TEST(SqliteMetadataStoreTest, BringsAnOlderFileUpToDate) {
+  TempDir dir;
+  {
+    auto store = OpenSqliteMetadataStore(dir / "meta");
+    ASSERT_TRUE((*store)->PutServedModel({.name = "m", .source = "artifacts/a1"}).ok());
+  }
+  {
+    // As the first schema left it: aliases came with the second.
+    auto db = SqliteConnection::Open(dir / "meta");
+    ASSERT_TRUE((*db)
+                    ->Execute("DROP TABLE alias_targets; DROP TABLE aliases;"
+                              "DELETE FROM schema_migrations WHERE version > 1")
+                    .ok());
+  }
+  auto store = OpenSqliteMetadataStore(dir / "meta");
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_EQ((*store)->ListServedModels()->size(), 1u);
+  EXPECT_TRUE((*store)->PutAlias({.name = "p", .targets = {{"m", 1}}}).ok());
+  EXPECT_EQ((*store)->ListAliases()->size(), 1u);
+}
+
 TEST(SqliteMetadataStoreTest, RefusesAFileThatIsNoDatabase) {
   TempDir dir;
   ASSERT_TRUE(WriteFileAtomically(dir / "meta", std::string(5000, 'x')).ok());
