@@ -40,6 +40,12 @@ TrellisTable::TrellisTable(int pair_bits) : pair_bits_(pair_bits), groups_(1 << 
   // Up to 8 bits, blocks of the same low bits of the group before share costs; from 9 on all blocks but those that go
   // on where kMaxItems ended do.
   share_ = 2 * pair_bits <= kTrellisStateBits ? (1 << pair_bits) / kLanes : std::max(1, groups_ / kLanes);
+  for (int slice = 0; slice < blocks_ / share_; ++slice) {
+    for (int item = 0; item < items_; ++item) {
+      // The same for every lane of the blocks that share the slice.
+      before_.push_back(static_cast<uint16_t>(StateOf(slice * share_, item, 0) >> pair_bits));
+    }
+  }
   points_.resize(kStates);
   for (int block = 0; block < blocks_; ++block) {
     for (int item = 0; item < items_; ++item) {
@@ -71,19 +77,14 @@ TrellisSearch::TrellisSearch(const TrellisTable& table, const Kernels& kernels)
     : table_(table),
       kernels_(kernels),
       cost_(static_cast<size_t>(table.groups_)),
-      entry_(static_cast<size_t>(table.blocks_ / table.share_ * table.items_)),
+      entry_(table.before_.size()),
       best_(static_cast<size_t>(table.blocks_ * kTrellisLanes)),
       from_(static_cast<size_t>(2 * kTileRows * table.groups_)) {}
 
 void TrellisSearch::Step(int32_t target, uint16_t* from) {
-  const int b = table_.pair_bits_;
-  for (int slice = 0; slice < table_.blocks_ / table_.share_; ++slice) {
-    for (int item = 0; item < table_.items_; ++item) {
-      // The group before is the same for every lane of the blocks that share the slice.
-      const uint32_t before = table_.StateOf(slice * table_.share_, item, 0) >> b;
-      entry_[static_cast<size_t>(slice * table_.items_ + item)] =
-          std::min(cost_[before], kMaxCost) << kItemBits | static_cast<uint32_t>(item);
-    }
+  for (size_t i = 0; i < entry_.size(); ++i) {
+    const uint32_t item = static_cast<uint32_t>(i) & static_cast<uint32_t>(table_.items_ - 1);  // a power of two
+    entry_[i] = std::min(cost_[table_.before_[i]], kMaxCost) << kItemBits | item;
   }
   kernels_.trellis_step({.points = table_.points_.data(),
                          .entries = entry_.data(),
@@ -93,19 +94,20 @@ void TrellisSearch::Step(int32_t target, uint16_t* from) {
                          .target = target,
                          .best = best_.data()});
   const auto groups = static_cast<size_t>(table_.groups_);
-  uint32_t least = ~uint32_t{0};
+  constexpr uint32_t kItemMask = (1u << kItemBits) - 1;
   for (size_t g = 0; g < groups; ++g) {
-    // At 11 bits and more a group has several blocks: the first of the least wins.
-    size_t winner = g;
-    for (size_t other = g + groups; other < best_.size(); other += groups) {
-      if (best_[other] >> kItemBits < best_[winner] >> kItemBits) winner = other;
-    }
-    const uint32_t found = best_[winner];
-    const int item = static_cast<int>(found & ((1u << kItemBits) - 1));
-    from[g] = static_cast<uint16_t>(table_.TopOf(static_cast<int>(winner) / kTrellisLanes, item));
-    cost_[g] = found >> kItemBits;
-    least = std::min(least, cost_[g]);
+    cost_[g] = best_[g] >> kItemBits;
+    from[g] = static_cast<uint16_t>(best_[g] & kItemMask);
   }
+  // At 11 bits a group goes on where kMaxItems ended: the first of the least wins.
+  for (size_t other = groups; other < best_.size(); ++other) {
+    const size_t g = other % groups;
+    if (best_[other] >> kItemBits >= cost_[g]) continue;
+    cost_[g] = best_[other] >> kItemBits;
+    from[g] = static_cast<uint16_t>(other / groups * static_cast<size_t>(table_.items_) + (best_[other] & kItemMask));
+  }
+  uint32_t least = ~uint32_t{0};
+  for (uint32_t cost : cost_) least = std::min(least, cost);
   for (uint32_t& cost : cost_) cost -= least;
 }
 

@@ -36,7 +36,8 @@ class TrellisTable {
   int blocks_;
   int items_;
   int share_;                    // blocks with the same costs
-  std::vector<int32_t> points_;  // [block][item][lane]
+  std::vector<uint16_t> before_;  // [blocks / share][items]: the group before the state
+  std::vector<int32_t> points_;   // [block][item][lane]
 };
 
 // One thread's searches over a table, which must outlive it.
