@@ -3,11 +3,50 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/codec/codebook_tables.h"
+#include "core/codec/tables/joint.h"
+#include "core/codec/tables/polar.h"
+#include "core/codec/tables/scalar.h"
+#include "core/codec/tables/uniform.h"
 
 namespace qamserve {
 
-const Codebook& CodebookFor(int pair_bits) { return kCodebooks[static_cast<size_t>(pair_bits - kMinPairBits)]; }
+std::string_view CodebookKindName(CodebookKind kind) {
+  switch (kind) {
+    case CodebookKind::kJoint:
+      return "joint";
+    case CodebookKind::kPolar:
+      return "polar";
+    case CodebookKind::kScalar:
+      return "scalar";
+    case CodebookKind::kUniform:
+      return "uniform";
+  }
+  return "";
+}
+
+absl::StatusOr<CodebookKind> ParseCodebookKind(std::string_view name) {
+  for (CodebookKind kind : kCodebookKinds) {
+    if (name == CodebookKindName(kind)) return kind;
+  }
+  return InvalidArgument("CODEBOOK_UNKNOWN", "codebook is {:?}; it must be joint, polar, scalar or uniform", name);
+}
+
+const Codebook& CodebookFor(CodebookKind kind, int pair_bits) {
+  const auto at = static_cast<size_t>(pair_bits - kMinPairBits);
+  switch (kind) {
+    case CodebookKind::kPolar:
+      return kPolarCodebooks[at];
+    case CodebookKind::kScalar:
+      return kScalarCodebooks[at];
+    case CodebookKind::kUniform:
+      return kUniformCodebooks[at];
+    case CodebookKind::kJoint:
+      break;
+  }
+  return kJointCodebooks[at];
+}
+
+const Codebook& CodebookFor(int pair_bits) { return CodebookFor(CodebookKind::kJoint, pair_bits); }
 
 absl::StatusOr<int> PairBitsFor(double bpw) {
   const double doubled = bpw * 2;
