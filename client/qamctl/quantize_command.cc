@@ -1,3 +1,5 @@
+#include <map>
+
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
 #include "client/qamctl/text.h"
@@ -5,6 +7,14 @@
 
 namespace qamserve::qamctl {
 namespace {
+
+const std::map<std::string, v1::Codec> kCodecs = {{"joint", v1::CODEC_JOINT},
+                                                  {"polar", v1::CODEC_POLAR},
+                                                  {"scalar", v1::CODEC_SCALAR},
+                                                  {"uniform", v1::CODEC_UNIFORM},
+                                                  {"trellis", v1::CODEC_TRELLIS}};
+const std::map<std::string, v1::Rotation> kRotations = {
+    {"full", v1::ROTATION_FULL}, {"block", v1::ROTATION_BLOCK}, {"none", v1::ROTATION_NONE}};
 
 struct QuantizeFlags {
   std::string checkpoint;
@@ -34,11 +44,11 @@ absl::StatusOr<v1::CreateQuantizeJobRequest> ToRequest(Session& session, const Q
   ASSIGN_OR_RETURN(const std::string checkpoint, ResolveCheckpoint(session, flags.checkpoint));
   request.set_checkpoint(checkpoint);
   v1::QuantizeSpec& spec = *request.mutable_spec();
-  spec.set_codec(flags.codec == "trellis" ? v1::CODEC_TRELLIS : v1::CODEC_JOINT);
+  spec.set_codec(kCodecs.at(flags.codec));
   spec.set_error_feedback(flags.error_feedback);
   spec.set_bpw(flags.bpw);
   spec.set_channel_scale(!flags.no_channel_scale);
-  spec.set_rotation(flags.rotation == "block" ? v1::ROTATION_BLOCK : v1::ROTATION_FULL);
+  spec.set_rotation(kRotations.at(flags.rotation));
   spec.set_seed(flags.seed);
   spec.mutable_calibration()->set_text(calibration);
   spec.mutable_calibration()->set_windows(flags.calibration_windows);
@@ -104,15 +114,17 @@ Action BuildQuantize(CLI::App& app) {
       ->check(CLI::Range(2.5, 6.0))
       ->type_name("BITS");
   app.add_option("--codec", flags->codec,
-                 "joint: a codebook of pairs; trellis: better and slower to make, 2.5 to 5.5 bits")
-      ->check(CLI::IsMember({"joint", "trellis"}))
-      ->type_name("joint|trellis");
+                 "joint: a codebook of pairs; trellis: less error, slower to make, 2.5 to 5.5 bits; baselines: polar, "
+                 "scalar, uniform (round to nearest)")
+      ->check(CLI::IsMember(kCodecs))
+      ->type_name("joint|trellis|polar|scalar|uniform");
   app.add_flag("--error-feedback", flags->error_feedback,
                "Let columns make up for the rounding errors of those before them (LDLQ)");
   app.add_flag("--no-channel-scale", flags->no_channel_scale, "Do not weigh input channels by their activations");
-  app.add_option("--rotation", flags->rotation, "full: one Hadamard matrix over a row; block: power-of-two blocks")
-      ->check(CLI::IsMember({"full", "block"}))
-      ->type_name("full|block");
+  app.add_option("--rotation", flags->rotation,
+                 "full: one Hadamard matrix over a row; block: power-of-two blocks; none")
+      ->check(CLI::IsMember(kRotations))
+      ->type_name("full|block|none");
   app.add_option("--seed", flags->seed, "Of the rotation's signs (default 1)")->type_name("N");
   AddTextFlags(app, *flags);
   app.add_option("--max-kl", flags->max_kl, "Refuse the artifact if its mean KL (nats a token) is above this")

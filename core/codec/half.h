@@ -24,9 +24,9 @@ inline uint16_t FloatToHalf(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return sign | 0x7e00u;             // NaN
-  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;            // rounds past 65504
-  if (magnitude < 0x38800000u) {                                  // below 2^-14: a multiple of 2^-24
+  if (magnitude > 0x7f800000u) return sign | 0x7e00u;   // NaN
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;  // rounds past 65504
+  if (magnitude < 0x38800000u) {                        // below 2^-14: a multiple of 2^-24
     const float scaled = std::bit_cast<float>(magnitude) * 0x1p24f;
     auto units = static_cast<uint32_t>(scaled);
     const float rest = scaled - static_cast<float>(units);

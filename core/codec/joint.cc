@@ -27,8 +27,19 @@ std::vector<float> ChannelScale(std::span<const double> mean_square, std::span<c
   return scale;
 }
 
-EncodedRow EncodeRow(const Rotation& rotation, const NearestPoint& nearest, std::span<const float> scale,
-                     std::span<float> row, std::span<float> scratch, std::span<uint16_t> codes) {
+uint16_t RowNorm(const TensorFormat& format, std::span<const float> row, double energy) {
+  if (format.codec != Codec::kUniform) {
+    return FloatToHalf(static_cast<float>(std::sqrt(energy / static_cast<double>(row.size()))));
+  }
+  const Codebook& codebook = CodebookFor(CodebookKind::kUniform, format.pair_bits);
+  float largest = 0;
+  for (float w : row) largest = std::max(largest, std::fabs(w));
+  return FloatToHalf(largest / (static_cast<float>(codebook.outermost) * codebook.step));
+}
+
+EncodedRow EncodeRow(const TensorFormat& format, const Rotation& rotation, const NearestPoint& nearest,
+                     std::span<const float> scale, std::span<float> row, std::span<float> scratch,
+                     std::span<uint16_t> codes) {
   const size_t n = row.size();
   if (!scale.empty()) {
     for (size_t j = 0; j < n; ++j) row[j] *= scale[j];
@@ -36,7 +47,7 @@ EncodedRow EncodeRow(const Rotation& rotation, const NearestPoint& nearest, std:
   rotation.Apply(row.data(), scratch.data());
   EncodedRow out;
   for (float w : row) out.energy += static_cast<double>(w) * static_cast<double>(w);
-  out.norm = FloatToHalf(static_cast<float>(std::sqrt(out.energy / static_cast<double>(n))));
+  out.norm = RowNorm(format, row, out.energy);
   const float norm = HalfToFloat(out.norm);
   if (norm == 0.0f) {
     // A zero row, or one below the smallest binary16: codes do not matter, the norm makes them zero.

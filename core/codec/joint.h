@@ -19,16 +19,22 @@ namespace qamserve {
 // weight, count as one 2^-20th of the largest.
 std::vector<float> ChannelScale(std::span<const double> mean_square, std::span<const double> column_energy);
 
+// What a scaled, rotated row is divided by, as binary16: its root mean square, from its sum of squares `energy`; for
+// Codec::kUniform, what puts its largest magnitude on the outermost level. 0 for a zero row.
+uint16_t RowNorm(const TensorFormat& format, std::span<const float> row, double energy);
+
 struct EncodedRow {
-  uint16_t norm = 0;         // binary16: L2 norm of the scaled, rotated row over sqrt(cols); 0 for a zero row
+  uint16_t norm = 0;         // RowNorm
   double squared_error = 0;  // sum over the row, rotated basis, units of the weights
   double energy = 0;         // sum of squares of the scaled, rotated row
 };
 
-// Encodes one row of `rotation.size()` weights. `scale` is empty or one factor a column. `row` is overwritten by the
-// reconstruction in the scaled, rotated basis. `codes` gets (cols + 1) / 2 codes; an odd last column is paired with 0.
-EncodedRow EncodeRow(const Rotation& rotation, const NearestPoint& nearest, std::span<const float> scale,
-                     std::span<float> row, std::span<float> scratch, std::span<uint16_t> codes);
+// Encodes one row of `rotation.size()` weights in a codebook codec. `scale` is empty or one factor a column. `row` is
+// overwritten by the reconstruction in the scaled, rotated basis. `codes` gets (cols + 1) / 2 codes; an odd last column
+// is paired with 0.
+EncodedRow EncodeRow(const TensorFormat& format, const Rotation& rotation, const NearestPoint& nearest,
+                     std::span<const float> scale, std::span<float> row, std::span<float> scratch,
+                     std::span<uint16_t> codes);
 
 // The weights of one packed row of any codec, back in the original basis.
 void DecodeRow(const Rotation& rotation, const RowDecoder& decoder, std::span<const float> scale, uint16_t norm,

@@ -120,7 +120,24 @@ QAMSERVE_AVX2_CLONE void ApplySylvester(float* x, int64_t n, int64_t outer) {
 
 }  // namespace
 
-const char* RotationKindName(RotationKind kind) { return kind == RotationKind::kFull ? "full" : "block"; }
+const char* RotationKindName(RotationKind kind) {
+  switch (kind) {
+    case RotationKind::kFull:
+      return "full";
+    case RotationKind::kBlock:
+      return "block";
+    case RotationKind::kNone:
+      return "none";
+  }
+  return "";
+}
+
+absl::StatusOr<RotationKind> ParseRotationKind(std::string_view name) {
+  for (RotationKind kind : {RotationKind::kFull, RotationKind::kBlock, RotationKind::kNone}) {
+    if (name == RotationKindName(kind)) return kind;
+  }
+  return InvalidArgument("ROTATION", "rotation \"{}\" is not known; there are full, block and none", name);
+}
 
 std::vector<float> PaleyMatrix(int64_t order) {
   if (!HasPaley(order)) return {};
@@ -175,6 +192,7 @@ absl::StatusOr<Rotation> Rotation::Create(int64_t n, RotationKind kind, uint64_t
   }
   Rotation rotation;
   rotation.n_ = n;
+  if (kind == RotationKind::kNone) return rotation;
   const int64_t block = kind == RotationKind::kFull ? n : (n & -n);
   rotation.blocks_ = n / block;
   const std::vector<int64_t> orders = HadamardFactors(block);
@@ -217,12 +235,14 @@ void Rotation::Transform(float* x, float* scratch, bool transpose) const {
 }
 
 void Rotation::Apply(float* x, float* scratch) const {
+  if (factors_.empty()) return;
   for (int64_t i = 0; i < n_; ++i) x[i] *= signs_[static_cast<size_t>(i)];
   Transform(x, scratch, /*transpose=*/false);
   for (int64_t i = 0; i < n_; ++i) x[i] *= scale_;
 }
 
 void Rotation::ApplyInverse(float* x, float* scratch) const {
+  if (factors_.empty()) return;
   Transform(x, scratch, /*transpose=*/true);
   for (int64_t i = 0; i < n_; ++i) x[i] *= scale_ * signs_[static_cast<size_t>(i)];
 }

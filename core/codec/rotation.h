@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/status.h"
@@ -17,8 +18,12 @@ namespace qamserve {
 enum class RotationKind {
   kFull,   // one matrix over the whole dimension
   kBlock,  // blocks of the largest power of two that divides the dimension
+  kNone,   // the identity: rows stay as they are (baselines)
 };
+// "full", "block", "none".
 const char* RotationKindName(RotationKind kind);
+// INVALID_ARGUMENT (ROTATION) names what there is.
+absl::StatusOr<RotationKind> ParseRotationKind(std::string_view name);
 
 // An orthogonal matrix Q = H D / sqrt(block). Immutable; thread-safe.
 class Rotation {

@@ -1,18 +1,54 @@
 #include "core/codec/tensor_format.h"
 
-#include "core/codec/codebook.h"
+#include <fmt/core.h>
+
+#include <iterator>
+#include <string>
+
 #include "core/codec/packing.h"
 #include "core/codec/trellis.h"
 
 namespace qamserve {
 
-const char* CodecName(Codec codec) { return codec == Codec::kTrellis ? "trellis" : "joint"; }
+std::string_view CodecName(Codec codec) {
+  switch (codec) {
+    case Codec::kJoint:
+      return "joint";
+    case Codec::kPolar:
+      return "polar";
+    case Codec::kScalar:
+      return "scalar";
+    case Codec::kUniform:
+      return "uniform";
+    case Codec::kTrellis:
+      return "trellis";
+  }
+  return "";
+}
 
 absl::StatusOr<Codec> ParseCodec(std::string_view name) {
-  for (Codec codec : {Codec::kJoint, Codec::kTrellis}) {
+  std::string known;
+  for (Codec codec : kCodecs) {
     if (name == CodecName(codec)) return codec;
+    fmt::format_to(std::back_inserter(known), "{}{}", known.empty() ? "" : ", ", CodecName(codec));
   }
-  return InvalidArgument("CODEC", "codec \"{}\" is not known; there are joint and trellis", name);
+  return InvalidArgument("CODEC", "codec \"{}\" is not known; there are {}", name, known);
+}
+
+const Codebook* CodebookOf(const TensorFormat& format) {
+  switch (format.codec) {
+    case Codec::kJoint:
+      return &CodebookFor(CodebookKind::kJoint, format.pair_bits);
+    case Codec::kPolar:
+      return &CodebookFor(CodebookKind::kPolar, format.pair_bits);
+    case Codec::kScalar:
+      return &CodebookFor(CodebookKind::kScalar, format.pair_bits);
+    case Codec::kUniform:
+      return &CodebookFor(CodebookKind::kUniform, format.pair_bits);
+    case Codec::kTrellis:
+      break;
+  }
+  return nullptr;
 }
 
 absl::Status CheckTensorFormat(const TensorFormat& format) {
@@ -24,17 +60,19 @@ absl::Status CheckTensorFormat(const TensorFormat& format) {
 }
 
 float FormatStep(const TensorFormat& format) {
-  return format.codec == Codec::kTrellis ? TrellisStep(format.pair_bits) : CodebookFor(format.pair_bits).step;
+  const Codebook* codebook = CodebookOf(format);
+  return codebook == nullptr ? TrellisStep(format.pair_bits) : codebook->step;
 }
 
 double FormatGaussianMse(const TensorFormat& format) {
-  return format.codec == Codec::kTrellis ? TrellisGaussianMse(format.pair_bits)
-                                         : CodebookFor(format.pair_bits).gaussian_mse;
+  const Codebook* codebook = CodebookOf(format);
+  return codebook == nullptr ? TrellisGaussianMse(format.pair_bits) : codebook->gaussian_mse;
 }
 
 std::vector<int32_t> DecodeTable(const TensorFormat& format) {
-  if (format.codec == Codec::kTrellis) return {};
-  const Codebook& codebook = CodebookFor(format.pair_bits);
+  const Codebook* found = CodebookOf(format);
+  if (found == nullptr) return {};
+  const Codebook& codebook = *found;
   const int m = codebook.magnitude_bits();
   std::vector<int32_t> table(size_t{1} << format.pair_bits);
   for (size_t code = 0; code < table.size(); ++code) {

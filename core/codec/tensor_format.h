@@ -6,14 +6,21 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/codec/codebook.h"
 
 namespace qamserve {
 
 enum class Codec : uint8_t {
-  kJoint,    // one Lloyd-Max codebook of pairs (core/codec/codebook.h)
+  // Codebooks of pairs (core/codec/codebook.h); all but the first are baselines.
+  kJoint,
+  kPolar,
+  kScalar,
+  kUniform,  // rounds to nearest: a row's largest weight is on the outermost level
   kTrellis,  // core/codec/trellis.h
 };
-const char* CodecName(Codec codec);
+inline constexpr Codec kCodecs[] = {Codec::kJoint, Codec::kPolar, Codec::kScalar, Codec::kUniform, Codec::kTrellis};
+// "joint", "polar", "scalar", "uniform", "trellis".
+std::string_view CodecName(Codec codec);
 // INVALID_ARGUMENT (CODEC) names what there is.
 absl::StatusOr<Codec> ParseCodec(std::string_view name);
 
@@ -24,6 +31,9 @@ struct TensorFormat {
 };
 // INVALID_ARGUMENT (BPW_RANGE) if the codec has no such rate.
 absl::Status CheckTensorFormat(const TensorFormat& format);
+
+// The codebook of a codec that has one, else null.
+const Codebook* CodebookOf(const TensorFormat& format);
 
 // One unit of a decoded integer, in standard deviations of a normalized row.
 float FormatStep(const TensorFormat& format);

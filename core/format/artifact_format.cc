@@ -66,10 +66,6 @@ absl::StatusOr<QuantizationConfig> ReadQuantizationConfig(std::string_view confi
   ASSIGN_OR_RETURN(out.rotation, Field<std::string>(section, "rotation", origin));
   ASSIGN_OR_RETURN(out.rotation_seed, Field<uint64_t>(section, "rotation_seed", origin));
   ASSIGN_OR_RETURN(out.channel_scale, Field<bool>(section, "channel_scale", origin));
-  if (out.rotation != "full" && out.rotation != "block") {
-    return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.rotation is \"{}\"; it must be full or block",
-                           origin, out.rotation);
-  }
   return out;
 }
 

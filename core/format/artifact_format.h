@@ -40,7 +40,7 @@ struct QuantizationConfig {
   };
   Format format;
   std::map<std::string, Format> tensors;  // by name without ".weight"
-  std::string rotation = "full";          // "full" or "block"
+  std::string rotation = "full";          // as core/codec/rotation.h names it
   uint64_t rotation_seed = 1;
   bool channel_scale = true;
 };

@@ -45,7 +45,7 @@ absl::StatusOr<std::unique_ptr<ArtifactReader>> ArtifactReader::Open(const FileS
   reader->quantization_ = std::move(quantization);
   reader->source_ = std::move(source);
   RETURN_IF_ERROR(Annotate(reader->PrepareFormats(), files.origin()));
-  const RotationKind kind = reader->quantization_.rotation == "full" ? RotationKind::kFull : RotationKind::kBlock;
+  ASSIGN_OR_RETURN(const RotationKind kind, ParseRotationKind(reader->quantization_.rotation));
   for (int64_t cols : {reader->config_.hidden_size, reader->config_.q_size(), reader->config_.intermediate_size}) {
     if (reader->RotationFor(cols).ok()) continue;
     auto rotation = Rotation::Create(cols, kind, reader->quantization_.rotation_seed);

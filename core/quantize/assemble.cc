@@ -93,10 +93,10 @@ absl::Status WriteSidecars(const Checkpoint& checkpoint, const QuantizeSpec& spe
                            const std::string& dir) {
   QuantizationConfig quantization;
   ASSIGN_OR_RETURN(const TensorFormat format, FormatOf(spec));
-  quantization.format = {CodecName(format.codec), format.pair_bits};
+  quantization.format = {std::string(CodecName(format.codec)), format.pair_bits};
   for (const QuantizePlan::Tensor& tensor : plan.tensors) {
     if (tensor.format == format) continue;
-    quantization.tensors[tensor.name] = {CodecName(tensor.format.codec), tensor.format.pair_bits};
+    quantization.tensors[tensor.name] = {std::string(CodecName(tensor.format.codec)), tensor.format.pair_bits};
   }
   quantization.rotation = RotationKindName(spec.rotation);
   quantization.rotation_seed = spec.seed;

@@ -49,10 +49,10 @@ class TrellisCoder : public PairCoder {
 }  // namespace
 
 CoderTables::CoderTables(const TensorFormat& format) : format_(format) {
-  if (format.codec == Codec::kTrellis) {
-    trellis_ = std::make_unique<const TrellisTable>(format.pair_bits);
+  if (const Codebook* codebook = CodebookOf(format)) {
+    nearest_ = std::make_unique<const NearestPoint>(*codebook);
   } else {
-    nearest_ = std::make_unique<const NearestPoint>(CodebookFor(format.pair_bits));
+    trellis_ = std::make_unique<const TrellisTable>(format.pair_bits);
   }
 }
 

@@ -134,8 +134,8 @@ absl::StatusOr<StripOutcome> EncodeRows(const StripContext& context, std::span<f
   for (size_t r = 0; r < norms.size(); ++r) {
     const std::span<float> row = rows.subspan(r * n, n);
     std::copy(row.begin(), row.end(), original.begin());
-    const EncodedRow encoded =
-        EncodeRow(context.rotation, *context.tables.nearest(), context.scale, row, scratch, codes[r]);
+    const EncodedRow encoded = EncodeRow(context.tables.format(), context.rotation, *context.tables.nearest(),
+                                         context.scale, row, scratch, codes[r]);
     if (encoded.norm == kInfiniteHalf) return NormTooLarge(static_cast<int64_t>(r));
     norms[r] = encoded.norm;
     if (encoded.energy > 0) out.relative += encoded.squared_error / encoded.energy;
@@ -161,7 +161,7 @@ absl::StatusOr<StripOutcome> EncodeStrip(const StripContext& context, std::span<
     for (size_t j = 0; j < n; ++j) rotated[j] = rows[r * n + j] * (context.scale.empty() ? 1.0f : context.scale[j]);
     context.rotation.Apply(rotated.data(), scratch.data());
     for (float w : rotated) energy[r] += static_cast<double>(w) * static_cast<double>(w);
-    norms[r] = FloatToHalf(static_cast<float>(std::sqrt(energy[r] / static_cast<double>(n))));
+    norms[r] = RowNorm(context.tables.format(), rotated, energy[r]);
     if (norms[r] == kInfiniteHalf) return NormTooLarge(static_cast<int64_t>(r));
     const float norm = HalfToFloat(norms[r]);
     // A zero row, or one below the smallest binary16: its codes do not matter, the norm makes them zero.

@@ -52,7 +52,7 @@ absl::Status VerifyArtifact(const Checkpoint& checkpoint, const QuantizePlan& pl
     return MakeError(absl::StatusCode::kFailedPrecondition, "GATE_COVERAGE", MessageOf(opened.status()));
   const ArtifactReader& artifact = **opened;
   const QuantizationConfig& quantization = artifact.quantization();
-  const RotationKind kind = quantization.rotation == "full" ? RotationKind::kFull : RotationKind::kBlock;
+  ASSIGN_OR_RETURN(const RotationKind kind, ParseRotationKind(quantization.rotation));
   for (size_t i = 0; i < plan.tensors.size(); ++i) {
     const QuantizePlan::Tensor& t = plan.tensors[i];
     const RowDecoder decoder(artifact.FormatOf(t.name));

@@ -55,6 +55,8 @@ v1::Artifact ToProto(const ArtifactRecord& artifact);
 v1::TensorReport ToProto(const TensorOutcome& tensor);
 v1::QualityReport ToProto(const QualityReport& report);
 v1::JobState ToProto(JobState state);
+v1::Codec ToProto(Codec codec);
+v1::Rotation ToProto(RotationKind rotation);
 v1::QuantizeSpec ToProto(const JobSpec& spec);
 v1::Estimate ToProto(const JobEstimate& estimate);
 v1::Job ToProto(const JobView& view);

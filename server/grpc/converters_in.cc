@@ -72,15 +72,19 @@ absl::StatusOr<TextSelection> TextSelectionFromProto(const v1::TextSelection& te
 }
 
 absl::StatusOr<Codec> CodecFromProto(v1::Codec codec) {
-  switch (codec) {
-    case v1::CODEC_UNSPECIFIED:
-    case v1::CODEC_JOINT:
-      return Codec::kJoint;
-    case v1::CODEC_TRELLIS:
-      return Codec::kTrellis;
-    default:
-      return InvalidArgument("CODEC", "spec.codec {} is not one that this server knows", static_cast<int>(codec));
+  for (Codec known : kCodecs) {
+    if (ToProto(known) == codec) return known;
   }
+  if (codec == v1::CODEC_UNSPECIFIED) return Codec::kJoint;
+  return InvalidArgument("CODEC", "spec.codec {} is not one that this server knows", static_cast<int>(codec));
+}
+
+absl::StatusOr<RotationKind> RotationFromProto(v1::Rotation rotation) {
+  for (RotationKind known : {RotationKind::kFull, RotationKind::kBlock, RotationKind::kNone}) {
+    if (ToProto(known) == rotation) return known;
+  }
+  if (rotation == v1::ROTATION_UNSPECIFIED) return RotationKind::kFull;
+  return InvalidArgument("ROTATION", "spec.rotation {} is not one that this server knows", static_cast<int>(rotation));
 }
 
 absl::StatusOr<JobSpec> JobSpecFromProto(const std::string& checkpoint, const v1::QuantizeSpec& spec) {
@@ -88,14 +92,10 @@ absl::StatusOr<JobSpec> JobSpecFromProto(const std::string& checkpoint, const v1
   job.kind = JobKind::kQuantize;
   ASSIGN_OR_RETURN(job.checkpoint, ParseResourceName("checkpoints", checkpoint));
   ASSIGN_OR_RETURN(job.quantize.codec, CodecFromProto(spec.codec()));
-  if (!v1::Rotation_IsValid(spec.rotation())) {
-    return InvalidArgument("ROTATION", "spec.rotation {} is neither ROTATION_FULL nor ROTATION_BLOCK",
-                           static_cast<int>(spec.rotation()));
-  }
+  ASSIGN_OR_RETURN(job.quantize.rotation, RotationFromProto(spec.rotation()));
   job.quantize.bpw = spec.bpw() == 0 ? kDefaultBpw : spec.bpw();
   job.quantize.channel_scale = spec.has_channel_scale() ? spec.channel_scale() : true;
   job.quantize.error_feedback = spec.error_feedback();
-  job.quantize.rotation = spec.rotation() == v1::ROTATION_BLOCK ? RotationKind::kBlock : RotationKind::kFull;
   job.quantize.seed = spec.seed() == 0 ? kDefaultRotationSeed : spec.seed();
   ASSIGN_OR_RETURN(job.calibration, TextSelectionFromProto(spec.calibration()));
   ASSIGN_OR_RETURN(job.evaluation, TextSelectionFromProto(spec.evaluation()));

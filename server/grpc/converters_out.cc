@@ -110,7 +110,7 @@ v1::Artifact ToProto(const ArtifactRecord& artifact) {
   message.set_display_name(ValidUtf8(artifact.display_name));
   message.set_checkpoint(NameOrEmpty("checkpoints", artifact.checkpoint));
   message.set_architecture(artifact.architecture);
-  message.set_codec(artifact.codec);
+  message.set_codec(ToProto(spec.quantize.codec));
   message.set_bpw(artifact.bpw);
   message.set_size_bytes(static_cast<int64_t>(artifact.size_bytes));
   AddFiles(artifact.files, message.mutable_files());
@@ -158,13 +158,41 @@ v1::QualityReport ToProto(const QualityReport& report) {
 
 v1::JobState ToProto(JobState state) { return static_cast<v1::JobState>(state); }
 
+v1::Codec ToProto(Codec codec) {
+  switch (codec) {
+    case Codec::kJoint:
+      return v1::CODEC_JOINT;
+    case Codec::kPolar:
+      return v1::CODEC_POLAR;
+    case Codec::kScalar:
+      return v1::CODEC_SCALAR;
+    case Codec::kUniform:
+      return v1::CODEC_UNIFORM;
+    case Codec::kTrellis:
+      return v1::CODEC_TRELLIS;
+  }
+  return v1::CODEC_UNSPECIFIED;
+}
+
+v1::Rotation ToProto(RotationKind rotation) {
+  switch (rotation) {
+    case RotationKind::kFull:
+      return v1::ROTATION_FULL;
+    case RotationKind::kBlock:
+      return v1::ROTATION_BLOCK;
+    case RotationKind::kNone:
+      return v1::ROTATION_NONE;
+  }
+  return v1::ROTATION_UNSPECIFIED;
+}
+
 v1::QuantizeSpec ToProto(const JobSpec& spec) {
   v1::QuantizeSpec message;
   message.set_codec(spec.quantize.codec == Codec::kTrellis ? v1::CODEC_TRELLIS : v1::CODEC_JOINT);
   message.set_error_feedback(spec.quantize.error_feedback);
   message.set_bpw(spec.quantize.bpw);
   message.set_channel_scale(spec.quantize.channel_scale);
-  message.set_rotation(spec.quantize.rotation == RotationKind::kBlock ? v1::ROTATION_BLOCK : v1::ROTATION_FULL);
+  message.set_rotation(ToProto(spec.quantize.rotation));
   message.set_seed(spec.quantize.seed);
   *message.mutable_calibration() = ToProto(spec.calibration);
   *message.mutable_evaluation() = ToProto(spec.evaluation);

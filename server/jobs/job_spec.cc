@@ -89,7 +89,7 @@ std::string JobSpecToJson(const JobSpec& spec) {
                      {"codec", CodecName(spec.quantize.codec)},
                      {"error_feedback", spec.quantize.error_feedback},
                      {"channel_scale", spec.quantize.channel_scale},
-                     {"rotation", spec.quantize.rotation == RotationKind::kFull ? "full" : "block"},
+                     {"rotation", RotationKindName(spec.quantize.rotation)},
                      {"seed", spec.quantize.seed},
                      {"calibration_windows", spec.quantize.calibration_windows},
                      {"window_tokens", spec.quantize.window_tokens}};
@@ -100,7 +100,7 @@ std::string JobSpecToJson(const JobSpec& spec) {
 }
 
 absl::StatusOr<JobSpec> JobSpecFromJson(const std::string& text) {
-  return ReadStored<JobSpec>("job spec", text, [](const json& j) {
+  return ReadStored<JobSpec>("job spec", text, [](const json& j) -> absl::StatusOr<JobSpec> {
     JobSpec spec;
     spec.kind = j.at("kind").get<std::string>() == "evaluate" ? JobKind::kEvaluate : JobKind::kQuantize;
     spec.checkpoint = j.at("checkpoint").get<std::string>();
@@ -110,10 +110,10 @@ absl::StatusOr<JobSpec> JobSpecFromJson(const std::string& text) {
     const json& q = j.at("quantize");
     spec.quantize.bpw = q.at("bpw").get<double>();
     // Jobs of earlier versions have neither.
-    spec.quantize.codec = q.value("codec", "joint") == std::string("trellis") ? Codec::kTrellis : Codec::kJoint;
+    ASSIGN_OR_RETURN(spec.quantize.codec, ParseCodec(q.value("codec", "joint")));
     spec.quantize.error_feedback = q.value("error_feedback", false);
     spec.quantize.channel_scale = q.at("channel_scale").get<bool>();
-    spec.quantize.rotation = q.at("rotation").get<std::string>() == "full" ? RotationKind::kFull : RotationKind::kBlock;
+    ASSIGN_OR_RETURN(spec.quantize.rotation, ParseRotationKind(q.at("rotation").get<std::string>()));
     spec.quantize.seed = q.at("seed").get<uint64_t>();
     spec.quantize.calibration_windows = q.at("calibration_windows").get<int32_t>();
     spec.quantize.window_tokens = q.at("window_tokens").get<int32_t>();

@@ -291,9 +291,14 @@ void AddSpec(CLI::App& command, Options& options) {
   command.add_option("--work-dir", options.work_dir, "Emptied first, then holds the artifact")->required();
   command.add_option("--bpw", options.rates, "Several share one calibration and one run of the base model")
       ->delimiter(',');
-  command.add_option("--codec", options.spec.codec, "joint or trellis")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Codec>{{"joint", Codec::kJoint}, {"trellis", Codec::kTrellis}}));
+  std::map<std::string, Codec> codecs;
+  for (Codec codec : kCodecs) codecs[std::string(CodecName(codec))] = codec;
+  command.add_option("--codec", options.spec.codec)->transform(CLI::CheckedTransformer(codecs));
+  std::map<std::string, RotationKind> rotations;
+  for (RotationKind kind : {RotationKind::kFull, RotationKind::kBlock, RotationKind::kNone}) {
+    rotations[RotationKindName(kind)] = kind;
+  }
+  command.add_option("--rotation", options.spec.rotation)->transform(CLI::CheckedTransformer(rotations));
   command.add_flag("--error-feedback", options.spec.error_feedback);
   command.add_flag("--channel-scale,!--no-channel-scale", options.spec.channel_scale);
   command.add_option("--calibration-windows", options.spec.calibration_windows);

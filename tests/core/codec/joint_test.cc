@@ -23,7 +23,7 @@ RoundTrip RoundTripOf(std::vector<float> row, int bits, const std::vector<float>
   out.original = row;
   std::vector<float> scratch(row.size());
   std::vector<std::vector<uint16_t>> codes(1, std::vector<uint16_t>((row.size() + 1) / 2));
-  out.encoded = EncodeRow(rotation, nearest, scale, row, scratch, codes[0]);
+  out.encoded = EncodeRow({Codec::kJoint, bits}, rotation, nearest, scale, row, scratch, codes[0]);
   std::vector<uint8_t> strip(static_cast<size_t>(StripBytes(static_cast<int64_t>(row.size()), bits)));
   PackStrip(codes, bits, strip);
   out.decoded.resize(row.size());
@@ -119,6 +119,27 @@ TEST(Half, RoundTripsEveryBinary16) {
   EXPECT_EQ(FloatToHalf(65519.0f), 0x7bff);
   EXPECT_EQ(FloatToHalf(0x1p-25f), 0);  // tie to even
   EXPECT_EQ(FloatToHalf(0x1.8p-25f), 1);
+}
+
+TEST(TensorFormat, NamesComeBackAndRatesAreChecked) {
+  for (Codec codec : kCodecs) {
+    EXPECT_EQ(*ParseCodec(CodecName(codec)), codec);
+    EXPECT_EQ(CheckTensorFormat({codec, 8}), absl::OkStatus());
+    EXPECT_EQ(ReasonOf(CheckTensorFormat({codec, 4})), "BPW_RANGE");
+    EXPECT_EQ(ReasonOf(CheckTensorFormat({codec, 13})), "BPW_RANGE");
+  }
+  EXPECT_EQ(ReasonOf(CheckTensorFormat({Codec::kTrellis, 12})), "BPW_RANGE");
+  EXPECT_EQ(CheckTensorFormat({Codec::kJoint, 12}), absl::OkStatus());
+  EXPECT_EQ(ReasonOf(ParseCodec("gptq").status()), "CODEC");
+}
+
+TEST(RowNorm, PutsTheLargestWeightOnTheOutermostLevelWhenRoundingToNearest) {
+  const std::vector<float> row = {0.1f, -0.7f, 0.35f, 0.0f};
+  const TensorFormat format{Codec::kUniform, 8};
+  const Codebook& codebook = *CodebookOf(format);
+  const float norm = HalfToFloat(RowNorm(format, row, 1));
+  EXPECT_NEAR(norm * codebook.step * static_cast<float>(codebook.outermost), 0.7, 1e-3);
+  EXPECT_NEAR(HalfToFloat(RowNorm({Codec::kJoint, 8}, row, 1)), 0.5, 1e-3) << "root mean square";
 }
 
 }  // namespace

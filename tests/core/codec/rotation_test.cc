@@ -27,6 +27,21 @@ TEST(Paley, EveryOrderItClaimsIsHadamard) {
   EXPECT_GE(found, 30);
 }
 
+TEST(Rotation, NoneLeavesARowAsItIsWhateverItsLength) {
+  const Rotation none = *Rotation::Create(11008 + 7, RotationKind::kNone, 1);
+  std::vector<float> x(11008 + 7, 1.5f), scratch(x.size());
+  x[3] = -2;
+  const std::vector<float> before = x;
+  none.Apply(x.data(), scratch.data());
+  EXPECT_EQ(x, before);
+  none.ApplyInverse(x.data(), scratch.data());
+  EXPECT_EQ(x, before);
+  for (RotationKind kind : {RotationKind::kFull, RotationKind::kBlock, RotationKind::kNone}) {
+    EXPECT_EQ(*ParseRotationKind(RotationKindName(kind)), kind);
+  }
+  EXPECT_EQ(ReasonOf(ParseRotationKind("half").status()), "ROTATION");
+}
+
 TEST(HadamardFactors, CoversTheDimensionsOfKnownModels) {
   EXPECT_EQ(HadamardFactors(576), (std::vector<int64_t>{12, 12, 4}));
   EXPECT_EQ(HadamardFactors(1536), (std::vector<int64_t>{12, 128}));

@@ -51,7 +51,6 @@ TEST(QuantizationConfig, RefusesWhatItCannotRead) {
   EXPECT_EQ(with("\"codec\"", "\"tensors\": {\"x\": 5}, \"codec\""), "CONFIG_FIELD");
   EXPECT_EQ(with("\"pair_bits\": 11", "\"pair_bits\": 13"), "CONFIG_FIELD");
   EXPECT_EQ(with("\"pair_bits\": 11", "\"pair_bits\": \"x\""), "CONFIG_FIELD");
-  EXPECT_EQ(with("\"rotation\": \"full\"", "\"rotation\": \"none\""), "CONFIG_FIELD");
 }
 
 }  // namespace

@@ -121,6 +121,10 @@ std::vector<QuantizeSpec> Methods() {
       }
     }
   }
+  for (Codec codec : {Codec::kPolar, Codec::kScalar, Codec::kUniform}) {
+    methods.push_back({.codec = codec, .bpw = 4, .channel_scale = false, .rotation = RotationKind::kNone});
+    methods.push_back({.codec = codec, .bpw = 4, .error_feedback = true});
+  }
   return methods;
 }
 
