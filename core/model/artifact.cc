@@ -163,6 +163,23 @@ absl::StatusOr<Linear> ArtifactReader::LoadPacked(const std::string& name, int64
   return out;
 }
 
+absl::StatusOr<ArtifactReader::QuantizedShape> ArtifactReader::ShapeOf(std::string_view layer) const {
+  QuantizedShape shape{RowsOf(config_, layer), ColsOf(config_, layer), InputGroupOf(layer)};
+  if (!shape.group.empty()) return shape;
+  return InvalidArgument("TENSOR_UNKNOWN", "{}: {} is not a linear layer of this model", mapped_.path(), layer);
+}
+
+absl::StatusOr<std::vector<float>> ArtifactReader::LoadChannelScale(const std::string& group, int64_t cols) const {
+  ASSIGN_OR_RETURN(std::vector<float> scale, LoadVector(group + kChannelScaleSuffix));
+  if (static_cast<int64_t>(scale.size()) != cols) {
+    return InvalidArgument("TENSOR_SHAPE", "{}: tensor {}{} has {} values; expected {}", mapped_.path(), group,
+                           kChannelScaleSuffix, scale.size(), cols);
+  }
+  if (std::all_of(scale.begin(), scale.end(), [](float s) { return s > 0; })) return scale;
+  return InvalidArgument("TENSOR_NOT_FINITE", "{}: tensor {}{} has a value that is not positive", mapped_.path(), group,
+                         kChannelScaleSuffix);
+}
+
 absl::StatusOr<LayerWeights> ArtifactReader::LoadLayer(int64_t layer) const {
   LayerWeights out;
   RETURN_IF_ERROR(LoadNorms(
@@ -178,17 +195,8 @@ absl::StatusOr<LayerWeights> ArtifactReader::LoadLayer(int64_t layer) const {
     }
     ASSIGN_OR_RETURN(group.rotation, RotationFor(group.cols()));
     if (quantization_.channel_scale) {
-      ASSIGN_OR_RETURN(group.inverse_scale, LoadVector(group.name + kChannelScaleSuffix));
-      if (static_cast<int64_t>(group.inverse_scale.size()) != group.cols()) {
-        return InvalidArgument("TENSOR_SHAPE", "{}: tensor {}{} has {} values; expected {}", mapped_.path(), group.name,
-                               kChannelScaleSuffix, group.inverse_scale.size(), group.cols());
-      }
-      for (float& s : group.inverse_scale) {
-        if (!(s > 0))
-          return InvalidArgument("TENSOR_NOT_FINITE", "{}: tensor {}{} has a value that is not positive",
-                                 mapped_.path(), group.name, kChannelScaleSuffix);
-        s = 1.0f / s;
-      }
+      ASSIGN_OR_RETURN(group.inverse_scale, LoadChannelScale(group.name, group.cols()));
+      for (float& s : group.inverse_scale) s = 1.0f / s;
     }
   }
   return out;

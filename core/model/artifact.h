@@ -36,15 +36,30 @@ class ArtifactReader {
   absl::StatusOr<std::vector<float>> LoadVector(const std::string& name) const;
   // A dense matrix, in its stored 16-bit or 32-bit type.
   absl::StatusOr<Linear> LoadMatrix(const std::string& name, int64_t rows, int64_t cols) const;
-  bool Has(std::string_view name) const { return source_->Find(name) != nullptr; }
+  bool Has(std::string_view name) const { return Find(name) != nullptr; }
+  // A tensor as it is stored, or null.
+  const TensorInfo* Find(std::string_view name) const { return source_->Find(name); }
   // Bytes of a tensor in the mapping; the tensor must have this type and these dimensions.
   absl::StatusOr<const std::byte*> Mapped(const std::string& name, DType dtype, std::vector<int64_t> shape) const;
+  // The file that messages about a tensor name.
+  const std::string& weights_path() const { return mapped_.path(); }
+
+  // What a quantized layer "model.layers.0.self_attn.q_proj" shares with the other layers of its input group.
+  // TENSOR_UNKNOWN for a name that is no linear layer.
+  struct QuantizedShape {
+    int64_t rows = 0;
+    int64_t cols = 0;
+    std::string group;  // "model.layers.0.self_attn.qkv"
+  };
+  absl::StatusOr<QuantizedShape> ShapeOf(std::string_view layer) const;
+  // The channel scale of a group, all of it positive; only of an artifact that has channel scales.
+  absl::StatusOr<std::vector<float>> LoadChannelScale(const std::string& group, int64_t cols) const;
+  absl::StatusOr<std::shared_ptr<const Rotation>> RotationFor(int64_t cols) const;
 
  private:
   explicit ArtifactReader(MappedFile mapped) : mapped_(std::move(mapped)) {}
   absl::Status PrepareFormats();
   absl::StatusOr<Linear> LoadPacked(const std::string& name, int64_t rows, int64_t cols) const;
-  absl::StatusOr<std::shared_ptr<const Rotation>> RotationFor(int64_t cols) const;
 
   ModelConfig config_;
   QuantizationConfig quantization_;

@@ -38,6 +38,14 @@ std::optional<std::string_view> Translate(const NamePair (&pairs)[N], std::strin
   return std::nullopt;
 }
 
+template <size_t N>
+std::optional<std::string_view> TranslateBack(const NamePair (&pairs)[N], std::string_view name) {
+  for (const auto& [gguf, hugging_face] : pairs) {
+    if (hugging_face == name) return gguf;
+  }
+  return std::nullopt;
+}
+
 void AddBlock(const ModelConfig& c, int64_t layer, std::vector<ParameterSpec>& out) {
   const std::string block = fmt::format("model.layers.{}.", layer);
   const auto add = [&](std::string_view name, std::vector<int64_t> shape, bool is_norm = false) {
@@ -98,6 +106,25 @@ std::optional<std::string> HuggingFaceName(Architecture architecture, std::strin
   }
   if (!name.has_value()) return std::nullopt;
   return fmt::format("model.layers.{}.{}{}", number, *name, suffix);
+}
+
+std::string GgufName(Architecture architecture, std::string_view hugging_face_name) {
+  constexpr std::string_view kLayers = "model.layers.";
+  if (const auto global = TranslateBack(kGlobalNames, hugging_face_name); global.has_value()) {
+    return std::string(*global);
+  }
+  if (!hugging_face_name.starts_with(kLayers)) return "";
+  const std::string_view rest = hugging_face_name.substr(kLayers.size());
+  const size_t number_end = rest.find('.'), suffix_begin = rest.rfind('.');
+  if (number_end == std::string_view::npos || suffix_begin <= number_end) return "";
+  const std::string_view part = rest.substr(number_end + 1, suffix_begin - number_end - 1);
+  std::optional<std::string_view> name = TranslateBack(kBlockNames, part);
+  if (!name.has_value()) {
+    name =
+        architecture == Architecture::kGemma3 ? TranslateBack(kSandwichNorms, part) : TranslateBack(kPlainNorms, part);
+  }
+  if (!name.has_value()) return "";
+  return fmt::format("blk.{}.{}{}", rest.substr(0, number_end), *name, rest.substr(suffix_begin));
 }
 
 }  // namespace qamserve

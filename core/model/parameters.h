@@ -22,5 +22,7 @@ std::vector<ParameterSpec> ParametersOf(const ModelConfig& config);
 
 // The Hugging Face name of a GGUF tensor ("blk.0.attn_q.weight"), or nothing if it has no counterpart.
 std::optional<std::string> HuggingFaceName(Architecture architecture, std::string_view gguf_name);
+// The inverse, for a name of ParametersOf.
+std::string GgufName(Architecture architecture, std::string_view hugging_face_name);
 
 }  // namespace qamserve

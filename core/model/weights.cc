@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
 
 #include "core/codec/half.h"
 
@@ -27,6 +28,18 @@ std::array<GroupNames, 4> LinearGroupNames(int64_t layer) {
            {p + "self_attn.o", {p + "self_attn.o_proj"}},
            {p + "mlp.gate_up", {p + "mlp.gate_proj", p + "mlp.up_proj"}},
            {p + "mlp.down", {p + "mlp.down_proj"}}}};
+}
+
+std::string InputGroupOf(std::string_view layer) {
+  const size_t part = layer.find('.', std::string_view("model.layers.").size());
+  int64_t number = 0;
+  if (!layer.starts_with("model.layers.") || part == std::string_view::npos) return "";
+  const char* const begin = layer.data() + std::string_view("model.layers.").size();
+  if (std::from_chars(begin, layer.data() + part, number).ptr != layer.data() + part) return "";
+  for (const GroupNames& group : LinearGroupNames(number)) {
+    if (std::find(group.layers.begin(), group.layers.end(), layer) != group.layers.end()) return group.name;
+  }
+  return "";
 }
 
 absl::StatusOr<Linear> LoadDense(const Checkpoint& checkpoint, std::string_view name) {

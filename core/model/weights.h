@@ -19,6 +19,8 @@ struct GroupNames {
   std::vector<std::string> layers;  // "model.layers.3.self_attn.q_proj", ...
 };
 std::array<GroupNames, 4> LinearGroupNames(int64_t layer);
+// The group of "model.layers.3.self_attn.q_proj", or "" for what is not a linear layer.
+std::string InputGroupOf(std::string_view layer);
 
 // A matrix in its stored precision where that is 16 bits, else as floats: exact either way.
 absl::StatusOr<Linear> LoadDense(const Checkpoint& checkpoint, std::string_view name);

@@ -6,8 +6,6 @@
 // and workers, and any instruction set. All functions are thread-safe. Memory is bounded by one block's weights.
 #pragma once
 
-#include <absl/functional/function_ref.h>
-
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -15,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/progress.h"
 #include "core/base/status.h"
 #include "core/base/thread_pool.h"
 #include "core/codec/rotation.h"
@@ -65,9 +64,6 @@ struct QuantizePlan {
 };
 // Errors: INVALID_ARGUMENT (ROTATION_DIMENSION) if an input dimension cannot be factored; names tensor and dimension.
 absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, const QuantizeSpec& spec, int threads);
-
-// Called now and then with the finished fraction of the call; a status that is not OK stops it and is returned.
-using ProgressFn = absl::FunctionRef<absl::Status(double fraction)>;
 
 // Runs windows of `window_tokens` tokens each through the unquantized model, a block at a time, and writes the sums of
 // squares of every group's inputs to `out_path`; with error feedback also the sums of their outer products.

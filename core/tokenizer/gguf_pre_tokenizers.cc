@@ -61,6 +61,26 @@ constexpr Family kFamilies[] = {
 
 }  // namespace
 
+std::vector<std::string_view> GgufPreTokenizerNames() {
+  std::vector<std::string_view> names;
+  for (const Family& family : kFamilies) names.push_back(family.names[0]);
+  return names;
+}
+
+Json PlainByteLevelJson() {
+  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+}
+
+Json PreTokenizerJson(const GgufPreTokenizer& pre) {
+  Json steps = Json::array();
+  for (const std::string_view pattern : pre.patterns) {
+    steps.push_back(
+        {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
+  }
+  steps.push_back(PlainByteLevelJson());
+  return {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
+}
+
 absl::StatusOr<GgufPreTokenizer> FindGgufPreTokenizer(std::string_view name) {
   for (const Family& family : kFamilies) {
     if (name.empty() || std::find(std::begin(family.names), std::end(family.names), name) == std::end(family.names))

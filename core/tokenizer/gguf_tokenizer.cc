@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/tokenizer/gguf_pre_tokenizers.h"
+#include "core/tokenizer/gguf_vocabulary.h"
 #include "core/tokenizer/json_fields.h"
 #include "core/tokenizer/tokenizer.h"
 #include "core/tokenizer/tokenizer_config.h"
@@ -16,11 +17,6 @@
 
 namespace qamserve {
 namespace {
-
-// Values of tokenizer.ggml.token_type; 1 is a normal token, 5 an unused one, 6 a byte.
-constexpr int64_t kUnknownType = 2;
-constexpr int64_t kControlType = 3;
-constexpr int64_t kUserDefinedType = 4;
 
 // Texts that llama.cpp treats as control tokens whatever type the file gives them: they end a generation.
 constexpr std::string_view kControlTexts[] = {
@@ -81,7 +77,7 @@ absl::StatusOr<Vocabulary> ReadVocabulary(const GgufReader& gguf) {
     }
     const bool control =
         std::find(std::begin(kControlTexts), std::end(kControlTexts), token) != std::end(kControlTexts);
-    if (control) vocabulary.types[i] = kControlType;
+    if (control) vocabulary.types[i] = kGgufControl;
   }
   return vocabulary;
 }
@@ -129,14 +125,14 @@ Json AddedTokens(const Vocabulary& vocabulary) {
   Json list = Json::array();
   for (size_t i = 0; i < vocabulary.tokens.size(); ++i) {
     const int64_t type = vocabulary.types[i];
-    if (type != kUnknownType && type != kControlType && type != kUserDefinedType) continue;
+    if (type != kGgufUnknown && type != kGgufControl && type != kGgufUserDefined) continue;
     list.push_back({{"id", i},
                     {"content", vocabulary.tokens[i]},
                     {"single_word", false},
                     {"lstrip", false},
                     {"rstrip", StripsRight(vocabulary.model_name, vocabulary.tokens[i])},
                     {"normalized", false},
-                    {"special", type != kUserDefinedType}});
+                    {"special", type != kGgufUserDefined}});
   }
   return list;
 }
@@ -208,16 +204,8 @@ absl::StatusOr<Json> ByteLevelTokenizer(const GgufReader& gguf, const Vocabulary
   }
   json["model"]["merges"] = std::move(merges);
   json["model"]["ignore_merges"] = pre.ignore_merges;
-  Json steps = Json::array();
-  for (const std::string_view pattern : pre.patterns) {
-    steps.push_back(
-        {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
-  }
-  const Json byte_level = {
-      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
-  steps.push_back(byte_level);
-  json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
-  json["decoder"] = byte_level;
+  json["pre_tokenizer"] = PreTokenizerJson(pre);
+  json["decoder"] = PlainByteLevelJson();
   return json;
 }
 

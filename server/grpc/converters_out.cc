@@ -110,7 +110,7 @@ v1::Artifact ToProto(const ArtifactRecord& artifact) {
   message.set_display_name(ValidUtf8(artifact.display_name));
   message.set_checkpoint(NameOrEmpty("checkpoints", artifact.checkpoint));
   message.set_architecture(artifact.architecture);
-  message.set_codec(ToProto(spec.quantize.codec));
+  message.set_codec(artifact.codec);
   message.set_bpw(artifact.bpw);
   message.set_size_bytes(static_cast<int64_t>(artifact.size_bytes));
   AddFiles(artifact.files, message.mutable_files());
@@ -188,7 +188,7 @@ v1::Rotation ToProto(RotationKind rotation) {
 
 v1::QuantizeSpec ToProto(const JobSpec& spec) {
   v1::QuantizeSpec message;
-  message.set_codec(spec.quantize.codec == Codec::kTrellis ? v1::CODEC_TRELLIS : v1::CODEC_JOINT);
+  message.set_codec(ToProto(spec.quantize.codec));
   message.set_error_feedback(spec.quantize.error_feedback);
   message.set_bpw(spec.quantize.bpw);
   message.set_channel_scale(spec.quantize.channel_scale);

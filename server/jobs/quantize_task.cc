@@ -322,7 +322,7 @@ absl::StatusOr<TaskOutcome> CoreTaskRunner::Evaluate(const TaskInput& input, Thr
   artifact.display_name = input.job.display_name;
   artifact.checkpoint = input.job.checkpoint;
   artifact.architecture = ArchitectureName(checkpoint->config().architecture);
-  artifact.codec = kCodecVersion;
+  artifact.codec = CodecName(spec.codec);
   artifact.bpw = plan.bpw;
   for (const FileRecord& file : files) artifact.size_bytes += file.size_bytes;
   artifact.quality_json = QualityReportToJson(*outcome.quality);
