@@ -3,11 +3,50 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/codec/codebook_tables.h"
+#include "core/codec/tables/joint.h"
+#include "core/codec/tables/polar.h"
+#include "core/codec/tables/scalar.h"
+#include "core/codec/tables/uniform.h"
 
 namespace qamserve {
 
-const Codebook& CodebookFor(int pair_bits) { return kCodebooks[static_cast<size_t>(pair_bits - kMinPairBits)]; }
+std::string_view CodebookKindName(CodebookKind kind) {
+  switch (kind) {
+    case CodebookKind::kJoint:
+      return "joint";
+    case CodebookKind::kPolar:
+      return "polar";
+    case CodebookKind::kScalar:
+      return "scalar";
+    case CodebookKind::kUniform:
+      return "uniform";
+  }
+  return "";
+}
+
+absl::StatusOr<CodebookKind> ParseCodebookKind(std::string_view name) {
+  for (CodebookKind kind : kCodebookKinds) {
+    if (name == CodebookKindName(kind)) return kind;
+  }
+  return InvalidArgument("CODEBOOK_UNKNOWN", "codebook is {:?}; it must be joint, polar, scalar or uniform", name);
+}
+
+const Codebook& CodebookFor(CodebookKind kind, int pair_bits) {
+  const auto at = static_cast<size_t>(pair_bits - kMinPairBits);
+  switch (kind) {
+    case CodebookKind::kPolar:
+      return kPolarCodebooks[at];
+    case CodebookKind::kScalar:
+      return kScalarCodebooks[at];
+    case CodebookKind::kUniform:
+      return kUniformCodebooks[at];
+    case CodebookKind::kJoint:
+      break;
+  }
+  return kJointCodebooks[at];
+}
+
+const Codebook& CodebookFor(int pair_bits) { return CodebookFor(CodebookKind::kJoint, pair_bits); }
 
 absl::StatusOr<int> PairBitsFor(double bpw) {
   const double doubled = bpw * 2;
@@ -32,8 +71,8 @@ NearestPoint::NearestPoint(const Codebook& codebook) : magnitude_bits_(codebook.
   std::vector<std::vector<uint32_t>> coarse;
   constexpr int kSquares = kCells / kCoarse;
   for (int i = 0; i < kSquares * kSquares; ++i) {
-    const double middle_x = (i / kSquares + 0.5) * kCoarse * side, middle_y = (i % kSquares + 0.5) * kCoarse * side;
-    coarse.push_back(PointsNear(middle_x, middle_y, kCoarse * side, all));
+    const int across = i / kSquares, up = i % kSquares;
+    coarse.push_back(PointsNear((across + 0.5) * kCoarse * side, (up + 0.5) * kCoarse * side, kCoarse * side, all));
   }
   cell_begin_.push_back(0);
   for (int cx = 0; cx < kCells; ++cx) {
@@ -42,7 +81,8 @@ NearestPoint::NearestPoint(const Codebook& codebook) : magnitude_bits_(codebook.
       if (outermost) {
         AddCell(cx, cy, all);
       } else {
-        const auto& square = coarse[static_cast<size_t>(cx / kCoarse * kSquares + cy / kCoarse)];
+        const int square_index = cx / kCoarse * kSquares + cy / kCoarse;
+        const auto& square = coarse[static_cast<size_t>(square_index)];
         AddCell(cx, cy, PointsNear((cx + 0.5) * side, (cy + 0.5) * side, side, square));
       }
       cell_begin_.push_back(static_cast<uint32_t>(candidates_.size()));

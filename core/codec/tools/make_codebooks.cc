@@ -1,21 +1,36 @@
-// Makes core/codec/codebook_tables.h: prints it to standard output. Deterministic: a fixed seed, quadrature instead of
-// samples, one thread. About five minutes.
+// Makes the tables of one family of codebooks: `make_codebooks joint|polar|scalar|uniform` prints
+// core/codec/tables/FAMILY.h to standard output. Deterministic: a fixed seed, quadrature instead of samples, one
+// thread. About five minutes for joint, one for polar, seconds for the others.
 //
-// Lloyd's iteration runs on a midpoint grid over one quadrant of the unit circular Gaussian. The points of an optimal
-// two-dimensional quantizer are spread as the square root of the source's density (Panter and Dite 1951; Zador), a
-// Gaussian of twice the variance, so that is where they start. Afterwards the points move to an integer lattice: steps
-// are tried around the one that just holds the outermost point, and for each Lloyd goes on with rounded centroids.
+// Joint: Lloyd's iteration runs on a midpoint grid over one quadrant of the unit circular Gaussian. The points of an
+// optimal two-dimensional quantizer are spread as the square root of the source's density (Panter and Dite 1951;
+// Zador), a Gaussian of twice the variance, so that is where they start. Afterwards the points move to an integer
+// lattice: steps are tried around the one that just holds the outermost point, and for each Lloyd goes on with rounded
+// centroids.
+//
+// Polar: 2^a rings of 2^p phases, all rings with the same phases. In the sector of one phase, the ring nearest to a
+// point at radius r and angle d off the phase is the one nearest to u = r cos d; the best rings are therefore the
+// Lloyd-Max quantizer of u, r Rayleigh and d uniform, plus an error E[(r sin d)^2] that no ring can help. The split of
+// b = a + p is the one that measures best on the lattice.
+//
+// Scalar: each column has the Lloyd-Max quantizer of a Gaussian (Max 1960), one bit more in the even column if b is
+// odd. The levels go to integers of a common step; among many steps, and single levels moved by one, the best is kept.
+//
+// Uniform: odd multiples of half a level's width, so the lattice costs nothing. If b is odd the odd column's levels are
+// twice as wide: both columns cover the same range, which is what rows scaled by their largest weight need.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <vector>
 
-#include "core/base/digest.h"
 #include "core/base/rng.h"
 
 namespace qamserve {
 namespace {
+
+constexpr double kPi = 3.14159265358979323846;
 
 struct Point {
   double x, y;
@@ -137,42 +152,248 @@ Lattice ToIntegers(const Source& source, const std::vector<Point>& points, int l
   return best;
 }
 
-void PrintRow(const char* name, int bits, const std::vector<int>& values) {
-  std::printf("inline constexpr uint8_t %s%d[] = {", name, bits);
+// The lattice that holds all points with its outermost coordinate at `extent`.
+Lattice AtExtent(const std::vector<Point>& points, int extent) {
+  double largest = 0;
+  for (const Point& p : points) largest = std::max({largest, p.x, p.y});
+  return Round(points, static_cast<float>(largest / extent), extent);
+}
+
+// Magnitudes above this could saturate the 8-bit multiply-add of the kernels (codebook.h).
+int Limit(int bits) { return bits <= 9 ? 127 : 255; }
+
+Lattice Joint(const Source& source, int bits) {
+  const size_t n = size_t{1} << (bits - 2);
+  // Small tables have poor local minima and are cheap to try again; large ones differ little.
+  const int tries = bits <= 8 ? 12 : bits <= 10 ? 4 : 2;
+  std::vector<Point> best_points;
+  double best_mse = 1e9;
+  for (int t = 0; t < tries; ++t) {
+    double mse = 0;
+    std::vector<Point> points =
+        Lloyd(source, n, static_cast<uint64_t>(bits) * 100 + static_cast<uint64_t>(t), bits <= 10 ? 250 : 300, &mse);
+    if (mse < best_mse) best_mse = mse, best_points = points;
+  }
+  std::sort(best_points.begin(), best_points.end(),
+            [](const Point& a, const Point& b) { return a.x * a.x + a.y * a.y < b.x * b.x + b.y * b.y; });
+  std::fprintf(stderr, "joint %d: %.5g before the lattice\n", bits, best_mse);
+  return ToIntegers(source, best_points, Limit(bits));
+}
+
+// Probability and first moment of a source on the positive half-line between two places.
+struct Moments {
+  double mass = 0, first = 0;
+};
+
+constexpr double kFar = 40;  // stands for infinity: no double is left of a Gaussian there
+
+// Of |x|, x a unit Gaussian.
+Moments HalfGaussian(double from, double to) {
+  const double root_half = std::sqrt(0.5), density = 2 / std::sqrt(2 * kPi);
+  return {std::erf(to * root_half) - std::erf(from * root_half),
+          density * (std::exp(-from * from / 2) - std::exp(-to * to / 2))};
+}
+
+// Of u = r cos d, r Rayleigh and d uniform within half a sector of 2^phase_bits: closed form in r, Simpson's rule in d.
+Moments SectorRadius(int phase_bits, double from, double to) {
+  constexpr int kSteps = 64;
+  const double half = kPi / std::ldexp(1, phase_bits);
+  auto up_to = [](double r) {  // the integral of r times the Rayleigh density
+    return std::sqrt(kPi / 2) * std::erf(r * std::sqrt(0.5)) - r * std::exp(-r * r / 2);
+  };
+  Moments sum;
+  for (int i = 0; i <= kSteps; ++i) {
+    const double c = std::cos(half * i / kSteps), a = from / c, b = to / c;
+    const double weight = (i == 0 || i == kSteps ? 1 : i % 2 == 1 ? 4 : 2) / (3.0 * kSteps);
+    sum.mass += weight * (std::exp(-a * a / 2) - std::exp(-b * b / 2));
+    sum.first += weight * c * (up_to(b) - up_to(a));
+  }
+  return sum;
+}
+
+template <typename Source1D>
+Moments CellMoments(const Source1D& source, const std::vector<double>& levels, size_t i) {
+  return source(i == 0 ? 0 : (levels[i - 1] + levels[i]) / 2,
+                i + 1 == levels.size() ? kFar : (levels[i] + levels[i + 1]) / 2);
+}
+
+// The optimal quantizer of a source with a log-concave density, which has no other fixed point (Fleischer 1964).
+template <typename Source1D>
+std::vector<double> LloydMax(const Source1D& source, size_t n) {
+  std::vector<double> levels(n);
+  for (size_t i = 0; i < n; ++i) levels[i] = 4.0 * (static_cast<double>(i) + 0.5) / static_cast<double>(n);
+  for (double moved = 1; moved > 1e-8;) {
+    std::vector<double> next(n);
+    moved = 0;
+    for (size_t i = 0; i < n; ++i) {
+      const Moments cell = CellMoments(source, levels, i);
+      next[i] = cell.first / cell.mass;
+      moved = std::max(moved, std::fabs(next[i] - levels[i]));
+    }
+    levels = std::move(next);
+  }
+  return levels;
+}
+
+Lattice Polar(const Source& source, int bits) {
+  Lattice best;
+  std::vector<Point> best_points;
+  int best_amplitude_bits = 0;
+  // Finely divided, rings and phases share the bits about evenly: the neighbours of that split are enough to try.
+  for (int amplitude_bits = bits / 2 - 1; amplitude_bits <= bits / 2; ++amplitude_bits) {
+    const int phase_bits = bits - amplitude_bits, quarter = 1 << (phase_bits - 2);
+    auto radius = [&](double from, double to) { return SectorRadius(phase_bits, from, to); };
+    std::vector<Point> points;
+    for (double r : LloydMax(radius, size_t{1} << amplitude_bits)) {
+      for (int j = 0; j < quarter; ++j) {
+        const double angle = (j + 0.5) / quarter * kPi / 2;
+        points.push_back({r * std::cos(angle), r * std::sin(angle)});
+      }
+    }
+    Lattice lattice = AtExtent(points, Limit(bits));
+    lattice.mse = Assign(source, PointsOf(lattice)).mse;
+    if (lattice.mse < best.mse) best = lattice, best_points = points, best_amplitude_bits = amplitude_bits;
+  }
+  // A slightly coarser lattice may happen to fit the rings better.
+  for (int extent = Limit(bits) - 1; extent >= Limit(bits) - 16; --extent) {
+    Lattice lattice = AtExtent(best_points, extent);
+    lattice.mse = Assign(source, PointsOf(lattice)).mse;
+    if (lattice.mse < best.mse) best = lattice;
+  }
+  std::fprintf(stderr, "polar %d: %d amplitude bits, %.5g before the lattice\n", bits, best_amplitude_bits,
+               Assign(source, best_points).mse);
+  return best;
+}
+
+// A column's quantizer: integer levels of one step.
+struct Column {
+  std::vector<int> levels;
+  double mse = 0;
+};
+
+double GaussianMse(const std::vector<int>& levels, double step) {
+  std::vector<double> v;
+  v.reserve(levels.size());
+  for (int level : levels) v.push_back(level * step);
+  double mse = 1;
+  for (size_t i = 0; i < v.size(); ++i) {
+    const Moments cell = CellMoments(HalfGaussian, v, i);
+    mse += v[i] * (v[i] * cell.mass - 2 * cell.first);
+  }
+  return mse;
+}
+
+// Ideal levels rounded, then moved one by one while that helps.
+Column RoundColumn(const std::vector<double>& ideal, double step, int limit) {
+  Column column;
+  for (double v : ideal) column.levels.push_back(std::min(static_cast<int>(std::lround(v / step)), limit));
+  column.mse = GaussianMse(column.levels, step);
+  for (bool better = true; better;) {
+    better = false;
+    for (size_t i = 0; i < ideal.size(); ++i) {
+      for (int move : {-1, 1}) {
+        std::vector<int> levels = column.levels;
+        levels[i] += move;
+        const int below = i == 0 ? -1 : levels[i - 1], above = i + 1 == ideal.size() ? limit + 1 : levels[i + 1];
+        if (levels[i] <= below || levels[i] >= above) continue;
+        const double mse = GaussianMse(levels, step);
+        if (mse < column.mse - 1e-12) column = {levels, mse}, better = true;
+      }
+    }
+  }
+  return column;
+}
+
+Lattice Product(const Column& x, const Column& y, double step) {
+  Lattice out;
+  out.step = step;
+  out.mse = (x.mse + y.mse) / 2;
+  for (int i : x.levels) {
+    for (int j : y.levels) out.x.push_back(i), out.y.push_back(j);
+  }
+  return out;
+}
+
+size_t EvenColumnLevels(int bits) { return size_t{1} << ((bits + 1) / 2 - 1); }
+size_t OddColumnLevels(int bits) { return size_t{1} << (bits / 2 - 1); }
+
+Lattice Scalar(int bits) {
+  const std::vector<double> even = LloydMax(HalfGaussian, EvenColumnLevels(bits));
+  const std::vector<double> odd = LloydMax(HalfGaussian, OddColumnLevels(bits));
+  Lattice best;
+  for (int i = 0; i < 300; ++i) {  // the outermost level from 10 % beyond the limit to 20 % within
+    const double step = static_cast<float>(even.back() / Limit(bits) * (0.9 + 0.3 * i / 300));
+    const Lattice lattice = Product(RoundColumn(even, step, Limit(bits)), RoundColumn(odd, step, Limit(bits)), step);
+    if (lattice.mse < best.mse) best = lattice;
+  }
+  return best;
+}
+
+Lattice UniformAt(int bits, double step) {
+  Column even, odd;
+  const int wide = bits % 2 == 0 ? 1 : 2;
+  for (size_t k = 0; k < EvenColumnLevels(bits); ++k) even.levels.push_back(static_cast<int>(2 * k + 1));
+  for (size_t k = 0; k < OddColumnLevels(bits); ++k) odd.levels.push_back(static_cast<int>(2 * k + 1) * wide);
+  even.mse = GaussianMse(even.levels, step);
+  odd.mse = GaussianMse(odd.levels, step);
+  return Product(even, odd, step);
+}
+
+// The error has one minimum in the step: thirds are thrown away.
+Lattice Uniform(int bits) {
+  double low = 1e-3, high = 2;
+  while (high - low > 1e-7) {
+    const double a = low + (high - low) / 3, b = high - (high - low) / 3;
+    if (UniformAt(bits, a).mse < UniformAt(bits, b).mse) {
+      high = b;
+    } else {
+      low = a;
+    }
+  }
+  return UniformAt(bits, static_cast<float>(low));
+}
+
+void PrintRow(const char* family, char axis, int bits, const std::vector<int>& values) {
+  std::printf("inline constexpr uint8_t k%s%c%d[] = {", family, axis, bits);
   for (size_t i = 0; i < values.size(); ++i)
     std::printf("%s%d", i == 0 ? "" : i % 24 == 0 ? ",\n    " : ", ", values[i]);
   std::printf("};\n");
 }
 
-void MakeAll() {
+struct Family {
+  const char* argument;
+  const char* name;
+  const char* order;  // of the points in the table
+  Lattice (*make)(const Source& source, int bits);
+};
+
+constexpr Family kFamilies[] = {
+    {"joint", "Joint", "sorted by radius", Joint},
+    {"polar", "Polar", "ring by ring", Polar},
+    {"scalar", "Scalar", "the even column's level first", [](const Source&, int bits) { return Scalar(bits); }},
+    {"uniform", "Uniform", "the even column's level first", [](const Source&, int bits) { return Uniform(bits); }},
+};
+
+void Make(const Family& family) {
   const Source source;
   std::printf(
-      "// Made by core/codec/tools/make_codebooks.cc; do not edit. Magnitudes of one quadrant, sorted by radius.\n"
-      "#pragma once\n\n#include <cstdint>\n\n#include \"core/codec/codebook.h\"\n\nnamespace qamserve {\n\n");
+      "// Made by core/codec/tools/make_codebooks.cc (%s); do not edit. Magnitudes of one quadrant, %s.\n"
+      "#pragma once\n\n#include <cstdint>\n\n#include \"core/codec/codebook.h\"\n\nnamespace qamserve {\n\n",
+      family.argument, family.order);
   std::vector<Lattice> all;
   for (int bits = 5; bits <= 12; ++bits) {
-    const size_t n = size_t{1} << (bits - 2);
-    // Small tables have poor local minima and are cheap to try again; large ones differ little.
-    const int tries = bits <= 8 ? 12 : bits <= 10 ? 4 : 2;
-    std::vector<Point> best_points;
-    double best_mse = 1e9;
-    for (int t = 0; t < tries; ++t) {
-      double mse = 0;
-      std::vector<Point> points = Lloyd(source, n, static_cast<uint64_t>(bits * 100 + t), bits <= 10 ? 250 : 300, &mse);
-      if (mse < best_mse) best_mse = mse, best_points = points;
-    }
-    std::sort(best_points.begin(), best_points.end(),
-              [](const Point& a, const Point& b) { return a.x * a.x + a.y * a.y < b.x * b.x + b.y * b.y; });
-    Lattice lattice = ToIntegers(source, best_points, bits <= 9 ? 127 : 255);
-    std::fprintf(stderr, "bits %d: mse %.5g, on the lattice %.5g\n", bits, best_mse, lattice.mse);
-    PrintRow("kX", bits, lattice.x);
-    PrintRow("kY", bits, lattice.y);
-    all.push_back(lattice);
+    all.push_back(family.make(source, bits));
+    std::fprintf(stderr, "%s %d: mse %.5g\n", family.argument, bits, all.back().mse);
+    PrintRow(family.name, 'X', bits, all.back().x);
+    PrintRow(family.name, 'Y', bits, all.back().y);
   }
-  std::printf("\ninline constexpr Codebook kCodebooks[] = {\n");
+  std::printf("\ninline constexpr Codebook k%sCodebooks[] = {\n", family.name);
   for (int bits = 5; bits <= 12; ++bits) {
     const Lattice& l = all[bits - 5];
-    std::printf("    {%d, %.9gf, kX%d, kY%d, %.6g},\n", bits, l.step, bits, bits, l.mse);
+    const int outermost =
+        std::max(*std::max_element(l.x.begin(), l.x.end()), *std::max_element(l.y.begin(), l.y.end()));
+    std::printf("    {CodebookKind::k%s, %d, %.9gf, %d, k%sX%d, k%sY%d, %.6g},\n", family.name, bits, l.step, outermost,
+                family.name, bits, family.name, bits, l.mse);
   }
   std::printf("};\n\n}  // namespace qamserve\n");
 }
@@ -180,4 +401,13 @@ void MakeAll() {
 }  // namespace
 }  // namespace qamserve
 
-int main() { qamserve::MakeAll(); }
+int main(int argc, char** argv) {
+  for (const qamserve::Family& family : qamserve::kFamilies) {
+    if (argc == 2 && std::strcmp(argv[1], family.argument) == 0) {
+      qamserve::Make(family);
+      return 0;
+    }
+  }
+  std::fprintf(stderr, "usage: make_codebooks joint|polar|scalar|uniform > core/codec/tables/FAMILY.h\n");
+  return 1;
+}
