@@ -71,8 +71,8 @@ NearestPoint::NearestPoint(const Codebook& codebook) : magnitude_bits_(codebook.
   std::vector<std::vector<uint32_t>> coarse;
   constexpr int kSquares = kCells / kCoarse;
   for (int i = 0; i < kSquares * kSquares; ++i) {
-    const double middle_x = (i / kSquares + 0.5) * kCoarse * side, middle_y = (i % kSquares + 0.5) * kCoarse * side;
-    coarse.push_back(PointsNear(middle_x, middle_y, kCoarse * side, all));
+    const int across = i / kSquares, up = i % kSquares;
+    coarse.push_back(PointsNear((across + 0.5) * kCoarse * side, (up + 0.5) * kCoarse * side, kCoarse * side, all));
   }
   cell_begin_.push_back(0);
   for (int cx = 0; cx < kCells; ++cx) {
@@ -81,7 +81,8 @@ NearestPoint::NearestPoint(const Codebook& codebook) : magnitude_bits_(codebook.
       if (outermost) {
         AddCell(cx, cy, all);
       } else {
-        const auto& square = coarse[static_cast<size_t>(cx / kCoarse * kSquares + cy / kCoarse)];
+        const int square_index = cx / kCoarse * kSquares + cy / kCoarse;
+        const auto& square = coarse[static_cast<size_t>(square_index)];
         AddCell(cx, cy, PointsNear((cx + 0.5) * side, (cy + 0.5) * side, side, square));
       }
       cell_begin_.push_back(static_cast<uint32_t>(candidates_.size()));

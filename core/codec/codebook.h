@@ -87,7 +87,7 @@ class NearestPoint {
     const auto limit = static_cast<float>(kCells - 1);
     const int cx = static_cast<int>(std::min(ax * cells_per_sigma_, limit));
     const int cy = static_cast<int>(std::min(ay * cells_per_sigma_, limit));
-    const size_t cell = static_cast<size_t>(cx * kCells + cy);
+    const size_t cell = static_cast<size_t>(cx) * kCells + static_cast<size_t>(cy);
     const Candidate* best = &candidates_[cell_begin_[cell]];
     const Candidate* const end = candidates_.data() + cell_begin_[cell + 1];
     float best_distance = best->Distance(ax, ay);

@@ -4,7 +4,8 @@
 // * Float sums run in 8 lanes: lane i adds the products with k mod 8 == i in ascending k, each by one fused
 // multiply-add
 //   from zero; the lanes are then added as ((0+4)+(2+6)) + ((1+5)+(3+7)).
-// * Packed products are exact integers over blocks of 512 columns; the blocks are added as floats in ascending order.
+// * Packed products are exact integers over blocks of 512 columns, 8-bit products over blocks of 131072; the blocks are
+//   added as floats in ascending order.
 // * exp and what is made of it use one polynomial, never libm.
 // Functions are pure and thread-safe; outputs must not overlap inputs unless said so. Pointers need no alignment.
 #pragma once
@@ -89,6 +90,37 @@ struct TrellisStepArgs {
 };
 inline constexpr int kTrellisLanes = 32;
 
+// A linear layer in 8 bits (core/codec/int8_packing.h). Any byte is a valid weight, -128 too.
+struct Int8Matrix {
+  const int8_t* data = nullptr;      // Int8Bytes(rows, cols)
+  const float* row_scale = nullptr;  // [rows padded to 32]; 0 in the padding
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+
+// Activations in 8 bits: value = q x scale, |q| <= kMaxActivation8.
+struct Int8Input {
+  const int8_t* q = nullptr;  // [tokens][stride], columns padded to 64 with 0
+  int64_t stride = 0;
+  const float* scale = nullptr;  // [tokens]
+  int64_t tokens = 0;
+};
+
+// 128 x 127 x 131072 = 2.13e9 fits int32; no layer that is known has more columns.
+inline constexpr int kMaxActivation8 = 127;
+inline constexpr int64_t kInt8BlockCols = 131072;
+
+// y[t * y_stride + r] = input.scale[t] * row_scale[r] * sum over columns, for rows [32 * strip_begin,
+// min(rows, 32 * strip_end)). Moves each weight once for up to 4 tokens, from cache after that.
+struct Int8MatmulArgs {
+  Int8Matrix w;
+  Int8Input x;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  int64_t strip_begin = 0;
+  int64_t strip_end = 0;
+};
+
 struct Kernels {
   std::string_view name;
   void (*dense_matmul)(const DenseMatmulArgs& args);
@@ -106,6 +138,9 @@ struct Kernels {
   // Converts n elements to float.
   void (*to_float)(const void* data, DenseType type, int64_t n, float* out);
   void (*trellis_step)(const TrellisStepArgs& args);
+  void (*int8_matmul)(const Int8MatmulArgs& args);
+  // As quantize_input, with kMaxActivation8.
+  float (*quantize_input8)(const float* x, int64_t n, int64_t padded, int8_t* q);
 };
 
 // Built in always; the reference that others are tested against.

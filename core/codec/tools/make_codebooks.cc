@@ -170,7 +170,8 @@ Lattice Joint(const Source& source, int bits) {
   double best_mse = 1e9;
   for (int t = 0; t < tries; ++t) {
     double mse = 0;
-    std::vector<Point> points = Lloyd(source, n, static_cast<uint64_t>(bits * 100 + t), bits <= 10 ? 250 : 300, &mse);
+    std::vector<Point> points =
+        Lloyd(source, n, static_cast<uint64_t>(bits) * 100 + static_cast<uint64_t>(t), bits <= 10 ? 250 : 300, &mse);
     if (mse < best_mse) best_mse = mse, best_points = points;
   }
   std::sort(best_points.begin(), best_points.end(),
@@ -272,6 +273,7 @@ struct Column {
 
 double GaussianMse(const std::vector<int>& levels, double step) {
   std::vector<double> v;
+  v.reserve(levels.size());
   for (int level : levels) v.push_back(level * step);
   double mse = 1;
   for (size_t i = 0; i < v.size(); ++i) {

@@ -42,10 +42,14 @@ inline float ReduceMax(Lanes a) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
-inline void StoreInt16(int16_t* p, Lanes a) {
+inline __m128i ToInt16(Lanes a) {
   const __m256i wide = _mm256_cvtps_epi32(a);
-  const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow);
+  return _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+}
+inline void StoreInts(int16_t* p, Lanes a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), ToInt16(a)); }
+inline void StoreInts(int8_t* p, Lanes a) {
+  const __m128i narrow = ToInt16(a);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(narrow, narrow));
 }
 
 }  // namespace qamserve::avx2

@@ -81,9 +81,10 @@ inline float ReduceMax(Lanes a) {
   for (int i = 1; i < 8; ++i) m = a.v[i] > m ? a.v[i] : m;
   return m;
 }
-// Whole numbers within int16.
-inline void StoreInt16(int16_t* p, Lanes a) {
-  for (int i = 0; i < 8; ++i) p[i] = static_cast<int16_t>(a.v[i]);
+// Whole numbers within the type.
+template <typename Int>
+inline void StoreInts(Int* p, Lanes a) {
+  for (int i = 0; i < 8; ++i) p[i] = static_cast<Int>(a.v[i]);
 }
 
 }  // namespace qamserve::scalar

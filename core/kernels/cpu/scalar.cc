@@ -1,6 +1,7 @@
 // The reference kernels: no instruction set assumed, every product written out from the layout's definition.
 #include <cmath>
 
+#include "core/codec/int8_packing.h"
 #include "core/codec/packing.h"
 #include "core/codec/trellis.h"
 #include "core/kernels/cpu/lanes_scalar.h"
@@ -61,13 +62,30 @@ void TrellisStep(const TrellisStepArgs& a) {
   }
 }
 
+void Int8Matmul(const Int8MatmulArgs& a) {
+  for (int64_t row = a.strip_begin * kTileRows; row < a.strip_end * kTileRows && row < a.w.rows; ++row) {
+    for (int64_t t = 0; t < a.x.tokens; ++t) {
+      const int8_t* q = a.x.q + t * a.x.stride;
+      float total = 0;
+      for (int64_t begin = 0; begin < a.w.cols; begin += kInt8BlockCols) {
+        const int64_t end = begin + kInt8BlockCols < a.w.cols ? begin + kInt8BlockCols : a.w.cols;
+        int32_t sum = 0;
+        for (int64_t col = begin; col < end; ++col) sum += a.w.data[Int8Offset(a.w.cols, row, col)] * q[col];
+        total += static_cast<float>(sum);
+      }
+      a.y[t * a.y_stride + row] = total * (a.w.row_scale[row] * a.x.scale[t]);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace scalar
 
 const Kernels& ScalarKernels() {
   static constexpr Kernels kKernels = {
-      "scalar",        scalar::DenseMatmul, scalar::PackedMatmul, scalar::QuantizeInput, scalar::RmsNorm,
-      scalar::Softmax, scalar::SiluMul,     scalar::GeluMul,      scalar::ToFloat,       scalar::TrellisStep};
+      "scalar",        scalar::DenseMatmul, scalar::PackedMatmul, scalar::QuantizeInput,
+      scalar::RmsNorm, scalar::Softmax,     scalar::SiluMul,      scalar::GeluMul,
+      scalar::ToFloat, scalar::TrellisStep, scalar::Int8Matmul,   scalar::QuantizeInput8};
   return kKernels;
 }
 
