@@ -8,17 +8,15 @@
 namespace qamserve::qamctl {
 namespace {
 
-const std::map<std::string, v1::Codec> kCodecs = {{"joint", v1::CODEC_JOINT},
-                                                  {"polar", v1::CODEC_POLAR},
-                                                  {"scalar", v1::CODEC_SCALAR},
-                                                  {"uniform", v1::CODEC_UNIFORM},
-                                                  {"trellis", v1::CODEC_TRELLIS}};
+const std::map<std::string, v1::Codec> kCodecs = {{"joint", v1::CODEC_JOINT},     {"polar", v1::CODEC_POLAR},
+                                                  {"scalar", v1::CODEC_SCALAR},   {"uniform", v1::CODEC_UNIFORM},
+                                                  {"trellis", v1::CODEC_TRELLIS}, {"int8", v1::CODEC_INT8}};
 const std::map<std::string, v1::Rotation> kRotations = {
     {"full", v1::ROTATION_FULL}, {"block", v1::ROTATION_BLOCK}, {"none", v1::ROTATION_NONE}};
 
 struct QuantizeFlags {
   std::string checkpoint;
-  double bpw = 5.5;
+  double bpw = 0;
   std::string codec = "joint";
   bool no_channel_scale = false;
   bool error_feedback = false;
@@ -110,14 +108,14 @@ Action BuildQuantize(CLI::App& app) {
                  "Resource name, beginning of the digest, display name, or a local .gguf file or model folder")
       ->required()
       ->type_name("CHECKPOINT");
-  app.add_option("--bpw", flags->bpw, "Bits a weight: 2.5 to 6 in half bits (default 5.5)")
-      ->check(CLI::Range(2.5, 6.0))
+  app.add_option("--bpw", flags->bpw, "Bits a weight: 2.5 to 6 in half bits (default 5.5); int8: 8")
+      ->check(CLI::Range(2.5, 8.0))
       ->type_name("BITS");
   app.add_option("--codec", flags->codec,
                  "joint: a codebook of pairs; trellis: less error, slower to make, 2.5 to 5.5 bits; baselines: polar, "
-                 "scalar, uniform (round to nearest)")
+                 "scalar, uniform (round to nearest), int8 (W8A8)")
       ->check(CLI::IsMember(kCodecs))
-      ->type_name("joint|trellis|polar|scalar|uniform");
+      ->type_name("joint|trellis|polar|scalar|uniform|int8");
   app.add_flag("--error-feedback", flags->error_feedback,
                "Let columns make up for the rounding errors of those before them (LDLQ)");
   app.add_flag("--no-channel-scale", flags->no_channel_scale, "Do not weigh input channels by their activations");

@@ -14,6 +14,8 @@
 
 namespace qamserve {
 
+inline constexpr int kInt8PairBits = 16;
+inline constexpr int kInt8MaxWeight = 127;
 inline constexpr int kInt8LineCols = 4;
 static_assert(kTileRows * kInt8LineCols == kTileLine);
 

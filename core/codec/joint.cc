@@ -7,33 +7,56 @@
 
 namespace qamserve {
 
+namespace {
+
+// Mean 1, within limits, exact in binary16.
+std::vector<float> Normalized(const std::vector<double>& s) {
+  double sum = 0;
+  for (double v : s) sum += v;
+  const double mean = sum / static_cast<double>(s.size());
+  std::vector<float> scale(s.size());
+  for (size_t j = 0; j < s.size(); ++j) {
+    scale[j] = HalfToFloat(FloatToHalf(static_cast<float>(std::clamp(s[j] / mean, 0x1p-10, 0x1p10))));
+  }
+  return scale;
+}
+
+}  // namespace
+
 std::vector<float> ChannelScale(std::span<const double> mean_square, std::span<const double> column_energy) {
   const size_t n = mean_square.size();
   const double h_floor = *std::max_element(mean_square.begin(), mean_square.end()) * 0x1p-20;
   const double c_floor = *std::max_element(column_energy.begin(), column_energy.end()) * 0x1p-20;
   if (h_floor <= 0 || c_floor <= 0) return std::vector<float>(n, 1.0f);
   std::vector<double> s(n);
-  double sum = 0;
   for (size_t j = 0; j < n; ++j) {
     // Square roots are exactly rounded everywhere; pow is not.
     s[j] = std::sqrt(std::sqrt(std::max(mean_square[j], h_floor) / std::max(column_energy[j], c_floor)));
-    sum += s[j];
   }
-  const double mean = sum / static_cast<double>(n);
-  std::vector<float> scale(n);
+  return Normalized(s);
+}
+
+std::vector<float> SmoothingScale(std::span<const float> input_max, std::span<const float> weight_max) {
+  const size_t n = input_max.size();
+  const double x_floor = static_cast<double>(*std::max_element(input_max.begin(), input_max.end())) * 0x1p-20;
+  const double w_floor = static_cast<double>(*std::max_element(weight_max.begin(), weight_max.end())) * 0x1p-20;
+  if (x_floor <= 0 || w_floor <= 0) return std::vector<float>(n, 1.0f);
+  std::vector<double> s(n);
   for (size_t j = 0; j < n; ++j) {
-    scale[j] = HalfToFloat(FloatToHalf(static_cast<float>(std::clamp(s[j] / mean, 0x1p-10, 0x1p10))));
+    s[j] = std::sqrt(std::max(static_cast<double>(input_max[j]), x_floor) /
+                     std::max(static_cast<double>(weight_max[j]), w_floor));
   }
-  return scale;
+  return Normalized(s);
 }
 
 uint16_t RowNorm(const TensorFormat& format, std::span<const float> row, double energy) {
-  if (format.codec != Codec::kUniform) {
+  if (format.codec != Codec::kUniform && format.codec != Codec::kInt8) {
     return FloatToHalf(static_cast<float>(std::sqrt(energy / static_cast<double>(row.size()))));
   }
-  const Codebook& codebook = CodebookFor(CodebookKind::kUniform, format.pair_bits);
   float largest = 0;
   for (float w : row) largest = std::max(largest, std::fabs(w));
+  if (format.codec == Codec::kInt8) return FloatToHalf(largest);
+  const Codebook& codebook = *CodebookOf(format);
   return FloatToHalf(largest / (static_cast<float>(codebook.outermost) * codebook.step));
 }
 

@@ -19,8 +19,13 @@ namespace qamserve {
 // weight, count as one 2^-20th of the largest.
 std::vector<float> ChannelScale(std::span<const double> mean_square, std::span<const double> column_energy);
 
+// SmoothQuant's (Xiao et al., arXiv 2211.10438) with alpha = 1/2: s_j = sqrt(max |x_j| / max |w_j|), which shares the
+// range between 8-bit activations and weights. Mean, limits and dead channels as above.
+std::vector<float> SmoothingScale(std::span<const float> input_max, std::span<const float> weight_max);
+
 // What a scaled, rotated row is divided by, as binary16: its root mean square, from its sum of squares `energy`; for
-// Codec::kUniform, what puts its largest magnitude on the outermost level. 0 for a zero row.
+// Codec::kUniform, what puts its largest magnitude on the outermost level; for Codec::kInt8, its largest magnitude. 0
+// for a zero row.
 uint16_t RowNorm(const TensorFormat& format, std::span<const float> row, double energy);
 
 struct EncodedRow {

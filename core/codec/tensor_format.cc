@@ -5,6 +5,7 @@
 #include <iterator>
 #include <string>
 
+#include "core/codec/int8_packing.h"
 #include "core/codec/packing.h"
 #include "core/codec/trellis.h"
 
@@ -22,6 +23,8 @@ std::string_view CodecName(Codec codec) {
       return "uniform";
     case Codec::kTrellis:
       return "trellis";
+    case Codec::kInt8:
+      return "int8";
   }
   return "";
 }
@@ -46,27 +49,47 @@ const Codebook* CodebookOf(const TensorFormat& format) {
     case Codec::kUniform:
       return &CodebookFor(CodebookKind::kUniform, format.pair_bits);
     case Codec::kTrellis:
+    case Codec::kInt8:
       break;
   }
   return nullptr;
 }
 
 absl::Status CheckTensorFormat(const TensorFormat& format) {
-  const bool trellis = format.codec == Codec::kTrellis;
-  const int low = trellis ? kMinTrellisPairBits : kMinPairBits, high = trellis ? kMaxTrellisPairBits : kMaxPairBits;
+  int low = kMinPairBits, high = kMaxPairBits;
+  if (format.codec == Codec::kTrellis) low = kMinTrellisPairBits, high = kMaxTrellisPairBits;
+  if (format.codec == Codec::kInt8) low = high = kInt8PairBits;
   if (format.pair_bits >= low && format.pair_bits <= high) return absl::OkStatus();
   return InvalidArgument("BPW_RANGE", "bpw is {}; the limits of codec {} are {} and {}, in half bits",
                          format.pair_bits / 2.0, CodecName(format.codec), low / 2.0, high / 2.0);
 }
 
+int64_t CodesStripBytes(const TensorFormat& format, int64_t cols) {
+  return format.codec == Codec::kInt8 ? Int8StripBytes(cols) : StripBytes(cols, format.pair_bits);
+}
+
+int64_t CodesBytes(const TensorFormat& format, int64_t rows, int64_t cols) {
+  return StripsDown(rows) * CodesStripBytes(format, cols);
+}
+
+void StoreCode(const TensorFormat& format, uint8_t* strip, int64_t cols, int r, int64_t col, uint32_t code) {
+  if (format.codec == Codec::kInt8) {
+    strip[Int8Offset(cols, r, col)] = static_cast<uint8_t>(code & 255u);
+    if (col + 1 < cols) strip[Int8Offset(cols, r, col + 1)] = static_cast<uint8_t>(code >> 8);
+    return;
+  }
+  uint8_t* tile = strip + col / kTileCols * TileBytes(format.pair_bits);
+  PackCode(tile, format.pair_bits, r, static_cast<int>(col % kTileCols) / 2, code);
+}
+
 float FormatStep(const TensorFormat& format) {
-  const Codebook* codebook = CodebookOf(format);
-  return codebook == nullptr ? TrellisStep(format.pair_bits) : codebook->step;
+  if (const Codebook* codebook = CodebookOf(format)) return codebook->step;
+  return format.codec == Codec::kTrellis ? TrellisStep(format.pair_bits) : 1.0f / static_cast<float>(kInt8MaxWeight);
 }
 
 double FormatGaussianMse(const TensorFormat& format) {
-  const Codebook* codebook = CodebookOf(format);
-  return codebook == nullptr ? TrellisGaussianMse(format.pair_bits) : codebook->gaussian_mse;
+  if (const Codebook* codebook = CodebookOf(format)) return codebook->gaussian_mse;
+  return format.codec == Codec::kTrellis ? TrellisGaussianMse(format.pair_bits) : 0;
 }
 
 std::vector<int32_t> DecodeTable(const TensorFormat& format) {
@@ -89,9 +112,16 @@ RowDecoder::RowDecoder(const TensorFormat& format)
 
 void RowDecoder::Decode(const uint8_t* strip, int row_in_strip, int64_t cols, float* out) const {
   for (int64_t col = 0; col < cols; col += 2) {
+    int x, y;
+    if (format_.codec == Codec::kInt8) {
+      x = static_cast<int8_t>(strip[Int8Offset(cols, row_in_strip, col)]);
+      y = static_cast<int8_t>(strip[Int8Offset(cols, row_in_strip, col + 1)]);
+      out[col] = static_cast<float>(x) * step_;
+      if (col + 1 < cols) out[col + 1] = static_cast<float>(y) * step_;
+      continue;
+    }
     const uint8_t* tile = strip + (col / kTileCols) * TileBytes(format_.pair_bits);
     const int pair = static_cast<int>(col % kTileCols) / 2;
-    int x, y;
     if (format_.codec == Codec::kTrellis) {
       const uint32_t state = TrellisState(tile, format_.pair_bits, row_in_strip, pair);
       x = TrellisValue(state, 0);

@@ -17,16 +17,18 @@ enum class Codec : uint8_t {
   kScalar,
   kUniform,  // rounds to nearest: a row's largest weight is on the outermost level
   kTrellis,  // core/codec/trellis.h
+  kInt8,     // 8-bit weights (core/codec/int8_packing.h) that meet 8-bit activations; a baseline, too
 };
-inline constexpr Codec kCodecs[] = {Codec::kJoint, Codec::kPolar, Codec::kScalar, Codec::kUniform, Codec::kTrellis};
-// "joint", "polar", "scalar", "uniform", "trellis".
+inline constexpr Codec kCodecs[] = {Codec::kJoint,   Codec::kPolar,   Codec::kScalar,
+                                    Codec::kUniform, Codec::kTrellis, Codec::kInt8};
+// "joint", "polar", "scalar", "uniform", "trellis", "int8".
 std::string_view CodecName(Codec codec);
 // INVALID_ARGUMENT (CODEC) names what there is.
 absl::StatusOr<Codec> ParseCodec(std::string_view name);
 
 struct TensorFormat {
   Codec codec = Codec::kJoint;
-  int pair_bits = 11;  // 2 x bpw
+  int pair_bits = 11;  // 2 x bpw; 16 for kInt8
   bool operator==(const TensorFormat&) const = default;
 };
 // INVALID_ARGUMENT (BPW_RANGE) if the codec has no such rate.
@@ -35,11 +37,19 @@ absl::Status CheckTensorFormat(const TensorFormat& format);
 // The codebook of a codec that has one, else null.
 const Codebook* CodebookOf(const TensorFormat& format);
 
+// Bytes of the codes of a matrix, and of a strip of 32 rows.
+int64_t CodesBytes(const TensorFormat& format, int64_t rows, int64_t cols);
+int64_t CodesStripBytes(const TensorFormat& format, int64_t cols);
+// Puts the code of row r (0..31) and the pair of columns (col, col + 1) into a zeroed strip. A code of kInt8 is two
+// signed bytes, that of the even column first.
+void StoreCode(const TensorFormat& format, uint8_t* strip, int64_t cols, int r, int64_t col, uint32_t code);
+
 // One unit of a decoded integer, in standard deviations of a normalized row.
 float FormatStep(const TensorFormat& format);
-// Mean squared error a weight on a unit Gaussian.
+// Mean squared error a weight on a unit Gaussian; 0 for kInt8, whose rows are scaled by their largest weight.
 double FormatGaussianMse(const TensorFormat& format);
-// [2^pair_bits]: signed int16 x (low half) and y of each code, as PackedMatrix wants it; empty for a trellis.
+// [2^pair_bits]: signed int16 x (low half) and y of each code, as PackedMatrix wants it; empty for codecs without a
+// codebook.
 std::vector<int32_t> DecodeTable(const TensorFormat& format);
 
 // Immutable; thread-safe.

@@ -140,9 +140,9 @@ absl::StatusOr<Linear> ArtifactReader::LoadPacked(const std::string& name, int64
   out.cols = cols;
   const TensorFormat format = FormatOf(name);
   out.pair_bits = format.pair_bits;
+  out.int8 = format.codec == Codec::kInt8;
   out.table = tables_.at({format.codec, format.pair_bits});
-  ASSIGN_OR_RETURN(const std::byte* codes,
-                   Mapped(name + kCodesSuffix, DType::kU8, {PackedBytes(rows, cols, out.pair_bits)}));
+  ASSIGN_OR_RETURN(const std::byte* codes, Mapped(name + kCodesSuffix, DType::kU8, {CodesBytes(format, rows, cols)}));
   ASSIGN_OR_RETURN(const std::byte* norms, Mapped(name + kRowNormSuffix, DType::kF16, {rows}));
   out.codes = reinterpret_cast<const uint8_t*>(codes);
   out.row_scale.assign(static_cast<size_t>(StripsDown(rows) * kTileRows), 0.0f);
@@ -192,6 +192,11 @@ absl::StatusOr<LayerWeights> ArtifactReader::LoadLayer(int64_t layer) const {
     for (const std::string& name : names[g].layers) {
       ASSIGN_OR_RETURN(Linear linear, LoadPacked(name, RowsOf(config_, name), ColsOf(config_, name)));
       group.layers.push_back(std::move(linear));
+    }
+    for (const Linear& linear : group.layers) {
+      if (linear.int8 == group.layers.front().int8) continue;
+      return Unimplemented("ARTIFACT_VERSION", "{}: the layers of {} are partly in 8 bits; all or none must be",
+                           mapped_.path(), group.name);
     }
     ASSIGN_OR_RETURN(group.rotation, RotationFor(group.cols()));
     if (quantization_.channel_scale) {

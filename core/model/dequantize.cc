@@ -32,7 +32,7 @@ void DequantizedRows::Read(int64_t begin, int64_t end, std::span<float> out) con
   const auto n = static_cast<size_t>(cols_);
   std::vector<float> scratch(n);
   for (int64_t row = begin; row < end; ++row) {
-    const uint8_t* strip = codes_ + (row / kTileRows) * StripBytes(cols_, decoder_->format().pair_bits);
+    const uint8_t* strip = codes_ + (row / kTileRows) * CodesStripBytes(decoder_->format(), cols_);
     DecodeRow(*rotation_, *decoder_, scale_, HalfAt(norms_, row), strip, static_cast<int>(row % kTileRows),
               out.subspan(static_cast<size_t>(row - begin) * n, n), scratch);
   }
@@ -68,7 +68,7 @@ absl::StatusOr<DequantizedRows> Dequantizer::OpenQuantized(const std::string& la
   out.rows_ = shape.rows;
   out.cols_ = shape.cols;
   out.decoder_ = std::make_shared<const RowDecoder>(artifact_.FormatOf(layer));
-  const int64_t bytes = PackedBytes(shape.rows, shape.cols, out.decoder_->format().pair_bits);
+  const int64_t bytes = CodesBytes(out.decoder_->format(), shape.rows, shape.cols);
   ASSIGN_OR_RETURN(const std::byte* codes, artifact_.Mapped(layer + kCodesSuffix, DType::kU8, {bytes}));
   out.codes_ = reinterpret_cast<const uint8_t*>(codes);
   ASSIGN_OR_RETURN(out.norms_, artifact_.Mapped(layer + kRowNormSuffix, DType::kF16, {shape.rows}));

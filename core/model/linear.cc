@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/codec/int8_packing.h"
 #include "core/codec/packing.h"
 
 namespace qamserve {
@@ -28,7 +29,12 @@ void ForEachUnit(const LinearGroup& group, ThreadPool& pool, int64_t min_grain, 
 void QuantizeActivations(const LinearGroup& group, const float* x, int64_t x_stride, int64_t tokens,
                          const Kernels& kernels, ThreadPool& pool, PackedActivations& out) {
   const int64_t cols = group.cols(), padded = PaddedCols(cols);
-  out.q.resize(static_cast<size_t>(tokens * padded));
+  const bool int8 = group.layers.front().int8;
+  if (int8) {
+    out.q8.resize(static_cast<size_t>(tokens * padded));
+  } else {
+    out.q.resize(static_cast<size_t>(tokens * padded));
+  }
   out.scale.resize(static_cast<size_t>(tokens));
   pool.ParallelFor(tokens, std::max<int64_t>(1, std::min<int64_t>(16, tokens)), [&](int64_t begin, int64_t end) {
     std::vector<float> row(static_cast<size_t>(2 * cols));
@@ -41,7 +47,9 @@ void QuantizeActivations(const LinearGroup& group, const float* x, int64_t x_str
           row[static_cast<size_t>(j)] = source[j] * group.inverse_scale[static_cast<size_t>(j)];
       }
       group.rotation->Apply(row.data(), row.data() + cols);
-      out.scale[static_cast<size_t>(t)] = kernels.quantize_input(row.data(), cols, padded, out.q.data() + t * padded);
+      out.scale[static_cast<size_t>(t)] =
+          int8 ? kernels.quantize_input8(row.data(), cols, padded, out.q8.data() + t * padded)
+               : kernels.quantize_input(row.data(), cols, padded, out.q.data() + t * padded);
     }
   });
 }
@@ -49,9 +57,13 @@ void QuantizeActivations(const LinearGroup& group, const float* x, int64_t x_str
 void ApplyPacked(const LinearGroup& group, const PackedActivations& activations, int64_t tokens,
                  std::span<const OutputRows> outputs, const Kernels& kernels, ThreadPool& pool) {
   const PackedInput input{activations.q.data(), PaddedCols(group.cols()), activations.scale.data(), tokens};
+  const Int8Input input8{activations.q8.data(), PaddedCols(group.cols()), activations.scale.data(), tokens};
   ForEachUnit(
       group, pool, 1, [](const Linear& layer) { return StripsDown(layer.rows); },
       [&](size_t i, int64_t begin, int64_t end) {
+        if (group.layers[i].int8) {
+          return kernels.int8_matmul({group.layers[i].Int8(), input8, outputs[i].data, outputs[i].stride, begin, end});
+        }
         alignas(64) char scratch[kPackedScratchBytes];
         kernels.packed_matmul(
             {group.layers[i].Packed(), input, outputs[i].data, outputs[i].stride, begin, end, scratch});
@@ -77,7 +89,9 @@ void ApplyDense(const LinearGroup& group, const float* x, int64_t x_stride, int6
 }  // namespace
 
 int64_t Linear::WeightBytes() const {
-  if (packed()) return PackedBytes(rows, cols, pair_bits) + static_cast<int64_t>(row_scale.size() * sizeof(float));
+  if (packed())
+    return (int8 ? Int8Bytes(rows, cols) : PackedBytes(rows, cols, pair_bits)) +
+           static_cast<int64_t>(row_scale.size() * sizeof(float));
   return rows * cols * (dense_type == DenseType::kF32 ? 4 : 2);
 }
 

@@ -25,6 +25,7 @@ struct Linear {
   std::vector<uint16_t> dense16;  // kF16, kBF16
 
   const uint8_t* codes = nullptr;  // packed if not null
+  bool int8 = false;               // codes are 8-bit weights, which want 8-bit activations
   int pair_bits = 0;
   std::vector<float> row_scale;                       // [rows padded to 32]
   std::shared_ptr<const std::vector<int32_t>> table;  // null: trellis
@@ -37,11 +38,13 @@ struct Linear {
   PackedMatrix Packed() const {
     return {codes, row_scale.data(), table ? table->data() : nullptr, pair_bits, rows, cols};
   }
+  Int8Matrix Int8() const { return {reinterpret_cast<const int8_t*>(codes), row_scale.data(), rows, cols}; }
   // Read for each token at batch 1.
   int64_t WeightBytes() const;
 };
 
-// Layers that multiply the same input, and what is done to that input first when they are packed.
+// Layers that multiply the same input, all dense, all 8-bit or all of other codecs, and what is done to that input
+// first when they are packed.
 struct LinearGroup {
   std::string name;  // "model.layers.0.self_attn.qkv"
   std::vector<Linear> layers;
@@ -60,6 +63,7 @@ struct OutputRows {
 // Rotated and quantized activations, kept between calls so that memory is not asked for at every step.
 struct PackedActivations {
   std::vector<int16_t> q;
+  std::vector<int8_t> q8;  // for 8-bit weights
   std::vector<float> scale;
 };
 

@@ -18,6 +18,7 @@ namespace qamserve {
 // What calibration knows of one group's inputs, over all shards in order.
 struct GroupStatistics {
   std::vector<double> mean_square;  // [cols]
+  std::vector<float> max_abs;       // [cols]
   std::vector<float> outer;         // [cols][cols] mean of x x', if asked for
 };
 absl::StatusOr<GroupStatistics> ReadStatistics(const std::vector<std::string>& shards, const std::string& group,

@@ -49,7 +49,7 @@ std::vector<SafetensorsWriter::Declaration> ArtifactDeclarations(const Checkpoin
                                                                  const QuantizePlan& plan) {
   std::vector<SafetensorsWriter::Declaration> out;
   for (const QuantizePlan::Tensor& t : plan.tensors) {
-    out.push_back({t.name + kCodesSuffix, DType::kU8, {PackedBytes(t.rows, t.cols, t.format.pair_bits)}});
+    out.push_back({t.name + kCodesSuffix, DType::kU8, {CodesBytes(t.format, t.rows, t.cols)}});
     out.back().aligned = true;
   }
   std::string group;
@@ -82,7 +82,7 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, cons
           auto rotation = Rotation::Create(cols, spec.rotation, spec.seed);
           if (!rotation.ok()) return Annotate(rotation.status(), checkpoint.origin() + ": tensor " + name);
         }
-        const int64_t codes = PackedBytes(rows, cols, format.pair_bits);
+        const int64_t codes = CodesBytes(format, rows, cols);
         plan.tensors.push_back({name, group.name, rows, cols, format, codes + rows * 2});
         plan.weights += rows * cols;
         bits += static_cast<double>(rows * cols) * format.pair_bits / 2.0 + 16.0 * static_cast<double>(rows);

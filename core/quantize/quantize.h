@@ -27,7 +27,7 @@ inline constexpr char kCodecVersion[] = "qamw-2";
 
 struct QuantizeSpec {
   Codec codec = Codec::kJoint;
-  double bpw = 5.5;  // bits of codes a weight: 2.5 to 6 in half bits (trellis: to 5.5)
+  double bpw = 5.5;  // bits of codes a weight: 2.5 to 6 in half bits (trellis: to 5.5; int8: 8)
   bool channel_scale = true;
   // Columns make up for the rounding errors of those before them (core/quantize/feedback.h); needs the full statistics
   // of the inputs.

@@ -12,10 +12,10 @@
 namespace qamserve {
 namespace {
 
-// Sums of squares of the columns of all layers that share the input; rows are added in order.
-absl::StatusOr<std::vector<double>> ColumnEnergy(const Checkpoint& checkpoint, const GroupNames& group, int64_t cols) {
+// Calls add(weights of a few rows) for all layers that share the input, in order.
+absl::Status ForEachRow(const Checkpoint& checkpoint, const GroupNames& group, int64_t cols,
+                        absl::FunctionRef<void(std::span<const float>)> add) {
   constexpr int64_t kRowsAtOnce = 32;
-  std::vector<double> energy(static_cast<size_t>(cols), 0.0);
   std::vector<float> rows(static_cast<size_t>(kRowsAtOnce * cols));
   for (const std::string& name : group.layers) {
     const int64_t count = checkpoint.Info(name + ".weight").rows();
@@ -23,13 +23,31 @@ absl::StatusOr<std::vector<double>> ColumnEnergy(const Checkpoint& checkpoint, c
       const int64_t end = std::min(count, row + kRowsAtOnce);
       const auto part = std::span(rows).first(static_cast<size_t>((end - row) * cols));
       RETURN_IF_ERROR(checkpoint.ReadRows(name + ".weight", row, end, part));
-      for (size_t i = 0; i < part.size(); i += energy.size()) {
-        for (size_t j = 0; j < energy.size(); ++j)
-          energy[j] += static_cast<double>(part[i + j]) * static_cast<double>(part[i + j]);
+      for (size_t i = 0; i < part.size(); i += static_cast<size_t>(cols)) {
+        add(part.subspan(i, static_cast<size_t>(cols)));
       }
     }
   }
-  return energy;
+  return absl::OkStatus();
+}
+
+// The scale of a group's input channels: what loses least in the outputs or, for 8-bit activations, what shares their
+// range with the weights'.
+absl::StatusOr<std::vector<float>> ScaleOf(const Checkpoint& checkpoint, const GroupNames& group, Codec codec,
+                                           const GroupStatistics& inputs) {
+  const size_t n = inputs.mean_square.size();
+  if (codec == Codec::kInt8) {
+    std::vector<float> largest(n, 0.0f);
+    RETURN_IF_ERROR(ForEachRow(checkpoint, group, static_cast<int64_t>(n), [&](std::span<const float> row) {
+      for (size_t j = 0; j < n; ++j) largest[j] = std::max(largest[j], std::fabs(row[j]));
+    }));
+    return SmoothingScale(inputs.max_abs, largest);
+  }
+  std::vector<double> energy(n, 0.0);
+  RETURN_IF_ERROR(ForEachRow(checkpoint, group, static_cast<int64_t>(n), [&](std::span<const float> row) {
+    for (size_t j = 0; j < n; ++j) energy[j] += static_cast<double>(row[j]) * static_cast<double>(row[j]);
+  }));
+  return ChannelScale(inputs.mean_square, energy);
 }
 
 struct PackedTensor {
@@ -57,7 +75,7 @@ absl::StatusOr<StripOutcome> EncodeStrips(const Checkpoint& checkpoint, const Qu
                                           const StripContext& context, ThreadPool& pool, ProgressFn progress,
                                           PackedTensor& packed) {
   const int64_t strips = StripsDown(tensor.rows), cols = tensor.cols;
-  const int64_t bytes = StripBytes(cols, context.tables.format().pair_bits);
+  const int64_t bytes = CodesStripBytes(context.tables.format(), cols);
   auto encode = [&](int64_t strip) -> absl::StatusOr<StripOutcome> {
     const int64_t first = strip * kTileRows, count = std::min<int64_t>(kTileRows, tensor.rows - first);
     std::vector<float> rows(static_cast<size_t>(count * cols));
@@ -121,15 +139,14 @@ absl::StatusOr<TensorOutcome> Quantizer::QuantizeTensor(size_t index, const std:
   }
   PackedTensor packed;
   if (spec_.channel_scale) {
-    ASSIGN_OR_RETURN(const std::vector<double> energy, ColumnEnergy(*checkpoint_, group, tensor.cols));
-    packed.scale = ChannelScale(inputs.mean_square, energy);
+    ASSIGN_OR_RETURN(packed.scale, ScaleOf(*checkpoint_, group, tensor.format.codec, inputs));
   }
   std::optional<ErrorFeedback> feedback;
   if (spec_.error_feedback) {
     ASSIGN_OR_RETURN(feedback, ErrorFeedback::Create(tensor.group, inputs.outer, packed.scale, rotation));
     inputs.outer = {};
   }
-  packed.codes.resize(static_cast<size_t>(PackedBytes(tensor.rows, tensor.cols, tensor.format.pair_bits)));
+  packed.codes.resize(static_cast<size_t>(CodesBytes(tensor.format, tensor.rows, tensor.cols)));
   packed.norms.resize(static_cast<size_t>(tensor.rows));
   const StripContext context{.rotation = rotation,
                              .tables = *tables_.at({tensor.format.codec, tensor.format.pair_bits}),

@@ -1,6 +1,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/codec/codebook.h"
+#include "core/codec/int8_packing.h"
 #include "core/quantize/internal.h"
 
 namespace qamserve {
@@ -15,6 +16,10 @@ absl::Status CheckRange(const char* field, int64_t value, int64_t low, int64_t h
 
 absl::StatusOr<TensorFormat> FormatOf(const QuantizeSpec& spec) {
   TensorFormat format{.codec = spec.codec, .pair_bits = 0};
+  if (spec.codec == Codec::kInt8) {
+    if (spec.bpw == 8) return TensorFormat{.codec = Codec::kInt8, .pair_bits = kInt8PairBits};
+    return InvalidArgument("BPW_RANGE", "bpw is {}; codec int8 has 8 bits a weight", spec.bpw);
+  }
   ASSIGN_OR_RETURN(format.pair_bits, PairBitsFor(spec.bpw));
   RETURN_IF_ERROR(CheckTensorFormat(format));
   return format;

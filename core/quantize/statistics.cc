@@ -1,9 +1,12 @@
 // Statistics files: safetensors with, for each input group,
 //   GROUP.sum_squares  U8  [cols, 8]              little-endian binary64 sums of squares of each channel
+//   GROUP.max_abs      F32 [cols]                 largest magnitude of each channel
 //   GROUP.outer        F32 [cols (cols + 1) / 2]  rows of the lower triangle of the sum of x x'; only if asked for
 // Groups are written as soon as their block of the model is done, so that memory holds one block's.
 #include <bit>
+#include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <map>
 
 #include "core/kernels/kernels.h"
@@ -14,6 +17,7 @@ namespace qamserve {
 namespace {
 
 constexpr char kSumSquaresSuffix[] = ".sum_squares";
+constexpr char kMaxAbsSuffix[] = ".max_abs";
 constexpr char kOuterSuffix[] = ".outer";
 constexpr char kTokensKey[] = "tokens";
 
@@ -23,17 +27,21 @@ int64_t TriangleSize(int64_t n) { return n * (n + 1) / 2; }
 
 struct GroupSums {
   std::vector<double> squares;
+  std::vector<float> max_abs;
   std::vector<float> outer;  // lower triangle, row by row
 };
 
 // Tokens are added in order for every column, whatever the number of threads.
-void AddSquares(const float* x, int64_t tokens, int64_t cols, ThreadPool& pool, std::vector<double>& sums) {
-  sums.resize(static_cast<size_t>(cols));
+void AddSquares(const float* x, int64_t tokens, int64_t cols, ThreadPool& pool, GroupSums& sums) {
+  sums.squares.resize(static_cast<size_t>(cols));
+  sums.max_abs.resize(static_cast<size_t>(cols));
   pool.ParallelFor(cols, 256, [&](int64_t begin, int64_t end) {
     for (int64_t t = 0; t < tokens; ++t) {
       const float* row = x + t * cols;
       for (int64_t j = begin; j < end; ++j) {
-        sums[static_cast<size_t>(j)] += static_cast<double>(row[j]) * static_cast<double>(row[j]);
+        const auto i = static_cast<size_t>(j);
+        sums.squares[i] += static_cast<double>(row[j]) * static_cast<double>(row[j]);
+        sums.max_abs[i] = std::max(sums.max_abs[i], std::fabs(row[j]));
       }
     }
   });
@@ -79,6 +87,7 @@ class StatisticsWriter {
       for (const GroupNames& group : LinearGroupNames(layer)) {
         const int64_t cols = checkpoint.Info(group.layers.front() + ".weight").cols();
         declarations.push_back({group.name + kSumSquaresSuffix, DType::kU8, {cols, 8}});
+        declarations.push_back({group.name + kMaxAbsSuffix, DType::kF32, {cols}});
         if (outer) declarations.push_back({group.name + kOuterSuffix, DType::kF32, {TriangleSize(cols)}});
       }
     }
@@ -95,7 +104,7 @@ class StatisticsWriter {
     }
     if (!sums_.contains(group.name)) order_.push_back(group.name);
     GroupSums& sums = sums_[group.name];
-    AddSquares(x, tokens, group.cols(), pool, sums.squares);
+    AddSquares(x, tokens, group.cols(), pool, sums);
     if (outer_) AddOuterProducts(x, tokens, group.cols(), pool, sums.outer);
   }
 
@@ -113,6 +122,7 @@ class StatisticsWriter {
   void Flush() {
     for (const std::string& group : order_) {
       if (status_.ok()) status_ = file_.Append(std::as_bytes(std::span(sums_[group].squares)));
+      if (status_.ok()) status_ = file_.Append(std::as_bytes(std::span(sums_[group].max_abs)));
       if (status_.ok() && outer_) status_ = file_.Append(std::as_bytes(std::span(sums_[group].outer)));
     }
     order_.clear();
@@ -126,16 +136,16 @@ class StatisticsWriter {
   std::map<std::string, GroupSums> sums_;
 };
 
-// Adds one shard's tensor of type T to `total`.
-template <typename T>
-absl::Status AddStored(const SafetensorsReader& shard, const std::string& name, std::vector<T>& total) {
+// total[j] = merge(total[j], one shard's tensor of type T).
+template <typename T, typename Merge>
+absl::Status MergeStored(const SafetensorsReader& shard, const std::string& name, std::vector<T>& total, Merge merge) {
   const TensorInfo* info = shard.Find(name);
   if (info == nullptr || info->bytes != total.size() * sizeof(T)) {
     return DataLoss("STATISTICS_INVALID", "{}: no {} of {} values", shard.origin(), name, total.size());
   }
   std::vector<T> values(total.size());
   RETURN_IF_ERROR(shard.ReadBytes(*info, 0, std::as_writable_bytes(std::span(values))));
-  for (size_t j = 0; j < total.size(); ++j) total[j] += values[j];
+  for (size_t j = 0; j < total.size(); ++j) total[j] = merge(total[j], values[j]);
   return absl::OkStatus();
 }
 
@@ -162,12 +172,15 @@ absl::StatusOr<GroupStatistics> ReadStatistics(const std::vector<std::string>& s
                                                int64_t cols, bool outer) {
   GroupStatistics out;
   out.mean_square.resize(static_cast<size_t>(cols));
+  out.max_abs.resize(static_cast<size_t>(cols));
   std::vector<float> triangle(outer ? static_cast<size_t>(TriangleSize(cols)) : 0);
   int64_t tokens = 0;
   for (const std::string& path : shards) {
     ASSIGN_OR_RETURN(auto shard, SafetensorsReader::Open(FileSet(path, {{"statistics.safetensors", path, 0}})));
-    RETURN_IF_ERROR(AddStored(*shard, group + kSumSquaresSuffix, out.mean_square));
-    if (outer) RETURN_IF_ERROR(AddStored(*shard, group + kOuterSuffix, triangle));
+    RETURN_IF_ERROR(MergeStored(*shard, group + kSumSquaresSuffix, out.mean_square, std::plus<double>()));
+    RETURN_IF_ERROR(
+        MergeStored(*shard, group + kMaxAbsSuffix, out.max_abs, [](float a, float b) { return std::max(a, b); }));
+    if (outer) RETURN_IF_ERROR(MergeStored(*shard, group + kOuterSuffix, triangle, std::plus<float>()));
     const auto count = shard->metadata().find(kTokensKey);
     if (count != shard->metadata().end()) tokens += std::atoll(count->second.c_str());
   }

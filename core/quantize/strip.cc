@@ -32,11 +32,11 @@ class Columns {
   float Get(int64_t row, int64_t col) const { return values_[Index(col, row)]; }
 
   // Values become what their codes decode to. `loss` gets each row's e D e', summed over the pairs.
-  void Encode(int pair_bits, std::span<uint8_t> packed, std::span<double> loss) {
+  void Encode(std::span<uint8_t> packed, std::span<double> loss) {
     for (int64_t block = 0; block < n_; block += kBlockCols) {
       const int64_t end = std::min(n_, block + kBlockCols);
       if (context_.feedback != nullptr) FeedForward(block, end);
-      for (int64_t col = block; col < end; col += 2) EncodePair(block, col, pair_bits, packed, loss);
+      for (int64_t col = block; col < end; col += 2) EncodePair(block, col, packed, loss);
     }
   }
 
@@ -55,7 +55,7 @@ class Columns {
     }
   }
 
-  void EncodePair(int64_t block, int64_t col, int pair_bits, std::span<uint8_t> packed, std::span<double> loss) {
+  void EncodePair(int64_t block, int64_t col, std::span<uint8_t> packed, std::span<double> loss) {
     float* original[2] = {&values_[Index(col, 0)], &values_[Index(col + 1, 0)]};
     float target[2][kTileRows];
     for (int c = 0; c < 2; ++c) {
@@ -66,8 +66,9 @@ class Columns {
     std::copy_n(&target[0][0], 2 * kTileRows, &decoded[0][0]);
     uint16_t codes[kTileRows];
     coder_->Encode(decoded[0], decoded[1], codes);
-    uint8_t* tile = packed.data() + col / kTileCols * TileBytes(pair_bits);
-    for (int r = 0; r < kTileRows; ++r) PackCode(tile, pair_bits, r, static_cast<int>(col % kTileCols) / 2, codes[r]);
+    for (int r = 0; r < kTileRows; ++r) {
+      StoreCode(context_.tables.format(), packed.data(), n_, r, col, codes[r]);
+    }
     for (int64_t r = 0; context_.feedback != nullptr && r < count_; ++r) {
       const auto& [d0, d1, d2] = context_.feedback->weights()[static_cast<size_t>(col / 2)];
       const double e0 = static_cast<double>(target[0][r]) - static_cast<double>(decoded[0][r]);
@@ -168,7 +169,7 @@ absl::StatusOr<StripOutcome> EncodeStrip(const StripContext& context, std::span<
     for (float& w : rotated) w = norm == 0.0f ? 0.0f : w / norm;
     columns.Set(static_cast<int64_t>(r), rotated);
   }
-  columns.Encode(context.tables.format().pair_bits, packed, loss);
+  columns.Encode(packed, loss);
   for (size_t r = 0; r < count; ++r) {
     const float norm = HalfToFloat(norms[r]);
     const std::span<float> row = rows.subspan(r * n, n);

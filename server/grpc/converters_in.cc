@@ -93,7 +93,8 @@ absl::StatusOr<JobSpec> JobSpecFromProto(const std::string& checkpoint, const v1
   ASSIGN_OR_RETURN(job.checkpoint, ParseResourceName("checkpoints", checkpoint));
   ASSIGN_OR_RETURN(job.quantize.codec, CodecFromProto(spec.codec()));
   ASSIGN_OR_RETURN(job.quantize.rotation, RotationFromProto(spec.rotation()));
-  job.quantize.bpw = spec.bpw() == 0 ? kDefaultBpw : spec.bpw();
+  const double default_bpw = job.quantize.codec == Codec::kInt8 ? 8 : kDefaultBpw;
+  job.quantize.bpw = spec.bpw() == 0 ? default_bpw : spec.bpw();
   job.quantize.channel_scale = spec.has_channel_scale() ? spec.channel_scale() : true;
   job.quantize.error_feedback = spec.error_feedback();
   job.quantize.seed = spec.seed() == 0 ? kDefaultRotationSeed : spec.seed();

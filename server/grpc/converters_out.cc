@@ -170,6 +170,8 @@ v1::Codec ToProto(Codec codec) {
       return v1::CODEC_UNIFORM;
     case Codec::kTrellis:
       return v1::CODEC_TRELLIS;
+    case Codec::kInt8:
+      return v1::CODEC_INT8;
   }
   return v1::CODEC_UNSPECIFIED;
 }

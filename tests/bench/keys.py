@@ -3,6 +3,23 @@ import dataclasses
 
 # What a right implementation of the codec without scales gives on SmolLM2, to be met within 10 %.
 JOINT_KL = {"5.5": 0.0396, "4.0": 0.339, "3.5": 0.738}
+# By method and rate; None where the issue is only to know the figure.
+METHOD_KL_LIMIT = {
+    "ldlq": {"5.5": 0.0125, "4.5": 0.048, "4.0": 0.097, "3.5": 0.185, "3.0": 0.37},
+    "trellis_ldlq": {"5.5": 0.0085, "4.5": 0.033, "4.0": 0.063, "3.5": 0.125, "3.0": 0.24},
+    "polar": {"5.5": None, "4.0": None, "3.5": None},
+    "scalar": {"5.0": None, "4.0": None},
+    "rtn": {"6.0": None, "4.0": None},
+    "w8a8": {"8.0": None},
+}
+METHOD_ABOUT = {
+    "ldlq": "joint codec with error feedback (LDLQ), 16 calibration windows",
+    "trellis_ldlq": "trellis codec with error feedback (LDLQ), 16 calibration windows",
+    "polar": "amplitude and phase coded apart, no channel scales",
+    "scalar": "Lloyd-Max levels for each weight, no channel scales",
+    "rtn": "round to nearest, rows scaled by their largest weight, neither rotation nor channel scales",
+    "w8a8": "SmoothQuant W8A8 (alpha 0.5) on 8-bit kernels",
+}
 JOINT_SCALE_KL_LIMIT = {"5.5": 0.016, "4.0": 0.13, "3.5": 0.25}
 
 
@@ -44,6 +61,12 @@ KEYS = {
         "wiki.test.raw, every position", "within", kl, 0.1) for bpw, kl in JOINT_KL.items()},
     **{f"smollm2.joint_scale.{bpw}.kl": Key("nats/token", f"the same at {bpw} bpw with channel scales", "<=", limit)
        for bpw, limit in JOINT_SCALE_KL_LIMIT.items()},
+    **{f"smollm2.{method}.{rate}.kl": Key(
+        "nats/token", f"mean KL at {rate} bpw: {METHOD_ABOUT[method]}; same windows", "<=" if limit else "", limit or 0)
+       for method, limits in METHOD_KL_LIMIT.items() for rate, limit in limits.items()},
+    **{f"smollm2.{method}.quantize_seconds": Key("s", f"calibrate, quantize and assemble; {about}", "<=", limit)
+       for method, about, limit in (("ldlq", "4 bpw, joint with error feedback", 90),
+                                    ("trellis_ldlq", "4 bpw, trellis of 2^16 states with error feedback", 600))},
     "smollm2.joint_scale.5.5.kl_ratio_q5_0": Key(
         "ratio", "mean KL at 5.5 bpw over that of llama.cpp's Q5_0 (5.5 bpw), second halves of the same 8 windows scored "
         "on both sides", "<=", 0.25),

@@ -8,7 +8,7 @@ import sys
 
 from context import REPOSITORY, Unmeasurable
 from job_server import JobServer
-from keys import JOINT_KL, JOINT_SCALE_KL_LIMIT
+from keys import JOINT_KL, JOINT_SCALE_KL_LIMIT, METHOD_KL_LIMIT
 
 WINDOW_TOKENS = 1024
 DECODE_ROUNDS = 5
@@ -84,6 +84,42 @@ def kl(context, model, bpw, scale):
     return {f"{model}.{method}.{bpw}.kl": Figure(
         result["kl_mean"], command, note=note, peer=f"reference implementation: {reference}" if reference else "",
         ratio=result["kl_mean"] / reference if reference else None)}
+
+
+METHOD_FLAGS = {
+    "ldlq": ["--codec", "joint", "--error-feedback", "--no-channel-scale", "--calibration-windows", 16],
+    "trellis_ldlq": ["--codec", "trellis", "--error-feedback", "--no-channel-scale", "--calibration-windows", 16],
+    "polar": ["--codec", "polar", "--no-channel-scale"],
+    "scalar": ["--codec", "scalar", "--no-channel-scale"],
+    "rtn": ["--codec", "uniform", "--no-channel-scale", "--rotation", "none"],
+    "w8a8": ["--codec", "int8", "--rotation", "none"],
+}
+
+
+def method_kl(context, method, rates):
+    """The KL of a method at several rates, which share one calibration and one run of the unquantized model."""
+    command = [context.program("tests/bench/quality_bench"), "quality", "--model", context.model("smollm2"),
+               "--eval-text", context.eval_text, "--windows", 8, "--window-tokens", WINDOW_TOKENS, "--bpw",
+               ",".join(rates), "--threads", context.threads, "--quiet", "--work-dir",
+               context.work / f"smollm2.{method}", "--calibration-text", context.calibration_text]
+    command += METHOD_FLAGS[method]
+    results = context.run_json(command)
+    results = results if isinstance(results, list) else [results]
+    rows = {}
+    for rate, result in zip(rates, results):
+        report = result["quality"]
+        limit = METHOD_KL_LIMIT[method][rate]
+        rows[f"smollm2.{method}.{rate}.kl"] = Figure(
+            result["kl_mean"], context.show(command), ratio=result["kl_mean"] / limit if limit else None,
+            peer=f"bar: {limit}" if limit else "",
+            note=f"perplexity {100 * report['perplexity_change']:+.2f} %, top-1 agreement "
+                 f"{100 * report['top1_agreement']:.1f} %, {result['bpw']:.3f} bpw stored, "
+                 f"{result['weights_per_second_per_core'] / 1e6:.2f} M weights/s a core")
+        if rate == "4.0" and METHOD_KL_LIMIT[method][rate] and "ldlq" in method:
+            rows[f"smollm2.{method}.quantize_seconds"] = Figure(
+                result["total_seconds"], context.show(command),
+                note=f"calibrate {result['calibrate_seconds']:.1f} s, quantize {result['quantize_seconds']:.1f} s")
+    return rows
 
 
 def quantize_job(context):
@@ -193,6 +229,11 @@ def measurements():
     for bpw in JOINT_SCALE_KL_LIMIT:
         out.append(([f"smollm2.joint_scale.{bpw}.kl"], functools.partial(kl, model="smollm2", bpw=bpw, scale=True)))
     out.append((["smollm2.quantize.seconds", "smollm2.quantize.weights_per_second_per_core"], quantize_job))
+    for method, limits in METHOD_KL_LIMIT.items():
+        keys = [f"smollm2.{method}.{rate}.kl" for rate in limits]
+        if "ldlq" in method:
+            keys.append(f"smollm2.{method}.quantize_seconds")
+        out.append((keys, functools.partial(method_kl, method=method, rates=list(limits))))
     out.append((["smollm2.joint_scale.5.5.kl_ratio_q5_0"], kl_ratio_q5_0))
     out.append((["gemma3.joint_scale.5.5.kl"], functools.partial(kl, model="gemma3", bpw="5.5", scale=True)))
     out.append((["smollm2.decode.ratio_q5_0", "smollm2.decode.tokens_per_second", "smollm2.decode.gb_per_second",

@@ -125,6 +125,8 @@ std::vector<QuantizeSpec> Methods() {
     methods.push_back({.codec = codec, .bpw = 4, .channel_scale = false, .rotation = RotationKind::kNone});
     methods.push_back({.codec = codec, .bpw = 4, .error_feedback = true});
   }
+  methods.push_back({.codec = Codec::kInt8, .bpw = 8, .rotation = RotationKind::kNone});
+  methods.push_back({.codec = Codec::kInt8, .bpw = 8, .channel_scale = false});
   return methods;
 }
 
@@ -136,6 +138,25 @@ TEST(Digest, IsTheSameForAnyNumberOfThreads) {
     EXPECT_EQ(DigestWith(2, spec), one) << QuantizeSpecToJson(spec);
     EXPECT_EQ(DigestWith(7, spec), one) << QuantizeSpecToJson(spec);
     EXPECT_TRUE(digests.insert(one).second) << QuantizeSpecToJson(spec);
+  }
+}
+
+// Loaded by the kernels that serve, and close to its checkpoint.
+TEST(Methods, EveryOneIsServedAndStaysCloseToItsCheckpoint) {
+  for (const QuantizeSpec& spec : Methods()) {
+    Pipeline p;
+    p.spec = spec;
+    p.spec.bpw = spec.codec == Codec::kInt8 ? 8 : 5;
+    ASSERT_EQ(p.Prepare(), absl::OkStatus()) << QuantizeSpecToJson(spec);
+    ASSERT_EQ(p.Assemble(), absl::OkStatus()) << QuantizeSpecToJson(spec);
+    const auto model = Model::Load(*FileSet::FromPath(p.folder / "artifact"));
+    ASSERT_TRUE(model.ok()) << model.status();
+    ThreadPool pool(2);
+    const auto report =
+        Evaluate(*p.checkpoint, **model, Windows(2, 24, (*model)->config().vocab_size), pool, NoProgress);
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_GT(report->kl_mean, 0) << QuantizeSpecToJson(spec);
+    EXPECT_LT(report->kl_mean, 0.2) << QuantizeSpecToJson(spec);
   }
 }
 
