@@ -1,6 +1,7 @@
-// artifacts: list, get, download, delete.
+// artifacts: list, get, download, export, delete.
 #include "client/qamctl/commands.h"
 #include "client/qamctl/errors.h"
+#include "client/qamctl/export_command.h"
 #include "client/qamctl/resolve.h"
 #include "client/qamctl/text.h"
 #include "client/qamctl/transfer_meter.h"
@@ -79,6 +80,20 @@ absl::Status DeleteArtifact(Session& session, const std::string& text) {
   return absl::OkStatus();
 }
 
+void AddExportFlags(CLI::App& app, ExportFlags& flags) {
+  app.add_option("--format", flags.format, "hf: a Hugging Face folder; gguf: one file for llama.cpp")
+      ->required()
+      ->check(CLI::IsMember({"hf", "gguf"}))
+      ->type_name("FORMAT");
+  app.add_option("--dtype", flags.dtype, "Type of the weights: bf16, f16 or f32")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"bf16", "f16", "f32"}))
+      ->type_name("DTYPE");
+  app.add_option("--out", flags.out, "Folder (hf) or file (gguf) to write; it must not be there yet")
+      ->required()
+      ->type_name("PATH");
+}
+
 }  // namespace
 
 Action BuildArtifacts(CLI::App& app) {
@@ -99,11 +114,21 @@ Action BuildArtifacts(CLI::App& app) {
   CLI::App* download = add("download", "Fetch all files and check their digests; goes on where it stopped");
   download->add_option("--output", *folder, "Folder to write to (default: the beginning of the digest)")
       ->type_name("FOLDER");
+  auto flags = std::make_shared<ExportFlags>();
+  CLI::App* exported = add("export",
+                           "Write the model with its weights dequantized, for other engines; ARTIFACT may also be a "
+                           "downloaded folder");
+  AddExportFlags(*exported, *flags);
   CLI::App* remove = add("delete", "Delete an artifact that nothing serves");
   const Action list_action = [checkpoint](Session& session) { return ListArtifacts(session, *checkpoint); };
   return RunVerb({{list, list_action},
                   {get, [name](Session& session) { return GetArtifact(session, *name); }},
                   {download, [name, folder](Session& session) { return Download(session, *name, *folder); }},
+                  {exported,
+                   [name, flags](Session& session) {
+                     flags->artifact = *name;
+                     return Export(session, *flags);
+                   }},
                   {remove, [name](Session& session) { return DeleteArtifact(session, *name); }}},
                  list_action);
 }

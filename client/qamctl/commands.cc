@@ -21,7 +21,7 @@ constexpr std::array kCommands = {
     Command{"cancel", kWork, "Cancel a job", BuildCancel},
     Command{"report", kWork, "Show how good an artifact is", BuildReport},
     Command{"eval", kWork, "Measure an artifact again, on a text of your choice", BuildEval},
-    Command{"artifacts", kWork, "List, show, download or delete quantized models", BuildArtifacts},
+    Command{"artifacts", kWork, "List, show, download, export or delete quantized models", BuildArtifacts},
     Command{"load", kServe, "Serve an artifact or a checkpoint under a name", BuildLoad},
     Command{"unload", kServe, "Stop serving a model", BuildUnload},
     Command{"models", kServe, "List served models", BuildModels},

@@ -30,6 +30,9 @@ constexpr std::array kHints = {
     Hint{"AMBIGUOUS_NAME", "give more of the digest, or the whole resource name"},
     Hint{"DISK_FULL", "free some space and run the same command again; it goes on where it stopped"},
     Hint{"UPLOAD_NOT_FOUND", "run the same upload again; what has arrived is not sent twice"},
+    Hint{"EXPORT_TOKENIZER", "`--format hf` takes every tokenizer as it is"},
+    Hint{"EXPORT_MODEL", "`--format hf` takes every model"},
+    Hint{"EXPORT_RANGE", "`--dtype bf16` or `--dtype f32` holds every weight"},
     Hint{"CHAT_TEMPLATE_MISSING", "this model has no chat template; use `qamctl generate`"},
 };
 

@@ -107,6 +107,12 @@ std::vector<int32_t> DecodeTable(const TensorFormat& format) {
   return table;
 }
 
+namespace {
+
+int SignedByte(uint8_t byte) { return byte < 128 ? byte : byte - 256; }
+
+}  // namespace
+
 RowDecoder::RowDecoder(const TensorFormat& format)
     : format_(format), step_(FormatStep(format)), table_(DecodeTable(format)) {}
 
@@ -114,8 +120,8 @@ void RowDecoder::Decode(const uint8_t* strip, int row_in_strip, int64_t cols, fl
   for (int64_t col = 0; col < cols; col += 2) {
     int x, y;
     if (format_.codec == Codec::kInt8) {
-      x = static_cast<int8_t>(strip[Int8Offset(cols, row_in_strip, col)]);
-      y = static_cast<int8_t>(strip[Int8Offset(cols, row_in_strip, col + 1)]);
+      x = SignedByte(strip[Int8Offset(cols, row_in_strip, col)]);
+      y = SignedByte(strip[Int8Offset(cols, row_in_strip, col + 1)]);
       out[col] = static_cast<float>(x) * step_;
       if (col + 1 < cols) out[col + 1] = static_cast<float>(y) * step_;
       continue;

@@ -97,6 +97,7 @@ absl::Status ExportArtifact(const FileSet& artifact, const ExportOptions& option
     return InvalidArgument("EXPORT_DTYPE", "{}; F32, F16 and BF16 are known", DTypeName(options.dtype));
   }
   const std::string target = WithoutTrailingSlash(out_path);
+  if (target.empty()) return InvalidArgument("EXPORT_PATH", "the path to export to is empty");
   RETURN_IF_ERROR(CheckTarget(options.format, target));
   ASSIGN_OR_RETURN(const auto reader, ArtifactReader::Open(artifact));
   std::string parent = fs::path(target).parent_path().string();

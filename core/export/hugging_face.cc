@@ -59,6 +59,7 @@ std::vector<std::vector<ExportTensor>> Shards(std::vector<ExportTensor> tensors,
 
 absl::Status WriteShard(const std::vector<ExportTensor>& tensors, const std::string& path, WeightReader& weights) {
   std::vector<SafetensorsWriter::Declaration> declarations;
+  declarations.reserve(tensors.size());
   for (const ExportTensor& tensor : tensors) declarations.push_back({tensor.name, tensor.dtype, tensor.shape});
   // transformers refuses files that do not say which framework wrote them.
   ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::Create(path, declarations, {{"format", "pt"}}, kAlignment));
@@ -80,7 +81,7 @@ absl::Status WriteShards(const ExportSource& source, const std::string& folder) 
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
     for (const ExportTensor& tensor : shards[i]) index["weight_map"][tensor.name] = name;
-    RETURN_IF_ERROR(WriteShard(shards[i], folder + "/" + name, weights));
+    RETURN_IF_ERROR(WriteShard(shards[i], fmt::format("{}/{}", folder, name), weights));
   }
   return WriteFileAtomically(folder + "/model.safetensors.index.json", index.dump(2) + "\n");
 }

@@ -19,7 +19,7 @@ struct ExportSource {
   ProgressFn progress;
 };
 
-// Each fills `folder`, which is there and empty, on a file system where `FreeDiskBytes` was not looked at yet.
+// Each fills `folder`, which is there and empty; before the weights it looks whether they fit.
 absl::Status WriteHuggingFace(const ExportSource& source, const std::string& folder);
 // One file, kGgufName.
 absl::Status WriteGguf(const ExportSource& source, const std::string& folder);

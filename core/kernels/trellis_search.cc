@@ -51,7 +51,7 @@ TrellisTable::TrellisTable(int pair_bits) : pair_bits_(pair_bits), groups_(1 << 
     for (int item = 0; item < items_; ++item) {
       for (int lane = 0; lane < kLanes; ++lane) {
         const uint32_t state = StateOf(block, item, lane);
-        points_[static_cast<size_t>((block * items_ + item) * kLanes + lane)] =
+        points_[static_cast<size_t>((int64_t{block} * items_ + item) * kLanes + lane)] =
             Point(TrellisValue(state, 0) * kPointScale, TrellisValue(state, 1) * kPointScale);
       }
     }

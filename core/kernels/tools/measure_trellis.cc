@@ -34,23 +34,26 @@ double MeanSquaredError(TrellisSearch& search, int bits, double step, int rings)
   return error / (2.0 * kTileRows * rings);
 }
 
+void MeasureRate(int bits, int rings) {
+  const TrellisTable table(bits);
+  TrellisSearch search(table, BestKernels());
+  double best_step = 0, best = 1;
+  const auto start = std::chrono::steady_clock::now();
+  for (double step = 0.0068; step < 0.0088; step += 0.0001) {
+    const double error = MeanSquaredError(search, bits, step, rings);
+    if (error < best) best = error, best_step = step;
+  }
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  fmt::print("{{{:.4f}f, {:.3e}}},  // {} bits a pair; {:.0f} thousand weights/s\n", best_step, best, bits,
+             20 * rings * 64 / seconds.count() / 1000);
+}
+
 }  // namespace
 }  // namespace qamserve
 
 int main(int argc, char** argv) {
-  using namespace qamserve;
   const int rings = argc > 1 ? std::atoi(argv[1]) : 1000;
-  for (int bits = kMinTrellisPairBits; bits <= kMaxTrellisPairBits; ++bits) {
-    const TrellisTable table(bits);
-    TrellisSearch search(table, BestKernels());
-    double best_step = 0, best = 1;
-    const auto start = std::chrono::steady_clock::now();
-    for (double step = 0.0068; step < 0.0088; step += 0.0001) {
-      const double error = MeanSquaredError(search, bits, step, rings);
-      if (error < best) best = error, best_step = step;
-    }
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    fmt::print("{{{:.4f}f, {:.3e}}},  // {} bits a pair; {:.0f} thousand weights/s\n", best_step, best, bits,
-               20 * rings * 64 / seconds.count() / 1000);
+  for (int bits = qamserve::kMinTrellisPairBits; bits <= qamserve::kMaxTrellisPairBits; ++bits) {
+    qamserve::MeasureRate(bits, rings);
   }
 }

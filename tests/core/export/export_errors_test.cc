@@ -70,6 +70,9 @@ TEST(ExportErrors, ACheckpointIsNoArtifact) {
   const absl::Status status = ExportArtifact(
       *FileSet::FromPath(e.folder / "model"), {}, pool, [](double) { return absl::OkStatus(); }, e.out());
   EXPECT_EQ(ReasonOf(status), "CONFIG_FIELD") << status;
+  const absl::Status nowhere = ExportArtifact(
+      *FileSet::FromPath(e.artifact()), {}, pool, [](double) { return absl::OkStatus(); }, "");
+  EXPECT_EQ(ReasonOf(nowhere), "EXPORT_PATH") << nowhere;
   EXPECT_THAT(e.Leftovers(), IsEmpty());
 }
 
