@@ -1,5 +1,8 @@
 #include "server/grpc/watch_stream.h"
 
+#include <grpcpp/alarm.h>
+
+#include <chrono>
 #include <memory>
 #include <utility>
 
@@ -9,8 +12,12 @@
 namespace qamserve {
 namespace {
 
-// Kept alive by gRPC (until OnDone) through self_, and by tasks on the executor. Whatever happens asks for a Pump on the
-// executor; `busy_` says that one is queued or that a message is on its way, `again_` that something happened meanwhile.
+// A job of small tensors changes hundreds of times a second; nobody reads that fast.
+constexpr std::chrono::milliseconds kBetweenMessages(100);
+
+// Kept alive by gRPC (until OnDone) through self_, and by tasks on the executor. Whatever happens asks for a Pump on
+// the executor; `busy_` says that one is queued or that a message is on its way or was just sent, `again_` that
+// something happened meanwhile.
 class WatchStream final : public grpc::ServerWriteReactor<v1::Job>, public std::enable_shared_from_this<WatchStream> {
  public:
   explicit WatchStream(ServiceContext& context) : context_(context), timer_(context, {"JobService", "WatchJob"}) {}
@@ -33,9 +40,10 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::Job>, public std::
     {
       absl::MutexLock lock(&mutex_);
       broken_ = broken_ || !ok;
-      busy_ = false;
     }
-    RequestPump();
+    if (final_sent_ || !ok) return Rest();
+    // Until then changes only ask for another Pump, and are told together.
+    rest_.Set(std::chrono::system_clock::now() + kBetweenMessages, [self = shared_from_this()](bool) { self->Rest(); });
   }
 
   void OnCancel() override {
@@ -90,6 +98,15 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::Job>, public std::
     StartWrite(&message_);
   }
 
+  // The time after a message is over.
+  void Rest() {
+    {
+      absl::MutexLock lock(&mutex_);
+      busy_ = false;
+    }
+    RequestPump();
+  }
+
   void Idle() {
     bool again;
     {
@@ -112,6 +129,7 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::Job>, public std::
 
   ServiceContext& context_;
   CallTimer timer_;
+  grpc::Alarm rest_;
   std::shared_ptr<WatchStream> self_;
   std::string id_;
   std::shared_ptr<void> subscription_;

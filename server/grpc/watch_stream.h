@@ -1,5 +1,6 @@
 // WatchJob: the job now, then after every change, with the tensors that are new; ends after a final state, or with
-// UNAVAILABLE (SHUTTING_DOWN) when the server drains. Changes that come while a message is on its way are told together.
+// UNAVAILABLE (SHUTTING_DOWN) when the server drains. Changes that come while a message is on its way, or within 100 ms
+// after it, are told together.
 #pragma once
 
 #include <string>
