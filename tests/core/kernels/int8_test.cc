@@ -1,6 +1,7 @@
 // 8-bit products: the reference against double arithmetic, AVX2 against the reference bit for bit.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -159,11 +160,11 @@ TEST(Activations8, QuantizeWithinHalfAStepAndPadWithZeros) {
     const int64_t padded = PaddedCols(cols);
     for (int64_t t = 0; t < 2; ++t) {
       const float scale = x.scale[static_cast<size_t>(t)];
-      int largest = 0;
+      float largest = 0;
       for (int64_t c = 0; c < cols; ++c) {
-        const int q = x.q[static_cast<size_t>(t * padded + c)];
-        ASSERT_NEAR(static_cast<float>(q) * scale, x.x[static_cast<size_t>(t * cols + c)], 0.5f * scale * 1.001f);
-        largest = std::max(largest, std::abs(q));
+        const auto q = static_cast<float>(x.q[static_cast<size_t>(t * padded + c)]);
+        ASSERT_NEAR(q * scale, x.x[static_cast<size_t>(t * cols + c)], 0.5f * scale * 1.001f);
+        largest = std::max(largest, std::fabs(q));
       }
       EXPECT_EQ(largest, kMaxActivation8);
       for (int64_t c = cols; c < padded; ++c) EXPECT_EQ(x.q[static_cast<size_t>(t * padded + c)], 0);
