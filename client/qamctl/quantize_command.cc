@@ -86,7 +86,8 @@ void AddTextFlags(CLI::App& app, QuantizeFlags& flags) {
   app.add_option("--calibration", flags.calibration,
                  "Text to calibrate on: a local file or texts/{sha256} (default: the model's own samples)")
       ->type_name("TEXT");
-  app.add_option("--calibration-windows", flags.calibration_windows, "Windows of it to use (default 8)")
+  app.add_option("--calibration-windows", flags.calibration_windows,
+                 "Windows of it to use (default 8, 16 with --error-feedback)")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
   app.add_option("--evaluation", flags.evaluation,

@@ -7,8 +7,10 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -83,6 +85,7 @@ struct TensorOutcome {
 };
 
 class CoderTables;
+struct GroupStatistics;
 
 // Quantizes the tensors of one plan, in any order and by any number of threads at once. Immutable; thread-safe.
 class Quantizer {
@@ -108,6 +111,14 @@ class Quantizer {
   QuantizePlan plan_;
   std::map<std::pair<Codec, int>, std::unique_ptr<const CoderTables>> tables_;
   std::map<int64_t, std::unique_ptr<const Rotation>> rotations_;  // by input dimension
+
+  // Channel scales belong to a group, whose tensors are mostly quantized one after the other: the last few are kept, by
+  // group and statistics.
+  absl::StatusOr<std::vector<float>> ScaleOf(const QuantizePlan::Tensor& tensor,
+                                             const std::vector<std::string>& statistics,
+                                             const GroupStatistics& inputs) const;
+  mutable std::mutex mutex_;
+  mutable std::deque<std::pair<std::string, std::vector<float>>> scales_;  // guarded by mutex_; newest last
 };
 
 struct ArtifactInputs {

@@ -1,3 +1,5 @@
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <optional>
@@ -33,8 +35,8 @@ absl::Status ForEachRow(const Checkpoint& checkpoint, const GroupNames& group, i
 
 // The scale of a group's input channels: what loses least in the outputs or, for 8-bit activations, what shares their
 // range with the weights'.
-absl::StatusOr<std::vector<float>> ScaleOf(const Checkpoint& checkpoint, const GroupNames& group, Codec codec,
-                                           const GroupStatistics& inputs) {
+absl::StatusOr<std::vector<float>> ComputeScale(const Checkpoint& checkpoint, const GroupNames& group, Codec codec,
+                                                const GroupStatistics& inputs) {
   const size_t n = inputs.mean_square.size();
   if (codec == Codec::kInt8) {
     std::vector<float> largest(n, 0.0f);
@@ -127,6 +129,23 @@ absl::StatusOr<std::shared_ptr<const Quantizer>> Quantizer::Create(std::shared_p
   return out;
 }
 
+absl::StatusOr<std::vector<float>> Quantizer::ScaleOf(const QuantizePlan::Tensor& tensor,
+                                                      const std::vector<std::string>& statistics,
+                                                      const GroupStatistics& inputs) const {
+  constexpr size_t kKept = 8;
+  const std::string key = fmt::format("{} {}", tensor.group, fmt::join(statistics, " "));
+  // Made under the lock: whoever else wants it waits for it instead of reading the group's weights, too.
+  std::lock_guard lock(mutex_);
+  for (const auto& [kept, scale] : scales_) {
+    if (kept == key) return scale;
+  }
+  ASSIGN_OR_RETURN(const GroupNames group, GroupOf(*checkpoint_, tensor.group));
+  ASSIGN_OR_RETURN(std::vector<float> scale, ComputeScale(*checkpoint_, group, tensor.format.codec, inputs));
+  scales_.emplace_back(key, scale);
+  if (scales_.size() > kKept) scales_.pop_front();
+  return scale;
+}
+
 absl::StatusOr<TensorOutcome> Quantizer::QuantizeTensor(size_t index, const std::vector<std::string>& statistics,
                                                         ThreadPool& pool, ProgressFn progress,
                                                         const std::string& out_path) const {
@@ -139,7 +158,7 @@ absl::StatusOr<TensorOutcome> Quantizer::QuantizeTensor(size_t index, const std:
   }
   PackedTensor packed;
   if (spec_.channel_scale) {
-    ASSIGN_OR_RETURN(packed.scale, ScaleOf(*checkpoint_, group, tensor.format.codec, inputs));
+    ASSIGN_OR_RETURN(packed.scale, ScaleOf(tensor, statistics, inputs));
   }
   std::optional<ErrorFeedback> feedback;
   if (spec_.error_feedback) {

@@ -65,6 +65,7 @@ absl::StatusOr<JobSpec> NormalizeJobSpec(JobSpec spec, int64_t context_tokens) {
     spec.calibration = TextSelection();
     return spec;
   }
+  if (spec.calibration.windows == 0 && spec.quantize.error_feedback) spec.calibration.windows = kDefaultFeedbackWindows;
   RETURN_IF_ERROR(NormalizeSelection("calibration", spec.calibration, context_tokens));
   // Where nothing is calibrated, what was asked for must not make another job of it.
   if (!NeedsStatistics(spec.quantize)) spec.calibration = TextSelection();

@@ -12,6 +12,8 @@
 namespace qamserve {
 
 inline constexpr int32_t kDefaultWindows = 8;
+// Outer products need more text than mean squares: KL on SmolLM2 at 4 bpw was 0.101 with 8 windows, 0.095 with 16.
+inline constexpr int32_t kDefaultFeedbackWindows = 16;
 inline constexpr int32_t kDefaultWindowTokens = 1024;
 inline constexpr int32_t kMaxWindows = 4096;
 inline constexpr int32_t kMaxWindowTokens = 131072;

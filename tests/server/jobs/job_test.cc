@@ -121,6 +121,26 @@ TEST(JobSpecTest, NormalizesAndComesBackFromJson) {
   EXPECT_NE(JobKey(*NormalizeJobSpec(spec, 512)), JobKey(*normal));
 }
 
+TEST(JobSpecTest, ErrorFeedbackIsCalibratedOnMoreTextUnlessToldOtherwise) {
+  JobSpec spec;
+  spec.checkpoint = std::string(64, 'a');
+  spec.quantize.codec = Codec::kTrellis;
+  spec.quantize.bpw = 4;
+  spec.quantize.channel_scale = false;
+  spec.quantize.error_feedback = true;
+  const auto normal = NormalizeJobSpec(spec, 512);
+  ASSERT_TRUE(normal.ok()) << normal.status();
+  EXPECT_EQ(normal->calibration.windows, kDefaultFeedbackWindows);
+  const auto back = JobSpecFromJson(JobSpecToJson(*normal));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->quantize.codec, Codec::kTrellis);
+  EXPECT_TRUE(back->quantize.error_feedback);
+  spec.calibration.windows = 3;
+  EXPECT_EQ(NormalizeJobSpec(spec, 512)->calibration.windows, 3);
+  spec.quantize.bpw = 6;
+  EXPECT_EQ(ReasonOf(NormalizeJobSpec(spec, 512).status()), "BPW_RANGE") << "the trellis ends at 5.5";
+}
+
 TEST(JobSpecTest, NamesFieldAndLimit) {
   auto reason = [](auto change) {
     JobSpec spec;
