@@ -76,9 +76,10 @@ absl::Status CalibrateShard(const Checkpoint& checkpoint, const QuantizeSpec& sp
 struct TensorOutcome {
   std::string name;
   int64_t rows = 0, cols = 0;
-  double bpw = 0;             // codes + norms + the tensor's share of scales
-  double distortion = 0;      // mean squared error a weight over the row's mean square, in the rotated basis
-  double weighted_error = 0;  // channel-weighted squared error over channel-weighted energy; 0 without statistics
+  double bpw = 0;                   // codes + norms + the tensor's share of scales
+  double distortion = 0;            // mean squared error a weight over the row's mean square, in the rotated basis
+  double worst_row_distortion = 0;  // of a single row; rows without rotation differ much
+  double weighted_error = 0;        // channel-weighted squared error over channel-weighted energy; 0 without statistics
   // Expected squared error of the layer's outputs for one token, summed over outputs: by the full statistics with error
   // feedback, by the channels' mean squares without; 0 without statistics.
   double output_error = 0;

@@ -99,6 +99,7 @@ absl::StatusOr<StripOutcome> EncodeStrips(const Checkpoint& checkpoint, const Qu
     for (int64_t s = 0; s < now; ++s) {
       ASSIGN_OR_RETURN(const StripOutcome outcome, outcomes[static_cast<size_t>(s)]);
       total.relative += outcome.relative;
+      total.worst_row = std::max(total.worst_row, outcome.worst_row);
       total.weighted += outcome.weighted;
       total.weighted_energy += outcome.weighted_energy;
       total.feedback_loss += outcome.feedback_loss;
@@ -181,6 +182,7 @@ absl::StatusOr<TensorOutcome> Quantizer::QuantizeTensor(size_t index, const std:
   outcome.bpw = tensor.format.pair_bits / 2.0 + 16.0 / static_cast<double>(tensor.cols) +
                 (spec_.channel_scale ? 16.0 / static_cast<double>(group_rows) : 0.0);
   outcome.distortion = total.relative / static_cast<double>(tensor.rows);
+  outcome.worst_row_distortion = total.worst_row;
   outcome.weighted_error = total.weighted_energy > 0 ? total.weighted / total.weighted_energy : 0;
   outcome.output_error = feedback ? total.feedback_loss : total.weighted;
   return outcome;

@@ -121,6 +121,11 @@ void AddWeightedError(const StripContext& context, std::span<const float> origin
   }
 }
 
+void AddRow(double relative, StripOutcome& out) {
+  out.relative += relative;
+  out.worst_row = std::max(out.worst_row, relative);
+}
+
 absl::Status NormTooLarge(int64_t row) {
   return InvalidArgument("TENSOR_RANGE", "row {}: its norm does not fit binary16 (65504)", row);
 }
@@ -139,7 +144,7 @@ absl::StatusOr<StripOutcome> EncodeRows(const StripContext& context, std::span<f
                                          context.scale, row, scratch, codes[r]);
     if (encoded.norm == kInfiniteHalf) return NormTooLarge(static_cast<int64_t>(r));
     norms[r] = encoded.norm;
-    if (encoded.energy > 0) out.relative += encoded.squared_error / encoded.energy;
+    if (encoded.energy > 0) AddRow(encoded.squared_error / encoded.energy, out);
     if (!context.mean_square.empty()) AddWeightedError(context, original, row, scratch, out);
   }
   PackStrip(codes, context.tables.format().pair_bits, packed);
@@ -183,7 +188,7 @@ absl::StatusOr<StripOutcome> EncodeStrip(const StripContext& context, std::span<
       error += d * d;
       rotated[j] = decoded;
     }
-    if (energy[r] > 0) out.relative += error / energy[r];
+    if (energy[r] > 0) AddRow(error / energy[r], out);
     out.feedback_loss += loss[r] * static_cast<double>(norm) * static_cast<double>(norm);
     if (!context.mean_square.empty()) AddWeightedError(context, row, rotated, scratch, out);
   }

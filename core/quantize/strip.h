@@ -25,6 +25,7 @@ struct StripContext {
 // What a strip adds to its tensor's totals.
 struct StripOutcome {
   double relative = 0;         // sum over rows of squared error over energy, in the scaled, rotated basis
+  double worst_row = 0;        // the largest of these quotients
   double weighted = 0;         // sum of h_j (w_j - w^_j)^2 in the original basis
   double weighted_energy = 0;  // sum of h_j w_j^2
   double feedback_loss = 0;    // expected squared output error by the full statistics; 0 without feedback

@@ -121,6 +121,8 @@ std::string TensorOutcomesToJson(const std::vector<TensorOutcome>& outcomes) {
                     {"cols", t.cols},
                     {"bpw", t.bpw},
                     {"distortion", t.distortion},
+                    {"worst_row_distortion", t.worst_row_distortion},
+                    {"output_error", t.output_error},
                     {"weighted_error", t.weighted_error}});
   }
   return list.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -135,7 +137,10 @@ absl::StatusOr<std::vector<TensorOutcome>> TensorOutcomesFromJson(const std::str
                           .cols = t.at("cols").get<int64_t>(),
                           .bpw = t.at("bpw").get<double>(),
                           .distortion = t.at("distortion").get<double>(),
-                          .weighted_error = t.at("weighted_error").get<double>()});
+                          // Of earlier versions neither is known.
+                          .worst_row_distortion = t.value("worst_row_distortion", 0.0),
+                          .weighted_error = t.at("weighted_error").get<double>(),
+                          .output_error = t.value("output_error", 0.0)});
     }
     return outcomes;
   } catch (const nlohmann::json::exception& error) {

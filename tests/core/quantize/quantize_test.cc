@@ -14,6 +14,7 @@
 #include "core/model/artifact.h"
 #include "core/model/model.h"
 #include "core/quantize/feedback.h"
+#include "core/quantize/strip.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_model.h"
 
@@ -284,6 +285,22 @@ TEST(Gates, AZeroedTensorIsRefused) {
   const absl::Status status = p.Assemble();
   EXPECT_EQ(ReasonOf(status), "GATE_RECONSTRUCTION") << status;
   EXPECT_NE(MessageOf(status).find(p.plan.tensors[3].name), std::string::npos);
+}
+
+TEST(Gates, RowsThatDifferMuchPassWithoutRotation) {
+  // Half the strength of a row in one weight: rounding to 127ths of it loses a hundred times what other rows lose.
+  const Rotation none = *Rotation::Create(64, RotationKind::kNone, 1);
+  const CoderTables tables({Codec::kInt8, 16});
+  Rng rng(1);
+  std::vector<float> rows(32 * 64);
+  for (float& w : rows) w = static_cast<float>(rng.NextGaussian());
+  rows[0] = 60;
+  std::vector<uint16_t> norms(32);
+  std::vector<uint8_t> packed(static_cast<size_t>(CodesStripBytes(tables.format(), 64)));
+  const auto outcome =
+      EncodeStrip({.rotation = none, .tables = tables, .scale = {}, .mean_square = {}}, rows, norms, packed);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_GT(outcome->worst_row, 4 * outcome->relative / 32) << "what the gate would otherwise allow";
 }
 
 TEST(Gates, ScrambledCodesAreRefused) {
