@@ -134,6 +134,20 @@ TEST(ExportErrors, MathematicsThatGgufHasNoKeyForAreNamed) {
   }
 }
 
+// llama.cpp reads any divisors; our reader of GGUF recognizes those of published models only.
+TEST(ExportErrors, ARopeScalingThatOnlyOthersReadBackIsNoError) {
+  Exported e;
+  e.options.format = ExportFormat::kGguf;
+  e.model.edit_config = [](auto& c) {
+    c["rope_scaling"] = {{"rope_type", "llama3"},
+                         {"factor", 8.0},
+                         {"low_freq_factor", 1.0},
+                         {"high_freq_factor", 4.0},
+                         {"original_max_position_embeddings", 32}};
+  };
+  EXPECT_EQ(e.QuantizeAndExport(), absl::OkStatus());
+}
+
 TEST(ExportErrors, WordsForOptions) {
   EXPECT_EQ(ParseExportOptions("gguf", "f16")->dtype, DType::kF16);
   EXPECT_EQ(ParseExportOptions("hf", "bf16")->format, ExportFormat::kHuggingFace);
