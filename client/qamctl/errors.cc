@@ -45,7 +45,8 @@ std::string HintFor(const absl::Status& status) {
   for (const Hint& hint : kHints) {
     if (reason == hint.reason) return hint.text;
   }
-  if (absl::IsUnimplemented(status)) return "this server does not know the call; it may be older than this qamctl";
+  // A reason means that the server knows the call and refuses what was asked of it.
+  if (reason == "UNIMPLEMENTED") return "this server does not know the call; it may be older than this qamctl";
   if (absl::IsDeadlineExceeded(status)) return "allow more time with --timeout SECONDS";
   return "";
 }

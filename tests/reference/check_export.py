@@ -26,7 +26,10 @@ import numpy as np
 
 
 def run(*command):
-    return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True)
+    result = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if result.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))}: {(result.stderr or result.stdout)[-2000:]}")
+    return result
 
 
 def tokens_of(args, model):
@@ -80,10 +83,14 @@ def compare_transformers(args, artifact, export, windows, folder):
 
 
 def compare_llama(args, export):
-    out = run(args.peer / "llama-perplexity", "-m", export, "-f", args.text, "-c", args.window, "--chunks", args.windows,
-              "-b", args.window, "-t", args.threads, "--no-warmup", "--no-escape")
-    found = re.search(r"Final estimate: PPL = ([0-9.]+)", out.stdout + out.stderr)
-    return float(found.group(1))
+    # It ends without waiting for its own log, so the last line of a short run is missing now and then.
+    for _ in range(5):
+        out = run(args.peer / "llama-perplexity", "-m", export, "-f", args.text, "-c", args.window, "--chunks",
+                  args.windows, "-b", args.window, "-t", args.threads, "--no-warmup", "--no-escape")
+        found = re.search(r"Final estimate: PPL = ([0-9.]+)", out.stdout + out.stderr)
+        if found:
+            return float(found.group(1))
+    sys.exit("llama-perplexity printed no final estimate")
 
 
 def ids_of_llama(args, export):

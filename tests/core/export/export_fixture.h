@@ -15,6 +15,9 @@
 
 namespace qamserve {
 
+inline constexpr ExportFormat kFormats[] = {ExportFormat::kHuggingFace, ExportFormat::kGguf};
+
+// One artifact, which may be exported several times: quantizing it takes most of a test's time.
 struct Exported {
   TempFolder folder;
   TinyModelOptions model;
@@ -23,7 +26,11 @@ struct Exported {
 
   absl::Status Quantize() { return WriteTinyArtifact(model, {}, folder.path()); }
   std::string artifact() const { return folder / "artifact"; }
-  std::string out() const { return folder / (options.format == ExportFormat::kGguf ? "out.gguf" : "out"); }
+  // A path of its own for each format, type and number of threads.
+  std::string out() const {
+    return folder / fmt::format("out-{}-{}{}", DTypeName(options.dtype), threads,
+                                options.format == ExportFormat::kGguf ? ".gguf" : "");
+  }
 
   absl::Status Export() {
     return Export([](double) { return absl::OkStatus(); });
