@@ -287,7 +287,7 @@ TEST(Gates, AZeroedTensorIsRefused) {
   EXPECT_NE(MessageOf(status).find(p.plan.tensors[3].name), std::string::npos);
 }
 
-TEST(Gates, RowsThatDifferMuchPassWithoutRotation) {
+TEST(Strip, TellsOfAWorstRowFarAboveTheMean) {
   // Half the strength of a row in one weight: rounding to 127ths of it loses a hundred times what other rows lose.
   const Rotation none = *Rotation::Create(64, RotationKind::kNone, 1);
   const CoderTables tables({Codec::kInt8, 16});
