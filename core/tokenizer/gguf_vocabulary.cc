@@ -111,7 +111,7 @@ absl::Status FillByteLevel(const Parts& parts, GgufVocabulary& out) {
     if (left.find(' ') != std::string::npos || right.find(' ') != std::string::npos) {
       return Unsupported("the merge of \"{}\" and \"{}\", which has a space", left, right);
     }
-    out.merges.push_back(left + " " + right);
+    out.merges.push_back(fmt::format("{} {}", left, right));
   }
   return absl::OkStatus();
 }
@@ -127,7 +127,7 @@ class MergeOrder {
     for (const auto& [left, right] : spec.merges) {
       const auto joined = ids_.find(left + right);
       if (joined == ids_.end()) continue;
-      pairs_.emplace(left + " " + right);
+      pairs_.insert(fmt::format("{} {}", left, right));
       order_.emplace(joined->second, static_cast<int32_t>(order_.size()));
     }
   }
@@ -160,8 +160,8 @@ class MergeOrder {
 absl::StatusOr<bool> HasSpacePrefix(const Parts& parts) {
   const std::string mark(kSpaceMark);
   for (const bool prefix : {false, true}) {
-    const std::string start = prefix ? mark : "";
-    if (Rewritten(parts, "a b  C\n1") == start + "a" + mark + "b" + mark + mark + "C\n1") return prefix;
+    const std::string marked = fmt::format("{0}a{1}b{1}{1}C\n1", prefix ? mark : "", mark);
+    if (Rewritten(parts, "a b  C\n1") == marked) return prefix;
   }
   return Unsupported("normalizer and pre_tokenizer of tokenizer.json: spaces do not become U+2581 and nothing else");
 }

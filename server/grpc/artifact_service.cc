@@ -9,7 +9,7 @@ namespace {
 // Well below the message limit of 4 MiB, with room for the tensors beside it.
 constexpr uint64_t kMaxReportBytes = uint64_t{2} << 20;
 
-constexpr CallName Name(std::string_view method) { return {"ArtifactService", method}; }
+constexpr CallName ArtifactCall(std::string_view method) { return {"ArtifactService", method}; }
 
 absl::Status FillReport(ServiceContext& context, const std::string& digest, v1::Report* response) {
   ASSIGN_OR_RETURN(const ArtifactRecord artifact, context.catalog.GetArtifact(digest));
@@ -32,7 +32,7 @@ absl::Status FillReport(ServiceContext& context, const std::string& digest, v1::
 grpc::ServerUnaryReactor* ArtifactServiceImpl::GetArtifact(grpc::CallbackServerContext* call,
                                                            const v1::GetArtifactRequest* request,
                                                            v1::Artifact* response) {
-  return AnswerOn(context_.quick, context_, call, Name("GetArtifact"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, ArtifactCall("GetArtifact"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string digest, ParseResourceName("artifacts", request->name()));
     ASSIGN_OR_RETURN(const ArtifactRecord artifact, context_.catalog.GetArtifact(digest));
     *response = ToProto(artifact);
@@ -43,7 +43,7 @@ grpc::ServerUnaryReactor* ArtifactServiceImpl::GetArtifact(grpc::CallbackServerC
 grpc::ServerUnaryReactor* ArtifactServiceImpl::ListArtifacts(grpc::CallbackServerContext* call,
                                                              const v1::ListArtifactsRequest* request,
                                                              v1::ListArtifactsResponse* response) {
-  return AnswerOn(context_.quick, context_, call, Name("ListArtifacts"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, ArtifactCall("ListArtifacts"), [this, request, response]() -> absl::Status {
     std::string checkpoint;
     if (!request->checkpoint().empty()) {
       ASSIGN_OR_RETURN(checkpoint, ParseResourceName("checkpoints", request->checkpoint()));
@@ -64,7 +64,7 @@ grpc::ServerWriteReactor<v1::DownloadFileResponse>* ArtifactServiceImpl::Downloa
 
 grpc::ServerUnaryReactor* ArtifactServiceImpl::GetReport(grpc::CallbackServerContext* call,
                                                          const v1::GetReportRequest* request, v1::Report* response) {
-  return AnswerOn(context_.quick, context_, call, Name("GetReport"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, ArtifactCall("GetReport"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string digest, ParseResourceName("artifacts", request->artifact()));
     return FillReport(context_, digest, response);
   });
@@ -73,7 +73,7 @@ grpc::ServerUnaryReactor* ArtifactServiceImpl::GetReport(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* ArtifactServiceImpl::DeleteArtifact(grpc::CallbackServerContext* call,
                                                               const v1::DeleteArtifactRequest* request,
                                                               v1::DeleteArtifactResponse*) {
-  return AnswerOn(context_.slow, context_, call, Name("DeleteArtifact"), [this, request]() -> absl::Status {
+  return AnswerOn(context_.slow, context_, call, ArtifactCall("DeleteArtifact"), [this, request]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string digest, ParseResourceName("artifacts", request->name()));
     return context_.catalog.DeleteArtifact(digest, request->request_id());
   });

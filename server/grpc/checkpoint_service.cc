@@ -6,7 +6,7 @@
 namespace qamserve {
 namespace {
 
-constexpr CallName Name(std::string_view method) { return {"CheckpointService", method}; }
+constexpr CallName CheckpointCall(std::string_view method) { return {"CheckpointService", method}; }
 
 std::string_view KindLabel(UploadKind kind) { return kind == UploadKind::kText ? "text" : "checkpoint"; }
 
@@ -25,7 +25,7 @@ absl::Status CountUpload(ServiceContext& context, UploadKind kind, const absl::S
 grpc::ServerUnaryReactor* CheckpointServiceImpl::CreateUpload(grpc::CallbackServerContext* call,
                                                               const v1::CreateUploadRequest* request,
                                                               v1::Upload* response) {
-  return AnswerOn(context_.quick, context_, call, Name("CreateUpload"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, CheckpointCall("CreateUpload"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const UploadKind kind, UploadKindFromProto(request->kind()));
     ASSIGN_OR_RETURN(const std::vector<FileRecord> files, FilesFromProto(request->files()));
     ASSIGN_OR_RETURN(const UploadView upload, context_.catalog.CreateUpload(kind, files, request->display_name(),
@@ -43,7 +43,7 @@ grpc::ServerReadReactor<v1::UploadFileRequest>* CheckpointServiceImpl::UploadFil
 grpc::ServerUnaryReactor* CheckpointServiceImpl::QueryUpload(grpc::CallbackServerContext* call,
                                                              const v1::QueryUploadRequest* request,
                                                              v1::Upload* response) {
-  return AnswerOn(context_.quick, context_, call, Name("QueryUpload"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, CheckpointCall("QueryUpload"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("uploads", request->name()));
     ASSIGN_OR_RETURN(const UploadView upload, context_.catalog.QueryUpload(id));
     *response = ToProto(upload);
@@ -54,7 +54,7 @@ grpc::ServerUnaryReactor* CheckpointServiceImpl::QueryUpload(grpc::CallbackServe
 grpc::ServerUnaryReactor* CheckpointServiceImpl::CompleteUpload(grpc::CallbackServerContext* call,
                                                                 const v1::CompleteUploadRequest* request,
                                                                 v1::CompleteUploadResponse* response) {
-  return AnswerOn(context_.slow, context_, call, Name("CompleteUpload"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.slow, context_, call, CheckpointCall("CompleteUpload"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("uploads", request->name()));
     ASSIGN_OR_RETURN(const UploadView upload, context_.catalog.QueryUpload(id));
     return CountUpload(context_, upload.kind, context_.catalog.CompleteUpload(id, request->request_id()), response);
@@ -64,7 +64,7 @@ grpc::ServerUnaryReactor* CheckpointServiceImpl::CompleteUpload(grpc::CallbackSe
 grpc::ServerUnaryReactor* CheckpointServiceImpl::CancelUpload(grpc::CallbackServerContext* call,
                                                               const v1::CancelUploadRequest* request,
                                                               v1::CancelUploadResponse*) {
-  return AnswerOn(context_.quick, context_, call, Name("CancelUpload"), [this, request]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, CheckpointCall("CancelUpload"), [this, request]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("uploads", request->name()));
     return context_.catalog.CancelUpload(id);
   });
@@ -73,7 +73,7 @@ grpc::ServerUnaryReactor* CheckpointServiceImpl::CancelUpload(grpc::CallbackServ
 grpc::ServerUnaryReactor* CheckpointServiceImpl::ImportCheckpoint(grpc::CallbackServerContext* call,
                                                                   const v1::ImportCheckpointRequest* request,
                                                                   v1::CompleteUploadResponse* response) {
-  return AnswerOn(context_.slow, context_, call, Name("ImportCheckpoint"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.slow, context_, call, CheckpointCall("ImportCheckpoint"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const UploadKind kind, UploadKindFromProto(request->kind()));
     return CountUpload(
         context_, kind,
@@ -84,7 +84,7 @@ grpc::ServerUnaryReactor* CheckpointServiceImpl::ImportCheckpoint(grpc::Callback
 grpc::ServerUnaryReactor* CheckpointServiceImpl::GetCheckpoint(grpc::CallbackServerContext* call,
                                                                const v1::GetCheckpointRequest* request,
                                                                v1::Checkpoint* response) {
-  return AnswerOn(context_.quick, context_, call, Name("GetCheckpoint"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, CheckpointCall("GetCheckpoint"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string digest, ParseResourceName("checkpoints", request->name()));
     ASSIGN_OR_RETURN(const CheckpointRecord checkpoint, context_.catalog.GetCheckpoint(digest));
     *response = ToProto(checkpoint);
@@ -95,7 +95,7 @@ grpc::ServerUnaryReactor* CheckpointServiceImpl::GetCheckpoint(grpc::CallbackSer
 grpc::ServerUnaryReactor* CheckpointServiceImpl::ListCheckpoints(grpc::CallbackServerContext* call,
                                                                  const v1::ListCheckpointsRequest* request,
                                                                  v1::ListCheckpointsResponse* response) {
-  return AnswerOn(context_.quick, context_, call, Name("ListCheckpoints"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, CheckpointCall("ListCheckpoints"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const Page<CheckpointRecord> page,
                      context_.catalog.ListCheckpoints(PageFromProto(request->page_size(), request->page_token())));
     for (const CheckpointRecord& checkpoint : page.items) *response->add_checkpoints() = ToProto(checkpoint);
@@ -107,7 +107,7 @@ grpc::ServerUnaryReactor* CheckpointServiceImpl::ListCheckpoints(grpc::CallbackS
 grpc::ServerUnaryReactor* CheckpointServiceImpl::DeleteCheckpoint(grpc::CallbackServerContext* call,
                                                                   const v1::DeleteCheckpointRequest* request,
                                                                   v1::DeleteCheckpointResponse*) {
-  return AnswerOn(context_.slow, context_, call, Name("DeleteCheckpoint"), [this, request]() -> absl::Status {
+  return AnswerOn(context_.slow, context_, call, CheckpointCall("DeleteCheckpoint"), [this, request]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string digest, ParseResourceName("checkpoints", request->name()));
     return context_.catalog.DeleteCheckpoint(digest, request->request_id());
   });

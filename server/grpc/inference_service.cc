@@ -6,7 +6,7 @@
 namespace qamserve {
 namespace {
 
-constexpr CallName Name(std::string_view method) { return {"InferenceService", method}; }
+constexpr CallName InferenceCall(std::string_view method) { return {"InferenceService", method}; }
 
 // The model of one request. Names have no '/', so that one with a collection before it cannot mean the other kind.
 absl::StatusOr<std::shared_ptr<ServedModel>> ModelOf(ServiceContext& context, std::string_view field) {
@@ -79,27 +79,27 @@ absl::Status FillScore(ServiceContext& context, const v1::ScoreRequest& request,
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(grpc::CallbackServerContext*,
                                                                                const v1::GenerateRequest* request) {
   return StartGenerateStream(
-      context_, Name("Generate"), request->model(), [this, request] { return ModelOf(context_, request->model()); },
+      context_, InferenceCall("Generate"), request->model(), [this, request] { return ModelOf(context_, request->model()); },
       [request](const ServedModel& model) { return InputOfGenerate(model, *request); });
 }
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Chat(grpc::CallbackServerContext*,
                                                                            const v1::ChatRequest* request) {
   return StartGenerateStream(
-      context_, Name("Chat"), request->model(), [this, request] { return ModelOf(context_, request->model()); },
+      context_, InferenceCall("Chat"), request->model(), [this, request] { return ModelOf(context_, request->model()); },
       [this, request](const ServedModel& model) { return InputOfChat(context_, model, *request); });
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::Score(grpc::CallbackServerContext* call,
                                                       const v1::ScoreRequest* request, v1::ScoreResponse* response) {
-  return AnswerOn(context_.slow, context_, call, Name("Score"),
+  return AnswerOn(context_.slow, context_, call, InferenceCall("Score"),
                   [this, request, response] { return FillScore(context_, *request, response); });
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerContext* call,
                                                          const v1::TokenizeRequest* request,
                                                          v1::TokenizeResponse* response) {
-  return AnswerOn(context_.quick, context_, call, Name("Tokenize"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, InferenceCall("Tokenize"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, ModelOf(context_, request->model()));
     ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, model->tokenizer());
     const std::vector<int32_t> tokens = tokenizer->Encode(
@@ -113,7 +113,7 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerContext* call,
                                                            const v1::DetokenizeRequest* request,
                                                            v1::DetokenizeResponse* response) {
-  return AnswerOn(context_.quick, context_, call, Name("Detokenize"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, InferenceCall("Detokenize"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, ModelOf(context_, request->model()));
     ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, model->tokenizer());
     for (const int32_t id : request->tokens()) {

@@ -6,7 +6,7 @@
 namespace qamserve {
 namespace {
 
-constexpr CallName Name(std::string_view method) { return {"JobService", method}; }
+constexpr CallName JobCall(std::string_view method) { return {"JobService", method}; }
 
 absl::Status Fill(const absl::StatusOr<JobView>& view, v1::Job* response) {
   if (view.ok()) *response = ToProto(*view);
@@ -18,7 +18,7 @@ absl::Status Fill(const absl::StatusOr<JobView>& view, v1::Job* response) {
 grpc::ServerUnaryReactor* JobServiceImpl::CreateQuantizeJob(grpc::CallbackServerContext* call,
                                                             const v1::CreateQuantizeJobRequest* request,
                                                             v1::Job* response) {
-  return AnswerOn(context_.slow, context_, call, Name("CreateQuantizeJob"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.slow, context_, call, JobCall("CreateQuantizeJob"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const CreateQuantizeJobArgs args, QuantizeArgsFromProto(*request));
     const absl::StatusOr<JobView> view = context_.jobs.CreateQuantizeJob(args);
     // A job that was done before ends without a notice, so what comes after success is done here.
@@ -32,7 +32,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateQuantizeJob(grpc::CallbackServer
 grpc::ServerUnaryReactor* JobServiceImpl::CreateEvaluateJob(grpc::CallbackServerContext* call,
                                                             const v1::CreateEvaluateJobRequest* request,
                                                             v1::Job* response) {
-  return AnswerOn(context_.slow, context_, call, Name("CreateEvaluateJob"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.slow, context_, call, JobCall("CreateEvaluateJob"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const CreateEvaluateJobArgs args, EvaluateArgsFromProto(*request));
     return Fill(context_.jobs.CreateEvaluateJob(args), response);
   });
@@ -40,7 +40,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateEvaluateJob(grpc::CallbackServer
 
 grpc::ServerUnaryReactor* JobServiceImpl::GetJob(grpc::CallbackServerContext* call, const v1::GetJobRequest* request,
                                                  v1::Job* response) {
-  return AnswerOn(context_.quick, context_, call, Name("GetJob"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, JobCall("GetJob"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
     return Fill(context_.jobs.GetJob(id), response);
   });
@@ -49,7 +49,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::GetJob(grpc::CallbackServerContext* ca
 grpc::ServerUnaryReactor* JobServiceImpl::ListJobs(grpc::CallbackServerContext* call,
                                                    const v1::ListJobsRequest* request,
                                                    v1::ListJobsResponse* response) {
-  return AnswerOn(context_.quick, context_, call, Name("ListJobs"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, JobCall("ListJobs"), [this, request, response]() -> absl::Status {
     JobFilter filter;
     ASSIGN_OR_RETURN(filter.state, JobStateFromProto(request->state()));
     ASSIGN_OR_RETURN(const Page<JobView> page,
@@ -67,7 +67,7 @@ grpc::ServerWriteReactor<v1::Job>* JobServiceImpl::WatchJob(grpc::CallbackServer
 
 grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(grpc::CallbackServerContext* call,
                                                     const v1::CancelJobRequest* request, v1::Job* response) {
-  return AnswerOn(context_.quick, context_, call, Name("CancelJob"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, JobCall("CancelJob"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
     return Fill(context_.jobs.CancelJob(id, request->request_id()), response);
   });
@@ -75,7 +75,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(grpc::CallbackServerContext*
 
 grpc::ServerUnaryReactor* JobServiceImpl::RetryJob(grpc::CallbackServerContext* call,
                                                    const v1::RetryJobRequest* request, v1::Job* response) {
-  return AnswerOn(context_.quick, context_, call, Name("RetryJob"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, JobCall("RetryJob"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
     return Fill(context_.jobs.RetryJob(id, request->request_id()), response);
   });
@@ -83,7 +83,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::RetryJob(grpc::CallbackServerContext* 
 
 grpc::ServerUnaryReactor* JobServiceImpl::DeleteJob(grpc::CallbackServerContext* call,
                                                     const v1::DeleteJobRequest* request, v1::DeleteJobResponse*) {
-  return AnswerOn(context_.slow, context_, call, Name("DeleteJob"), [this, request]() -> absl::Status {
+  return AnswerOn(context_.slow, context_, call, JobCall("DeleteJob"), [this, request]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
     return context_.jobs.DeleteJob(id, request->request_id());
   });

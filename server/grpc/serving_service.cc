@@ -5,7 +5,7 @@
 namespace qamserve {
 namespace {
 
-constexpr CallName Name(std::string_view method) { return {"ServingService", method}; }
+constexpr CallName ServingCall(std::string_view method) { return {"ServingService", method}; }
 constexpr int32_t kDefaultPage = 50;
 constexpr int32_t kMaxPage = 1000;
 
@@ -37,7 +37,7 @@ absl::Status FillPage(const std::vector<Item>& items, const Request& request, Re
 grpc::ServerUnaryReactor* ServingServiceImpl::LoadModel(grpc::CallbackServerContext* call,
                                                         const v1::LoadModelRequest* request,
                                                         v1::ServedModel* response) {
-  return AnswerOn(context_.slow, context_, call, Name("LoadModel"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.slow, context_, call, ServingCall("LoadModel"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const ServedModelView model,
                      context_.models.Load({request->name(), request->source(), request->context_tokens(),
                                            request->request_id()}));
@@ -49,7 +49,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::LoadModel(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* ServingServiceImpl::UnloadModel(grpc::CallbackServerContext* call,
                                                           const v1::UnloadModelRequest* request,
                                                           v1::ServedModel* response) {
-  return AnswerOn(context_.slow, context_, call, Name("UnloadModel"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.slow, context_, call, ServingCall("UnloadModel"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kServedModels, request->name()));
     const double seconds =
         request->drain_seconds() == 0 ? context_.limits.default_drain_seconds : request->drain_seconds();
@@ -62,7 +62,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::UnloadModel(grpc::CallbackServerCo
 grpc::ServerUnaryReactor* ServingServiceImpl::GetServedModel(grpc::CallbackServerContext* call,
                                                              const v1::GetServedModelRequest* request,
                                                              v1::ServedModel* response) {
-  return AnswerOn(context_.quick, context_, call, Name("GetServedModel"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, ServingCall("GetServedModel"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kServedModels, request->name()));
     ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, context_.models.Find(name));
     *response = ToProto(model->View());
@@ -73,7 +73,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::GetServedModel(grpc::CallbackServe
 grpc::ServerUnaryReactor* ServingServiceImpl::ListServedModels(grpc::CallbackServerContext* call,
                                                                const v1::ListServedModelsRequest* request,
                                                                v1::ListServedModelsResponse* response) {
-  return AnswerOn(context_.quick, context_, call, Name("ListServedModels"),
+  return AnswerOn(context_.quick, context_, call, ServingCall("ListServedModels"),
                   [this, request, response]() -> absl::Status {
                     return FillPage(context_.models.List(), *request, response,
                                     [&](const ServedModelView& model) { *response->add_models() = ToProto(model); });
@@ -82,7 +82,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::ListServedModels(grpc::CallbackSer
 
 grpc::ServerUnaryReactor* ServingServiceImpl::UpdateAlias(grpc::CallbackServerContext* call,
                                                           const v1::UpdateAliasRequest* request, v1::Alias* response) {
-  return AnswerOn(context_.quick, context_, call, Name("UpdateAlias"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, ServingCall("UpdateAlias"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const UpdateAliasArgs args, UpdateAliasFromProto(*request));
     ASSIGN_OR_RETURN(const AliasRecord alias, context_.models.UpdateAlias(args));
     *response = ToProto(alias);
@@ -92,7 +92,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::UpdateAlias(grpc::CallbackServerCo
 
 grpc::ServerUnaryReactor* ServingServiceImpl::GetAlias(grpc::CallbackServerContext* call,
                                                        const v1::GetAliasRequest* request, v1::Alias* response) {
-  return AnswerOn(context_.quick, context_, call, Name("GetAlias"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, ServingCall("GetAlias"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kAliases, request->name()));
     ASSIGN_OR_RETURN(const AliasRecord alias, context_.models.GetAlias(name));
     *response = ToProto(alias);
@@ -103,7 +103,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::GetAlias(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* ServingServiceImpl::ListAliases(grpc::CallbackServerContext* call,
                                                           const v1::ListAliasesRequest* request,
                                                           v1::ListAliasesResponse* response) {
-  return AnswerOn(context_.quick, context_, call, Name("ListAliases"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, ServingCall("ListAliases"), [this, request, response]() -> absl::Status {
     return FillPage(context_.models.ListAliases(), *request, response,
                     [&](const AliasRecord& alias) { *response->add_aliases() = ToProto(alias); });
   });
@@ -112,7 +112,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::ListAliases(grpc::CallbackServerCo
 grpc::ServerUnaryReactor* ServingServiceImpl::DeleteAlias(grpc::CallbackServerContext* call,
                                                           const v1::DeleteAliasRequest* request,
                                                           v1::DeleteAliasResponse*) {
-  return AnswerOn(context_.quick, context_, call, Name("DeleteAlias"), [this, request]() -> absl::Status {
+  return AnswerOn(context_.quick, context_, call, ServingCall("DeleteAlias"), [this, request]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kAliases, request->name()));
     return context_.models.DeleteAlias(name, request->etag(), request->request_id());
   });
