@@ -1,19 +1,12 @@
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/evaluate/evaluate.h"
+#include "core/evaluate/rounding.h"
 
 namespace qamserve {
 namespace {
 
 using nlohmann::json;
-
-// Six significant digits: what a mean over thousands of tokens can carry, and no more than libm's last bit, which may
-// differ between machines, can disturb.
-double Rounded(double value) {
-  if (value == 0 || !std::isfinite(value)) return value;
-  return std::stod(fmt::format("{:.6g}", value));
-}
 
 // One list of fields for reading and writing.
 template <typename Visit>

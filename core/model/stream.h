@@ -1,10 +1,11 @@
-// The unquantized model run over whole windows with one block's weights in memory at a time: what calibration and the
-// base side of an evaluation need, for models that do not fit.
+// The unquantized model run over whole windows with one block's weights in memory at a time: what calibration, the
+// base side of an evaluation and probes need, for models that do not fit.
 #pragma once
 
 #include <absl/functional/function_ref.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/base/status.h"
@@ -23,5 +24,31 @@ using StreamProgress = absl::FunctionRef<absl::Status(double fraction)>;
 absl::Status StreamForward(const Checkpoint& checkpoint, const std::vector<std::vector<int32_t>>& windows,
                            ThreadPool& pool, const InputObserver* observer, StreamProgress progress,
                            std::vector<float>* hidden);
+
+// The same in single steps. States are [all tokens][hidden_size]. Checkpoint, windows and pool must outlive it; used by
+// one thread at a time.
+class BlockStream {
+ public:
+  static absl::StatusOr<std::unique_ptr<BlockStream>> Create(const Checkpoint& checkpoint,
+                                                             const std::vector<std::vector<int32_t>>& windows,
+                                                             ThreadPool& pool, const InputObserver* observer);
+  // What goes into the first block.
+  absl::StatusOr<std::vector<float>> Embed() const;
+  // states <- block(states); `progress` hears of each window with the finished fraction of the block.
+  absl::Status Run(const LayerWeights& weights, int64_t layer, std::vector<float>& states, StreamProgress progress);
+  // The last norm: what the head multiplies.
+  absl::StatusOr<std::vector<float>> Normalized(const std::vector<float>& states) const;
+
+ private:
+  BlockStream(const Checkpoint& checkpoint, const std::vector<std::vector<int32_t>>& windows, ThreadPool& pool,
+              const InputObserver* observer, size_t longest);
+
+  const Checkpoint& checkpoint_;
+  const std::vector<std::vector<int32_t>>& windows_;
+  ForwardBuffers buffers_;
+  ForwardContext context_;
+  LayerKv cache_;
+  RopeFrequencies rope_;
+};
 
 }  // namespace qamserve

@@ -92,7 +92,7 @@ absl::StatusOr<std::string> GenerationConfig(const Checkpoint& checkpoint, const
 absl::Status WriteSidecars(const Checkpoint& checkpoint, const QuantizeSpec& spec, const QuantizePlan& plan,
                            const std::string& dir) {
   QuantizationConfig quantization;
-  ASSIGN_OR_RETURN(const TensorFormat format, FormatOf(spec));
+  ASSIGN_OR_RETURN(const TensorFormat format, FormatFor(spec.codec, spec.bpw));
   quantization.format = {std::string(CodecName(format.codec)), format.pair_bits};
   for (const QuantizePlan::Tensor& tensor : plan.tensors) {
     if (tensor.format == format) continue;

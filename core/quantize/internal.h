@@ -24,8 +24,8 @@ struct GroupStatistics {
 absl::StatusOr<GroupStatistics> ReadStatistics(const std::vector<std::string>& shards, const std::string& group,
                                                int64_t cols, bool outer);
 
-// The format of all tensors. INVALID_ARGUMENT (BPW_RANGE).
-absl::StatusOr<TensorFormat> FormatOf(const QuantizeSpec& spec);
+// INVALID_ARGUMENT (BPW_RANGE).
+absl::StatusOr<TensorFormat> FormatFor(Codec codec, double bpw);
 
 // The group that a tensor of the plan belongs to, with all its layers.
 absl::StatusOr<GroupNames> GroupOf(const Checkpoint& checkpoint, const std::string& group);

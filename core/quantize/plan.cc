@@ -1,4 +1,7 @@
+#include <fnmatch.h>
+
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "core/codec/codebook.h"
@@ -23,6 +26,40 @@ int64_t BlockMemory(const Checkpoint& checkpoint, const QuantizeSpec& spec) {
   return weights + tokens * per_token * 4 + LayerKv::BytesFor(c, tokens) +
          tokens * spec.calibration_windows * c.hidden_size * 4;
 }
+
+// The format of every tensor by the spec's rules.
+class TensorFormats {
+ public:
+  static absl::StatusOr<TensorFormats> Of(const Checkpoint& checkpoint, const QuantizeSpec& spec) {
+    TensorFormats out;
+    ASSIGN_OR_RETURN(out.usual_, FormatFor(spec.codec, spec.bpw));
+    for (const RateRule& rule : spec.rates) {
+      ASSIGN_OR_RETURN(const TensorFormat format, FormatFor(spec.codec, rule.bpw));
+      bool matched = false;
+      for (int64_t layer = 0; layer < checkpoint.config().num_layers; ++layer) {
+        for (const std::string& name : checkpoint.LinearNames(layer)) {
+          if (fnmatch(rule.filter.c_str(), name.c_str(), 0) != 0) continue;
+          out.others_[name] = format;
+          matched = true;
+        }
+      }
+      if (!matched) {
+        return InvalidArgument("FILTER_MATCHES_NOTHING",
+                               "rates: filter '{}' matches none of the tensors of {} ({}, ...)", rule.filter,
+                               checkpoint.origin(), checkpoint.LinearNames(0).front());
+      }
+    }
+    return out;
+  }
+  TensorFormat Get(const std::string& name) const {
+    const auto it = others_.find(name);
+    return it == others_.end() ? usual_ : it->second;
+  }
+
+ private:
+  TensorFormat usual_;
+  std::map<std::string, TensorFormat> others_;
+};
 
 }  // namespace
 
@@ -68,7 +105,7 @@ std::vector<SafetensorsWriter::Declaration> ArtifactDeclarations(const Checkpoin
 absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, const QuantizeSpec& spec, int threads) {
   RETURN_IF_ERROR(ValidateQuantizeSpec(spec));
   RETURN_IF_ERROR(CheckKernelDimensions(checkpoint.config(), checkpoint.origin()));
-  ASSIGN_OR_RETURN(const TensorFormat format, FormatOf(spec));
+  ASSIGN_OR_RETURN(const TensorFormats formats, TensorFormats::Of(checkpoint, spec));
   QuantizePlan plan;
   double bits = 0;
   int64_t widest = 0, largest = 0;
@@ -82,6 +119,7 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, cons
           auto rotation = Rotation::Create(cols, spec.rotation, spec.seed);
           if (!rotation.ok()) return Annotate(rotation.status(), checkpoint.origin() + ": tensor " + name);
         }
+        const TensorFormat format = formats.Get(name);
         const int64_t codes = CodesBytes(format, rows, cols);
         plan.tensors.push_back({name, group.name, rows, cols, format, codes + rows * 2});
         plan.weights += rows * cols;

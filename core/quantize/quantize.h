@@ -27,9 +27,18 @@ namespace qamserve {
 // Names the method and the layout in artifacts and job keys; changes when the same input would give other bytes.
 inline constexpr char kCodecVersion[] = "qamw-2";
 
+// Another rate for some tensors.
+struct RateRule {
+  std::string filter;  // pattern of fnmatch(3) for names of the plan: "*.down_proj", "model.layers.3.self_attn.q_proj"
+  double bpw = 0;
+  bool operator==(const RateRule&) const = default;
+};
+
 struct QuantizeSpec {
   Codec codec = Codec::kJoint;
   double bpw = 5.5;  // bits of codes a weight: 2.5 to 6 in half bits (trellis: to 5.5; int8: 8)
+  // Where several filters match, the last one counts.
+  std::vector<RateRule> rates;
   bool channel_scale = true;
   // Columns make up for the rounding errors of those before them (core/quantize/feedback.h); needs the full statistics
   // of the inputs.
@@ -44,6 +53,12 @@ struct QuantizeSpec {
 absl::Status ValidateQuantizeSpec(const QuantizeSpec& spec);
 // Canonical JSON: the same spec always gives the same text. Part of the job key and of the report.
 std::string QuantizeSpecToJson(const QuantizeSpec& spec);
+// Reads what QuantizeSpecToJson wrote; DATA_LOSS (SPEC_INVALID) for anything else.
+absl::StatusOr<QuantizeSpec> QuantizeSpecFromJson(const std::string& json);
+// The rates a codec has, ascending.
+std::vector<double> RatesOf(Codec codec);
+// Mean squared error a weight on a unit Gaussian; 0 where that is not known (int8).
+double IdealDistortion(Codec codec, double bpw);
 
 // Whether the quantize stage reads calibration statistics.
 inline bool NeedsStatistics(const QuantizeSpec& spec) { return spec.channel_scale || spec.error_feedback; }
@@ -64,7 +79,8 @@ struct QuantizePlan {
   int64_t peak_memory_bytes = 0;  // estimate, at `threads` threads
   double bpw = 0;                 // with norms and scales
 };
-// Errors: INVALID_ARGUMENT (ROTATION_DIMENSION) if an input dimension cannot be factored; names tensor and dimension.
+// Errors: INVALID_ARGUMENT: ROTATION_DIMENSION if an input dimension cannot be factored (names tensor and dimension),
+// FILTER_MATCHES_NOTHING, BPW_RANGE.
 absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, const QuantizeSpec& spec, int threads);
 
 // Runs windows of `window_tokens` tokens each through the unquantized model, a block at a time, and writes the sums of
