@@ -183,6 +183,18 @@ absl::StatusOr<v1::Job> Client::CreateEvaluateJob(v1::CreateEvaluateJobRequest r
   return Call(options_, CallKind::kQuick, *stubs_->jobs, &v1::JobService::Stub::CreateEvaluateJob, request);
 }
 
+absl::StatusOr<v1::Job> Client::CreateStudyJob(v1::CreateStudyJobRequest request) {
+  AddRequestId(request);
+  return Call(options_, CallKind::kQuick, *stubs_->jobs, &v1::JobService::Stub::CreateStudyJob, request);
+}
+
+absl::StatusOr<v1::StudyTable> Client::GetStudy(const std::string& job, v1::StudyFormat format) {
+  v1::GetStudyRequest request;
+  request.set_job(job);
+  request.set_format(format);
+  return Call(options_, CallKind::kQuick, *stubs_->jobs, &v1::JobService::Stub::GetStudy, request);
+}
+
 absl::StatusOr<v1::Job> Client::GetJob(const std::string& name) {
   v1::GetJobRequest request;
   request.set_name(name);

@@ -74,6 +74,8 @@ class Client {
 
   absl::StatusOr<v1::Job> CreateQuantizeJob(v1::CreateQuantizeJobRequest request);
   absl::StatusOr<v1::Job> CreateEvaluateJob(v1::CreateEvaluateJobRequest request);
+  absl::StatusOr<v1::Job> CreateStudyJob(v1::CreateStudyJobRequest request);
+  absl::StatusOr<v1::StudyTable> GetStudy(const std::string& job, v1::StudyFormat format);
   absl::StatusOr<v1::Job> GetJob(const std::string& name);
   absl::StatusOr<v1::ListJobsResponse> ListJobs(v1::JobState state);  // UNSPECIFIED: all; every page
   absl::StatusOr<v1::Job> CancelJob(const std::string& name);

@@ -1,7 +1,7 @@
 // qamserve: reads the options, runs one Server, drains it at SIGTERM or SIGINT.
-#include <signal.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>

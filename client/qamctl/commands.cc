@@ -16,6 +16,7 @@ constexpr std::array kCommands = {
     Command{"import", kModels, "Have the server read a model or a text below its import root", BuildImport},
     Command{"checkpoints", kModels, "List, show or delete uploaded models", BuildCheckpoints},
     Command{"quantize", kWork, "Quantize a checkpoint, or a local model, which is uploaded first", BuildQuantize},
+    Command{"study", kWork, "Measure methods at rates on checkpoints, side by side", BuildStudy},
     Command{"watch", kWork, "Follow a job to its end", BuildWatch},
     Command{"jobs", kWork, "List, show, follow, cancel, retry or delete jobs", BuildJobs},
     Command{"cancel", kWork, "Cancel a job", BuildCancel},

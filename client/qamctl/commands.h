@@ -32,6 +32,7 @@ Action BuildUpload(CLI::App& app);
 Action BuildImport(CLI::App& app);
 Action BuildCheckpoints(CLI::App& app);
 Action BuildQuantize(CLI::App& app);
+Action BuildStudy(CLI::App& app);
 Action BuildEval(CLI::App& app);
 Action BuildJobs(CLI::App& app);
 Action BuildWatch(CLI::App& app);

@@ -53,7 +53,7 @@ absl::Status PrintJob(Session& session, const v1::Job& job) {
   session.Print(fmt::format("{}  {}  {}  {}", Bold(session.terminal(), job.name()), job.kind(), StateName(job.state()),
                             job.display_name()));
   session.Print(fmt::format("checkpoint   {}", job.checkpoint()));
-  if (job.kind() == "quantize") session.Print(fmt::format("target       {} bpw", job.spec().bpw()));
+  if (job.spec().bpw() > 0) session.Print(fmt::format("target       {} bpw", job.spec().bpw()));
   if (const std::string progress = ProgressText(job); !progress.empty()) session.Print("progress     " + progress);
   session.Print("created      " + HumanTime(job.create_time()));
   if (job.has_end_time()) session.Print("ended        " + HumanTime(job.end_time()));

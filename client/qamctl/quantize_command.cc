@@ -11,6 +11,7 @@ namespace {
 const std::map<std::string, v1::Codec> kCodecs = {{"joint", v1::CODEC_JOINT},     {"polar", v1::CODEC_POLAR},
                                                   {"scalar", v1::CODEC_SCALAR},   {"uniform", v1::CODEC_UNIFORM},
                                                   {"trellis", v1::CODEC_TRELLIS}, {"int8", v1::CODEC_INT8}};
+constexpr char kTargets[] = "Instead of --bpw";
 const std::map<std::string, v1::Rotation> kRotations = {
     {"full", v1::ROTATION_FULL}, {"block", v1::ROTATION_BLOCK}, {"none", v1::ROTATION_NONE}};
 
@@ -28,12 +29,45 @@ struct QuantizeFlags {
   int evaluation_windows = 0;
   int window_tokens = 0;
   double max_kl = 0;
+  std::vector<std::string> rates;  // FILTER=BITS
+  std::vector<double> ladder;
+  bool curve_only = false;
+  double target_bpw = 0;
+  uint64_t target_bytes = 0;
+  double target_kl = 0;
+  double target_ppl = 0;
+  bool one_rate = false;
   std::string name;
   std::string load_as;
   int priority = 0;
   bool watch = false;
   bool validate_only = false;
 };
+
+absl::Status AddRates(const QuantizeFlags& flags, v1::QuantizeSpec& spec) {
+  for (const std::string& text : flags.rates) {
+    const size_t at = text.rfind('=');
+    double bpw = 0;
+    if (at == std::string::npos || !CLI::detail::lexical_cast(text.substr(at + 1), bpw)) {
+      return InvalidArgument("RATE_FILTER", "--rate {} is not FILTER=BITS, such as '*.down_proj=6'", text);
+    }
+    v1::RateRule* rule = spec.add_rates();
+    rule->set_filter(text.substr(0, at));
+    rule->set_bpw(bpw);
+  }
+  spec.mutable_ladder()->Add(flags.ladder.begin(), flags.ladder.end());
+  spec.set_curve_only(flags.curve_only);
+  if (flags.target_bpw == 0 && flags.target_bytes == 0 && flags.target_kl == 0 && flags.target_ppl == 0) {
+    return absl::OkStatus();
+  }
+  v1::RateTarget& target = *spec.mutable_target();
+  target.set_bpw(flags.target_bpw);
+  target.set_bytes(static_cast<int64_t>(flags.target_bytes));
+  target.set_kl(flags.target_kl);
+  target.set_perplexity_increase(flags.target_ppl / 100);
+  target.set_mixed_rates(!flags.one_rate);
+  return absl::OkStatus();
+}
 
 absl::StatusOr<v1::CreateQuantizeJobRequest> ToRequest(Session& session, const QuantizeFlags& flags) {
   v1::CreateQuantizeJobRequest request;
@@ -55,6 +89,7 @@ absl::StatusOr<v1::CreateQuantizeJobRequest> ToRequest(Session& session, const Q
   spec.mutable_evaluation()->set_windows(flags.evaluation_windows);
   spec.mutable_evaluation()->set_window_tokens(flags.window_tokens);
   spec.set_max_kl(flags.max_kl);
+  RETURN_IF_ERROR(AddRates(flags, spec));
   request.set_display_name(flags.name);
   request.set_load_as(flags.load_as);
   request.set_priority(flags.priority);
@@ -101,6 +136,36 @@ void AddTextFlags(CLI::App& app, QuantizeFlags& flags) {
       ->type_name("N");
 }
 
+void AddRateFlags(CLI::App& app, QuantizeFlags& flags) {
+  app.add_option("--rate", flags.rates, "Another rate for tensors whose names match: '*.down_proj=6'; may be repeated")
+      ->type_name("FILTER=BITS");
+  app.add_option("--target-bpw", flags.target_bpw, "The best artifact of at most so many bits a weight, all counted")
+      ->check(CLI::PositiveNumber)
+      ->type_name("BITS")
+      ->group(kTargets);
+  app.add_option("--target-bytes", flags.target_bytes, "The best artifact whose weights file is at most so large: 80MB")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("SIZE")
+      ->group(kTargets);
+  app.add_option("--target-kl", flags.target_kl,
+                 "The smallest artifact whose mean KL (nats a token) is at most this, by its upper bound")
+      ->check(CLI::PositiveNumber)
+      ->type_name("KL")
+      ->group(kTargets);
+  app.add_option("--target-ppl", flags.target_ppl, "The same for the increase of perplexity, in percent")
+      ->check(CLI::PositiveNumber)
+      ->type_name("PERCENT")
+      ->group(kTargets);
+  app.add_flag("--one-rate", flags.one_rate, "Reach the target with one rate for all tensors")->group(kTargets);
+  app.add_option("--ladder", flags.ladder, "An artifact at each of these rates, from one calibration: 3,3.5,4")
+      ->delimiter(',')
+      ->type_name("BITS,...")
+      ->group(kTargets);
+  app.add_flag("--curve-only", flags.curve_only, "Measure the ladder and keep none of its artifacts")
+      ->needs("--ladder")
+      ->group(kTargets);
+}
+
 }  // namespace
 
 Action BuildQuantize(CLI::App& app) {
@@ -126,6 +191,7 @@ Action BuildQuantize(CLI::App& app) {
       ->type_name("full|block|none");
   app.add_option("--seed", flags->seed, "Of the rotation's signs (default 1)")->type_name("N");
   AddTextFlags(app, *flags);
+  AddRateFlags(app, *flags);
   app.add_option("--max-kl", flags->max_kl, "Refuse the artifact if its mean KL (nats a token) is above this")
       ->check(CLI::PositiveNumber)
       ->type_name("KL");

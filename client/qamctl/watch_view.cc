@@ -185,6 +185,28 @@ void PrintQuality(Session& session, const v1::QualityReport& quality) {
   session.Print(fmt::format("top-1        {:.2f} % the same token", 100 * quality.top1_agreement()));
 }
 
+void PrintCandidates(Session& session, const v1::Job& job) {
+  if (job.candidates_size() < 2 && job.kind() != "study") return;
+  Table table({{"METHOD"},
+               {"BPW", Align::kRight},
+               {"SIZE", Align::kRight},
+               {"KL", Align::kRight},
+               {"95 %"},
+               {"PPL", Align::kRight},
+               {"TOP-1", Align::kRight},
+               {"ARTIFACT"},
+               {"NOTE"}});
+  for (const v1::Candidate& c : job.candidates()) {
+    const v1::QualityReport& quality = c.quality();
+    table.Add({c.method() + (c.mixed() ? ", mixed" : ""), fmt::format("{:.3f}", c.bpw()),
+               HumanBytes(static_cast<double>(c.artifact_bytes())), fmt::format("{:.5f}", quality.kl_mean()),
+               fmt::format("{:.5f}-{:.5f}", quality.kl_ci95_low(), quality.kl_ci95_high()),
+               fmt::format("{:+.2f} %", 100 * quality.perplexity_change()),
+               fmt::format("{:.2f} %", 100 * quality.top1_agreement()), ShortName(c.artifact()), c.note()});
+  }
+  session.terminal().out << table.ToString();
+}
+
 absl::Status PrintEstimate(Session& session, const v1::Job& job) {
   if (session.json()) return session.PrintJson(job);
   const v1::Estimate& estimate = job.estimate();
@@ -201,10 +223,17 @@ absl::Status PrintEstimate(Session& session, const v1::Job& job) {
 
 void PrintOutcome(Session& session, const v1::Job& job) {
   Terminal& terminal = session.terminal();
+  PrintCandidates(session, job);
+  if (job.kind() == "study" || job.spec().ladder_size() > 0) {
+    if (job.state() == v1::JOB_STATE_SUCCEEDED) {
+      session.Note(fmt::format("next: qamctl study table {} --format html -o study.html", job.name()));
+    }
+    return;
+  }
   if (job.state() == v1::JOB_STATE_SUCCEEDED) {
     session.Print(fmt::format("{} {}", Green(terminal, "done:"), Bold(terminal, job.artifact())));
   }
-  if (job.estimate().artifact_bytes() > 0) {
+  if (job.estimate().artifact_bytes() > 0 && !job.spec().has_target()) {
     session.Print(fmt::format("size         {}, {:.3f} bpw",
                               HumanBytes(static_cast<double>(job.estimate().artifact_bytes())), job.estimate().bpw()));
   }

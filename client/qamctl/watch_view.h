@@ -54,6 +54,9 @@ void PrintOutcome(Session& session, const v1::Job& job);
 // The answer to a request that was only to be checked: a job that holds an estimate.
 absl::Status PrintEstimate(Session& session, const v1::Job& job);
 
+// A line for each artifact that the job measured, where it measured several.
+void PrintCandidates(Session& session, const v1::Job& job);
+
 // Perplexities, KL and top-1 as lines, each beginning with a word and aligned with the others.
 void PrintQuality(Session& session, const v1::QualityReport& quality);
 

@@ -34,9 +34,12 @@ PageRequest PageFromProto(int32_t page_size, const std::string& page_token);
 // Empty for UNSPECIFIED; INVALID_ARGUMENT (JOB_STATE) for unknown values.
 absl::StatusOr<std::optional<JobState>> JobStateFromProto(v1::JobState state);
 absl::StatusOr<TextSelection> TextSelectionFromProto(const v1::TextSelection& text);
-// With the defaults of the proto filled in; windows stay 0 for JobManager to choose. INVALID_ARGUMENT (CODEC, ROTATION).
+// With the defaults of the proto filled in; windows stay 0 for JobManager to choose. INVALID_ARGUMENT (CODEC,
+// ROTATION).
 absl::StatusOr<JobSpec> JobSpecFromProto(const std::string& checkpoint, const v1::QuantizeSpec& spec);
 absl::StatusOr<CreateQuantizeJobArgs> QuantizeArgsFromProto(const v1::CreateQuantizeJobRequest& request);
+// INVALID_ARGUMENT (STUDY_SIZE, CODEC, ROTATION).
+absl::StatusOr<CreateQuantizeJobArgs> StudyArgsFromProto(const v1::CreateStudyJobRequest& request);
 absl::StatusOr<CreateEvaluateJobArgs> EvaluateArgsFromProto(const v1::CreateEvaluateJobRequest& request);
 // INVALID_ARGUMENT (SAMPLING_PARAM) names field and limit. `seed` 0 stays 0: the handler chooses one.
 absl::StatusOr<SamplingParams> SamplingFromProto(const v1::SamplingParams& params);
@@ -58,6 +61,7 @@ v1::JobState ToProto(JobState state);
 v1::Codec ToProto(Codec codec);
 v1::Rotation ToProto(RotationKind rotation);
 v1::QuantizeSpec ToProto(const JobSpec& spec);
+v1::Candidate ToProto(const JobCandidate& candidate);
 v1::Estimate ToProto(const JobEstimate& estimate);
 v1::Job ToProto(const JobView& view);
 v1::ServedModel ToProto(const ServedModelView& model);

@@ -87,17 +87,45 @@ absl::StatusOr<RotationKind> RotationFromProto(v1::Rotation rotation) {
   return InvalidArgument("ROTATION", "spec.rotation {} is not one that this server knows", static_cast<int>(rotation));
 }
 
+// What makes up a method: all of a spec but its rate and texts.
+absl::StatusOr<QuantizeSpec> MethodFromProto(const v1::QuantizeSpec& spec) {
+  QuantizeSpec method;
+  ASSIGN_OR_RETURN(method.codec, CodecFromProto(spec.codec()));
+  ASSIGN_OR_RETURN(method.rotation, RotationFromProto(spec.rotation()));
+  method.channel_scale = spec.has_channel_scale() ? spec.channel_scale() : true;
+  method.error_feedback = spec.error_feedback();
+  method.seed = spec.seed() == 0 ? kDefaultRotationSeed : spec.seed();
+  return method;
+}
+
+RateTarget TargetFromProto(const v1::RateTarget& proto) {
+  RateTarget target;
+  target.size = {.bpw = proto.bpw(), .bytes = proto.bytes()};
+  target.kl = proto.kl();
+  target.perplexity_increase = proto.perplexity_increase();
+  target.mixed = proto.has_mixed_rates() ? proto.mixed_rates() : target.any();
+  return target;
+}
+
 absl::StatusOr<JobSpec> JobSpecFromProto(const std::string& checkpoint, const v1::QuantizeSpec& spec) {
   JobSpec job;
   job.kind = JobKind::kQuantize;
   ASSIGN_OR_RETURN(job.checkpoint, ParseResourceName("checkpoints", checkpoint));
-  ASSIGN_OR_RETURN(job.quantize.codec, CodecFromProto(spec.codec()));
-  ASSIGN_OR_RETURN(job.quantize.rotation, RotationFromProto(spec.rotation()));
+  ASSIGN_OR_RETURN(job.quantize, MethodFromProto(spec));
   const double default_bpw = job.quantize.codec == Codec::kInt8 ? 8 : kDefaultBpw;
   job.quantize.bpw = spec.bpw() == 0 ? default_bpw : spec.bpw();
-  job.quantize.channel_scale = spec.has_channel_scale() ? spec.channel_scale() : true;
-  job.quantize.error_feedback = spec.error_feedback();
-  job.quantize.seed = spec.seed() == 0 ? kDefaultRotationSeed : spec.seed();
+  for (const v1::RateRule& rule : spec.rates()) {
+    job.quantize.rates.push_back({.filter = rule.filter(), .bpw = rule.bpw()});
+  }
+  if (spec.has_target()) job.target = TargetFromProto(spec.target());
+  if (spec.has_target() && !job.target.any()) {
+    return InvalidArgument("TARGET_RANGE", "spec.target has neither bpw nor bytes, kl or perplexity_increase");
+  }
+  job.ladder.assign(spec.ladder().begin(), spec.ladder().end());
+  job.curve_only = spec.curve_only();
+  if (spec.bpw() != 0 && (job.target.any() || !job.ladder.empty())) {
+    return InvalidArgument("TARGET_CONFLICT", "spec.bpw excludes spec.target and spec.ladder");
+  }
   ASSIGN_OR_RETURN(job.calibration, TextSelectionFromProto(spec.calibration()));
   ASSIGN_OR_RETURN(job.evaluation, TextSelectionFromProto(spec.evaluation()));
   job.max_kl = spec.max_kl();
@@ -111,6 +139,37 @@ absl::StatusOr<CreateQuantizeJobArgs> QuantizeArgsFromProto(const v1::CreateQuan
   args.priority = request.priority();
   args.load_as = request.load_as();
   if (!args.load_as.empty()) RETURN_IF_ERROR(Annotate(CheckModelName(args.load_as), "load_as"));
+  args.request_id = request.request_id();
+  args.validate_only = request.validate_only();
+  return args;
+}
+
+absl::StatusOr<CreateQuantizeJobArgs> StudyArgsFromProto(const v1::CreateStudyJobRequest& request) {
+  CreateQuantizeJobArgs args;
+  JobSpec& job = args.spec;
+  job.kind = JobKind::kStudy;
+  for (const std::string& name : request.checkpoints()) {
+    ASSIGN_OR_RETURN(job.checkpoints.emplace_back(), ParseResourceName("checkpoints", name));
+  }
+  for (int i = 0; i < request.methods_size(); ++i) {
+    const v1::StudyMethod& method = request.methods(i);
+    ASSIGN_OR_RETURN(QuantizeSpec spec, MethodFromProto(method.spec()));
+    if (method.rates().empty()) {
+      return InvalidArgument("STUDY_SIZE", "methods, number {}: rates must have at least one", i);
+    }
+    if (static_cast<size_t>(method.rates_size()) > kMaxStudyMethods) {
+      return InvalidArgument("STUDY_SIZE", "methods, number {}: {} rates; the limit is {}", i, method.rates_size(),
+                             kMaxStudyMethods);
+    }
+    for (double rate : method.rates()) {
+      spec.bpw = rate;
+      job.methods.push_back(spec);
+    }
+  }
+  ASSIGN_OR_RETURN(job.calibration, TextSelectionFromProto(request.calibration()));
+  ASSIGN_OR_RETURN(job.evaluation, TextSelectionFromProto(request.evaluation()));
+  args.display_name = request.display_name();
+  args.priority = request.priority();
   args.request_id = request.request_id();
   args.validate_only = request.validate_only();
   return args;

@@ -199,6 +199,37 @@ v1::QuantizeSpec ToProto(const JobSpec& spec) {
   *message.mutable_calibration() = ToProto(spec.calibration);
   *message.mutable_evaluation() = ToProto(spec.evaluation);
   message.set_max_kl(spec.max_kl);
+  for (const RateRule& rule : spec.quantize.rates) {
+    v1::RateRule* out = message.add_rates();
+    out->set_filter(rule.filter);
+    out->set_bpw(rule.bpw);
+  }
+  if (spec.target.any()) {
+    v1::RateTarget* target = message.mutable_target();
+    target->set_bpw(spec.target.size.bpw);
+    target->set_bytes(spec.target.size.bytes);
+    target->set_kl(spec.target.kl);
+    target->set_perplexity_increase(spec.target.perplexity_increase);
+    target->set_mixed_rates(spec.target.mixed);
+  }
+  message.mutable_ladder()->Add(spec.ladder.begin(), spec.ladder.end());
+  message.set_curve_only(spec.curve_only);
+  // What is sought or listed elsewhere is no rate of the job.
+  if (HasRounds(spec)) message.clear_bpw();
+  return message;
+}
+
+v1::Candidate ToProto(const JobCandidate& candidate) {
+  v1::Candidate message;
+  message.set_checkpoint(NameOrEmpty("checkpoints", candidate.checkpoint));
+  message.set_method(MethodName(candidate.measured.spec));
+  message.set_rate(candidate.measured.spec.bpw);
+  message.set_mixed(candidate.measured.mixed());
+  message.set_bpw(candidate.measured.bpw);
+  message.set_artifact_bytes(candidate.measured.artifact_bytes);
+  *message.mutable_quality() = ToProto(candidate.measured.quality);
+  message.set_artifact(NameOrEmpty("artifacts", candidate.artifact));
+  message.set_note(ValidUtf8(candidate.note));
   return message;
 }
 
@@ -237,6 +268,7 @@ v1::Job ToProto(const JobView& view) {
   if (job.ended_ms > 0) SetTime(job.ended_ms, message.mutable_end_time());
   message.set_priority(job.priority);
   message.set_etag(view.etag());
+  for (const JobCandidate& candidate : view.candidates) *message.add_candidates() = ToProto(candidate);
   return message;
 }
 
@@ -245,11 +277,21 @@ v1::ServedModel ToProto(const ServedModelView& model) {
   message.set_name(ResourceName(kServedModels, model.name));
   message.set_source(model.source);
   switch (model.state) {
-    case ServedModelState::kLoading: message.set_state(v1::SERVED_MODEL_STATE_LOADING); break;
-    case ServedModelState::kReady: message.set_state(v1::SERVED_MODEL_STATE_READY); break;
-    case ServedModelState::kDraining: message.set_state(v1::SERVED_MODEL_STATE_DRAINING); break;
-    case ServedModelState::kUnloaded: message.set_state(v1::SERVED_MODEL_STATE_UNLOADED); break;
-    case ServedModelState::kFailed: message.set_state(v1::SERVED_MODEL_STATE_FAILED); break;
+    case ServedModelState::kLoading:
+      message.set_state(v1::SERVED_MODEL_STATE_LOADING);
+      break;
+    case ServedModelState::kReady:
+      message.set_state(v1::SERVED_MODEL_STATE_READY);
+      break;
+    case ServedModelState::kDraining:
+      message.set_state(v1::SERVED_MODEL_STATE_DRAINING);
+      break;
+    case ServedModelState::kUnloaded:
+      message.set_state(v1::SERVED_MODEL_STATE_UNLOADED);
+      break;
+    case ServedModelState::kFailed:
+      message.set_state(v1::SERVED_MODEL_STATE_FAILED);
+      break;
   }
   if (!model.error.ok()) message.set_error(ValidUtf8(MessageOf(model.error)));
   message.set_memory_bytes(model.memory_bytes);
@@ -276,10 +318,14 @@ v1::Alias ToProto(const AliasRecord& alias) {
 
 v1::FinishReason ToProto(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return v1::FINISH_REASON_STOP;
-    case FinishReason::kLength: return v1::FINISH_REASON_LENGTH;
-    case FinishReason::kCancelled: return v1::FINISH_REASON_CANCELLED;
-    case FinishReason::kError: break;
+    case FinishReason::kStop:
+      return v1::FINISH_REASON_STOP;
+    case FinishReason::kLength:
+      return v1::FINISH_REASON_LENGTH;
+    case FinishReason::kCancelled:
+      return v1::FINISH_REASON_CANCELLED;
+    case FinishReason::kError:
+      break;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }

@@ -18,23 +18,61 @@ absl::Status Fill(const absl::StatusOr<JobView>& view, v1::Job* response) {
 grpc::ServerUnaryReactor* JobServiceImpl::CreateQuantizeJob(grpc::CallbackServerContext* call,
                                                             const v1::CreateQuantizeJobRequest* request,
                                                             v1::Job* response) {
-  return AnswerOn(context_.slow, context_, call, JobCall("CreateQuantizeJob"), [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const CreateQuantizeJobArgs args, QuantizeArgsFromProto(*request));
-    const absl::StatusOr<JobView> view = context_.jobs.CreateQuantizeJob(args);
-    // A job that was done before ends without a notice, so what comes after success is done here.
-    if (view.ok() && !args.validate_only && !args.load_as.empty() && view->job.state == JobState::kSucceeded) {
-      context_.load_later(args.load_as, ResourceName("artifacts", view->job.artifact));
-    }
-    return Fill(view, response);
-  });
+  return AnswerOn(
+      context_.slow, context_, call, JobCall("CreateQuantizeJob"), [this, request, response]() -> absl::Status {
+        ASSIGN_OR_RETURN(const CreateQuantizeJobArgs args, QuantizeArgsFromProto(*request));
+        const absl::StatusOr<JobView> view = context_.jobs.CreateQuantizeJob(args);
+        // A job that was done before ends without a notice, so what comes after success is done here.
+        if (view.ok() && !args.validate_only && !args.load_as.empty() && view->job.state == JobState::kSucceeded) {
+          context_.load_later(args.load_as, ResourceName("artifacts", view->job.artifact));
+        }
+        return Fill(view, response);
+      });
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::CreateEvaluateJob(grpc::CallbackServerContext* call,
                                                             const v1::CreateEvaluateJobRequest* request,
                                                             v1::Job* response) {
-  return AnswerOn(context_.slow, context_, call, JobCall("CreateEvaluateJob"), [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const CreateEvaluateJobArgs args, EvaluateArgsFromProto(*request));
-    return Fill(context_.jobs.CreateEvaluateJob(args), response);
+  return AnswerOn(context_.slow, context_, call, JobCall("CreateEvaluateJob"),
+                  [this, request, response]() -> absl::Status {
+                    ASSIGN_OR_RETURN(const CreateEvaluateJobArgs args, EvaluateArgsFromProto(*request));
+                    return Fill(context_.jobs.CreateEvaluateJob(args), response);
+                  });
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::CreateStudyJob(grpc::CallbackServerContext* call,
+                                                         const v1::CreateStudyJobRequest* request, v1::Job* response) {
+  return AnswerOn(context_.slow, context_, call, JobCall("CreateStudyJob"),
+                  [this, request, response]() -> absl::Status {
+                    ASSIGN_OR_RETURN(const CreateQuantizeJobArgs args, StudyArgsFromProto(*request));
+                    return Fill(context_.jobs.CreateStudyJob(args), response);
+                  });
+}
+
+grpc::ServerUnaryReactor* JobServiceImpl::GetStudy(grpc::CallbackServerContext* call,
+                                                   const v1::GetStudyRequest* request, v1::StudyTable* response) {
+  return AnswerOn(context_.slow, context_, call, JobCall("GetStudy"), [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->job()));
+    ASSIGN_OR_RETURN(const Study study, context_.jobs.GetStudy(id));
+    response->set_job(request->job());
+    switch (request->format()) {
+      case v1::STUDY_FORMAT_UNSPECIFIED:
+      case v1::STUDY_FORMAT_JSON:
+        response->set_content(StudyJson(study));
+        response->set_content_type("application/json");
+        return absl::OkStatus();
+      case v1::STUDY_FORMAT_CSV:
+        response->set_content(StudyCsv(study));
+        response->set_content_type("text/csv");
+        return absl::OkStatus();
+      case v1::STUDY_FORMAT_HTML:
+        response->set_content(StudyHtml(study));
+        response->set_content_type("text/html; charset=utf-8");
+        return absl::OkStatus();
+      default:
+        return InvalidArgument("STUDY_FORMAT", "format {} is not one that this server knows",
+                               static_cast<int>(request->format()));
+    }
   });
 }
 
@@ -47,8 +85,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::GetJob(grpc::CallbackServerContext* ca
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::ListJobs(grpc::CallbackServerContext* call,
-                                                   const v1::ListJobsRequest* request,
-                                                   v1::ListJobsResponse* response) {
+                                                   const v1::ListJobsRequest* request, v1::ListJobsResponse* response) {
   return AnswerOn(context_.quick, context_, call, JobCall("ListJobs"), [this, request, response]() -> absl::Status {
     JobFilter filter;
     ASSIGN_OR_RETURN(filter.state, JobStateFromProto(request->state()));

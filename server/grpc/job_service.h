@@ -14,6 +14,10 @@ class JobServiceImpl final : public v1::JobService::CallbackService {
                                               const v1::CreateQuantizeJobRequest* request, v1::Job* response) override;
   grpc::ServerUnaryReactor* CreateEvaluateJob(grpc::CallbackServerContext* call,
                                               const v1::CreateEvaluateJobRequest* request, v1::Job* response) override;
+  grpc::ServerUnaryReactor* CreateStudyJob(grpc::CallbackServerContext* call, const v1::CreateStudyJobRequest* request,
+                                           v1::Job* response) override;
+  grpc::ServerUnaryReactor* GetStudy(grpc::CallbackServerContext* call, const v1::GetStudyRequest* request,
+                                     v1::StudyTable* response) override;
   grpc::ServerUnaryReactor* GetJob(grpc::CallbackServerContext* call, const v1::GetJobRequest* request,
                                    v1::Job* response) override;
   grpc::ServerUnaryReactor* ListJobs(grpc::CallbackServerContext* call, const v1::ListJobsRequest* request,

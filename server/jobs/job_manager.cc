@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/base/file.h"
+#include "server/jobs/candidates.h"
 #include "server/jobs/job_teller.h"
 #include "server/store/request_ids.h"
 
@@ -46,7 +47,7 @@ void JobManager::Stop() {
 
 // --- Create ---
 
-absl::StatusOr<JobView> JobManager::CreateQuantizeJob(const CreateQuantizeJobArgs& args) {
+absl::Status JobManager::CheckWishes(const CreateQuantizeJobArgs& args) {
   if (args.priority < -kMaxPriority || args.priority > kMaxPriority) {
     return InvalidArgument("PRIORITY_RANGE", "priority is {}; it may be {} to {}", args.priority, -kMaxPriority,
                            kMaxPriority);
@@ -61,8 +62,46 @@ absl::StatusOr<JobView> JobManager::CreateQuantizeJob(const CreateQuantizeJobArg
   if (!plain || args.load_as.size() > 63) {
     return InvalidArgument("LOAD_AS", "load_as must have 1 to 63 of a-z, 0-9, '-', '.' and '_'");
   }
+  const bool one = args.spec.kind == JobKind::kQuantize && args.spec.ladder.empty();
+  if (!args.load_as.empty() && !one) {
+    return InvalidArgument("LOAD_AS", "load_as is for jobs that make one artifact, not for ladders and studies");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<JobView> JobManager::CreateStudyJob(const CreateQuantizeJobArgs& args) {
+  JobSpec spec = args.spec;
+  spec.kind = JobKind::kStudy;
+  CreateQuantizeJobArgs checked = args;
+  checked.spec.kind = JobKind::kStudy;
+  RETURN_IF_ERROR(CheckWishes(checked));
+  if (spec.checkpoints.empty()) return InvalidArgument("STUDY_SIZE", "a study needs at least one checkpoint");
+  for (const std::string& checkpoint : spec.checkpoints) RETURN_IF_ERROR(store_.GetCheckpoint(checkpoint).status());
+  spec.checkpoint = spec.checkpoints.front();
+  JobRecord wishes;
+  wishes.display_name = args.display_name.empty() ? "study" : args.display_name;
+  wishes.priority = args.priority;
+  return Create(std::move(spec), wishes, args.request_id, "CreateStudyJob", args.validate_only);
+}
+
+absl::StatusOr<Study> JobManager::GetStudy(const std::string& id) {
+  ASSIGN_OR_RETURN(const JobRecord job, store_.GetJob(id));
+  ASSIGN_OR_RETURN(const JobSpec spec, JobSpecFromJson(job.spec_json));
+  std::map<std::string, std::string> names;
+  std::vector<std::string> checkpoints = spec.checkpoints;
+  checkpoints.push_back(job.checkpoint);
+  for (const std::string& digest : checkpoints) {
+    const auto checkpoint = store_.GetCheckpoint(digest);
+    if (checkpoint.ok()) names[digest] = checkpoint->display_name;
+  }
+  ASSIGN_OR_RETURN(const std::vector<TaskRecord> tasks, store_.ListTasks(id));
+  return StudyOf(job.display_name, tasks, names);
+}
+
+absl::StatusOr<JobView> JobManager::CreateQuantizeJob(const CreateQuantizeJobArgs& args) {
   JobSpec spec = args.spec;
   spec.kind = JobKind::kQuantize;
+  RETURN_IF_ERROR(CheckWishes(args));
   JobRecord wishes;
   ASSIGN_OR_RETURN(const CheckpointRecord checkpoint, store_.GetCheckpoint(spec.checkpoint));
   wishes.display_name = args.display_name.empty() ? checkpoint.display_name : args.display_name;
@@ -115,6 +154,7 @@ absl::StatusOr<JobView> JobManager::Create(JobSpec spec, const JobRecord& wishes
                  .estimate = plan.estimate,
                  .progress = {},
                  .tensors = {},
+                 .candidates = {},
                  .quality = {}};
     view.progress.tasks_total = static_cast<int32_t>(plan.tasks.size());
     for (const TaskRecord& task : plan.tasks) view.progress.weights_total += task.weights;
@@ -134,10 +174,19 @@ absl::StatusOr<std::optional<JobRecord>> JobManager::ReusableLocked(const std::s
   ASSIGN_OR_RETURN(std::optional<JobRecord> job, store_.FindJobByKey(key));
   if (!job || job->state == JobState::kFailed || job->state == JobState::kCancelled) return std::nullopt;
   if (job->state != JobState::kSucceeded) return job;
-  const auto artifact = store_.GetArtifact(job->artifact);
-  if (artifact.ok()) return job;
-  if (absl::IsNotFound(artifact.status())) return std::nullopt;
-  return artifact.status();
+  std::vector<std::string> artifacts;
+  if (!job->artifact.empty()) artifacts.push_back(job->artifact);
+  ASSIGN_OR_RETURN(const std::vector<TaskRecord> tasks, store_.ListTasks(job->id));
+  ASSIGN_OR_RETURN(const std::vector<JobCandidate> candidates, CandidatesOf(tasks));
+  for (const JobCandidate& candidate : candidates) {
+    if (!candidate.artifact.empty()) artifacts.push_back(candidate.artifact);
+  }
+  for (const std::string& digest : artifacts) {
+    const auto artifact = store_.GetArtifact(digest);
+    if (absl::IsNotFound(artifact.status())) return std::nullopt;
+    RETURN_IF_ERROR(artifact.status());
+  }
+  return job;
 }
 
 absl::StatusOr<std::string> JobManager::CreateLocked(const JobPlan& plan, JobRecord job) {
@@ -187,14 +236,13 @@ absl::StatusOr<Page<JobView>> JobManager::ListJobs(const PageRequest& page, cons
   return views;
 }
 
-absl::Status JobManager::EndJobLocked(JobRecord job, std::vector<TaskRecord> tasks, JobEvent event,
-                                      const absl::Status& error, std::optional<ArtifactRecord> artifact) {
+absl::Status JobManager::EndJobLocked(JobRecord job, JobChange change, JobEvent event, const absl::Status& error) {
   RETURN_IF_ERROR(JobMachine(job).Apply(event, options_.now_ms(), error));
   ASSIGN_OR_RETURN(const auto all, store_.ListTasks(job.id));
   std::vector<int64_t> leases;
   for (TaskRecord task : all) {
-    const bool given =
-        std::any_of(tasks.begin(), tasks.end(), [&](const TaskRecord& t) { return t.index == task.index; });
+    const bool given = std::any_of(change.tasks.begin(), change.tasks.end(),
+                                   [&](const TaskRecord& t) { return t.index == task.index; });
     if (task.state != TaskState::kLeased) continue;
     leases.push_back(task.lease_id);
     if (given) continue;
@@ -202,9 +250,10 @@ absl::Status JobManager::EndJobLocked(JobRecord job, std::vector<TaskRecord> tas
     --task.attempts;
     RETURN_IF_ERROR(
         TaskMachine(task).Apply(TaskEvent::kRelease, Cancelled("JOB_ENDED", "the job is {}", JobStateName(job.state))));
-    tasks.push_back(std::move(task));
+    change.tasks.push_back(std::move(task));
   }
-  RETURN_IF_ERROR(store_.Apply({.jobs = {job}, .tasks = std::move(tasks), .artifact = std::move(artifact)}));
+  change.jobs = {job};
+  RETURN_IF_ERROR(store_.Apply(change));
   for (int64_t lease : leases) StopLease(lease);
   Notice({.kind = JobNotice::Kind::kJobState, .job = job});
   Changed(job.id);
@@ -217,7 +266,7 @@ absl::StatusOr<JobView> JobManager::CancelJob(const std::string& id, const std::
     std::lock_guard lock(jobs_mutex_);
     ASSIGN_OR_RETURN(const JobRecord job, store_.GetJob(id));
     if (job.state == JobState::kCancelled) return id;
-    RETURN_IF_ERROR(EndJobLocked(job, {}, JobEvent::kCancel, absl::OkStatus(), std::nullopt));
+    RETURN_IF_ERROR(EndJobLocked(job, {}, JobEvent::kCancel, absl::OkStatus()));
     return id;
   };
   RETURN_IF_ERROR(RunOnce(store_, request_id, "CancelJob", id, options_.now_ms(), action).status());

@@ -19,6 +19,7 @@
 
 #include "core/base/status.h"
 #include "core/evaluate/evaluate.h"
+#include "server/jobs/candidates.h"
 #include "server/jobs/job.h"
 #include "server/jobs/job_spec.h"
 #include "server/jobs/task_runner.h"
@@ -70,14 +71,15 @@ struct JobView {
   JobSpec spec;
   JobEstimate estimate;
   JobProgress progress;
-  std::vector<TensorOutcome> tensors;  // in the order in which they were done
+  std::vector<TensorOutcome> tensors;    // in the order in which they were done
+  std::vector<JobCandidate> candidates;  // artifacts that were measured, in order
   std::optional<QualityReport> quality;
   uint64_t change = 0;  // see WaitForChange
   std::string etag() const { return std::to_string(job.version); }
 };
 
 struct CreateQuantizeJobArgs {
-  JobSpec spec;  // kind, checkpoint, quantize, calibration, evaluation, max_kl
+  JobSpec spec;  // of quantize and study jobs; the kind follows from the call
   std::string display_name;
   int32_t priority = 0;  // -1000..1000
   std::string load_as;
@@ -116,6 +118,10 @@ class JobManager {
   // nothing is stored. NOT_FOUND (CHECKPOINT_NOT_FOUND, TEXT_NOT_FOUND, ARTIFACT_NOT_FOUND); INVALID_ARGUMENT (see
   // NormalizeJobSpec, PlanQuantization, PRIORITY_RANGE, DISPLAY_NAME, LOAD_AS); RESOURCE_EXHAUSTED (DISK_FULL).
   absl::StatusOr<JobView> CreateQuantizeJob(const CreateQuantizeJobArgs& args);
+  // Methods on checkpoints, measured side by side: checkpoints, methods, calibration and evaluation of args.spec.
+  absl::StatusOr<JobView> CreateStudyJob(const CreateQuantizeJobArgs& args);
+  // The table of what a job has measured so far: of any job that makes artifacts, finished or not.
+  absl::StatusOr<Study> GetStudy(const std::string& id);
   // FAILED_PRECONDITION (CHECKPOINT_NOT_FOUND) if the artifact's checkpoint was deleted.
   absl::StatusOr<JobView> CreateEvaluateJob(const CreateEvaluateJobArgs& args);
   absl::StatusOr<JobView> GetJob(const std::string& id);
@@ -149,9 +155,9 @@ class JobManager {
   // ABORTED (LEASE_LOST): stop.
   absl::Status RenewLease(const TaskLease& lease);
   void ReportProgress(const TaskLease& lease, double fraction);
-  // The task is DONE; if it was the last one the artifact is registered and the job ends, all in one transaction. If a
-  // gate refused (TaskOutcome::gate), the job is rejected. `seconds` is what the attempt took. ABORTED (LEASE_LOST) if
-  // the lease is gone: the outcome is ignored.
+  // The task is DONE, what it adds to the job is there, an artifact that it finished is registered and, if it was the
+  // last one, the job ends, all in one transaction. If a gate refused (TaskOutcome::gate), the job is rejected.
+  // `seconds` is what the attempt took. ABORTED (LEASE_LOST) if the lease is gone: the outcome is ignored.
   absl::Status CompleteTask(const TaskLease& lease, const TaskOutcome& outcome, double seconds);
   // By `error`: the job is rejected (GATE_*), the task is tried again later (IsRetryable), or the job fails. CANCELLED
   // is what a stopping worker says: the task is READY again at once and the attempt does not count.
@@ -187,9 +193,9 @@ class JobManager {
   absl::StatusOr<std::string> CreateLocked(const JobPlan& plan, JobRecord job);
   absl::StatusOr<std::optional<JobRecord>> ReusableLocked(const std::string& key);
   absl::StatusOr<std::string> RetryLocked(const std::string& id);
-  // Ends the job and takes the leases of its tasks, those in `tasks` (already changed) apart, in one transaction.
-  absl::Status EndJobLocked(JobRecord job, std::vector<TaskRecord> tasks, JobEvent event, const absl::Status& error,
-                            std::optional<ArtifactRecord> artifact);
+  // Ends the job and takes the leases of its tasks, those in `change` (already changed) apart, in one transaction.
+  absl::Status EndJobLocked(JobRecord job, JobChange change, JobEvent event, const absl::Status& error);
+  static absl::Status CheckWishes(const CreateQuantizeJobArgs& args);
 
   // job_tasks.cc
   absl::StatusOr<std::optional<TaskGrant>> TryLease(const std::string& worker, const TaskFilter& filter);

@@ -1,18 +1,12 @@
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <set>
 
 #include "server/jobs/task_runner.h"
-#include "server/jobs/windows_per_shard.h"
+#include "server/jobs/task_spec.h"
 
 namespace qamserve {
 namespace {
 
-// Nominal speeds of one stage beside another. Only their ratios matter: what this machine takes is measured.
-constexpr double kForwardFlops = 50e9;     // a second, batched forward pass
-constexpr double kSampleFlops = 10e9;      // one token at a time is bound by memory
-constexpr double kQuantizeWeights = 20e6;  // a second
-constexpr double kAssembleBytes = 200e6;   // a second
-constexpr double kTokenizeSeconds = 1;
 // Tokens of all windows of a text: they are kept in memory and as one blob of 4 bytes each.
 constexpr int64_t kMaxWindowTokensTotal = int64_t{1} << 24;
 // Statistics, windows, report and rounding up to file system blocks.
@@ -29,82 +23,91 @@ absl::Status CheckSelection(Catalog& catalog, std::string_view field, const Text
   return Annotate(catalog.GetText(selection.text).status(), fmt::format("{}.text", field));
 }
 
-class TaskList {
- public:
-  void Add(TaskStage stage, std::string name, int part, double cost, int64_t weights = 0) {
-    TaskRecord& task = tasks_.emplace_back();
-    task.index = static_cast<int32_t>(tasks_.size() - 1);
-    task.stage = stage;
-    task.name = std::move(name);
-    task.spec_json = nlohmann::json{{"part", part}}.dump();
-    task.cost = cost;
-    task.weights = weights;
-  }
-  std::vector<TaskRecord> Take() { return std::move(tasks_); }
-
- private:
-  std::vector<TaskRecord> tasks_;
-};
-
-double PrepareCost(const TextSelection& selection, double parameters) {
-  if (!selection.text.empty()) return kTokenizeSeconds;
-  return 2 * parameters * static_cast<double>(TokensOf(selection)) / kSampleFlops;
+// Adds what one artifact takes to the estimate. Its packed tensors lie beside the assembled file until it is measured,
+// those of a search until the job ends.
+void AddToEstimate(const QuantizePlan& plan, const JobSpec& spec, JobEstimate& estimate) {
+  const bool kept = spec.kind == JobKind::kQuantize && !spec.curve_only;
+  if (kept) estimate.artifact_bytes += plan.artifact_bytes;
+  estimate.peak_memory_bytes = std::max(estimate.peak_memory_bytes, plan.peak_memory_bytes);
+  const int64_t at_once = 2 * plan.artifact_bytes;
+  estimate.disk_bytes = kept ? estimate.disk_bytes + at_once : std::max(estimate.disk_bytes, at_once);
+  estimate.tensors += static_cast<int32_t>(plan.tensors.size());
+  if (estimate.bpw == 0) estimate.bpw = plan.bpw;
 }
 
-double ForwardCost(const TextSelection& selection, double parameters) {
-  return 2 * parameters * static_cast<double>(TokensOf(selection)) / kForwardFlops;
+// The candidates that are known before anything is measured.
+absl::StatusOr<std::vector<QuantizeSpec>> FirstCandidates(const Checkpoint& checkpoint, const JobSpec& spec) {
+  if (spec.kind == JobKind::kStudy) return spec.methods;
+  QuantizeSpec first = spec.quantize;
+  if (spec.target.by_size()) {
+    ASSIGN_OR_RETURN(first, LargestUniform(checkpoint, first, spec.target.size));
+  } else if (spec.target.by_quality()) {
+    first.bpw = FirstRate(spec.target, RatesOf(first.codec));
+  }
+  if (spec.ladder.empty()) return std::vector<QuantizeSpec>{first};
+  std::vector<QuantizeSpec> out;
+  for (double rate : spec.ladder) {
+    out.push_back(first);
+    out.back().bpw = rate;
+  }
+  return out;
 }
 
 }  // namespace
 
+absl::Status CoreTaskRunner::PlanCheckpoint(const std::string& digest, int threads, TaskList& tasks, JobPlan& plan) {
+  const JobSpec& spec = plan.spec;
+  ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(digest));
+  const bool statistics = NeedsStatistics(CalibrationSpec(spec));
+  tasks.AddTexts(*checkpoint, digest, statistics);
+  ASSIGN_OR_RETURN(const std::vector<QuantizeSpec> candidates, FirstCandidates(*checkpoint, spec));
+  std::set<bool> probed;  // with and without error feedback
+  for (const QuantizeSpec& candidate : candidates) {
+    ASSIGN_OR_RETURN(const QuantizePlan quantize, PlanQuantization(*checkpoint, candidate, threads));
+    AddToEstimate(quantize, spec, plan.estimate);
+    tasks.AddCandidate(*checkpoint, digest, quantize, candidate);
+    if (spec.kind == JobKind::kStudy && NeedsStatistics(candidate) && probed.insert(candidate.error_feedback).second) {
+      tasks.AddProbes(*checkpoint, digest, tasks.candidates() - 1, /*allocate=*/false);
+    }
+  }
+  // Sampling holds the whole model, in 16 bits a weight at least.
+  const bool samples = spec.evaluation.text.empty() || (statistics && spec.calibration.text.empty());
+  if (samples) {
+    plan.estimate.peak_memory_bytes = std::max(plan.estimate.peak_memory_bytes, 2 * checkpoint->parameters());
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<JobPlan> CoreTaskRunner::Plan(const JobSpec& asked, int threads) {
   ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(asked.checkpoint));
+  int64_t context = checkpoint->config().context_length;
+  for (const std::string& digest : asked.checkpoints) {
+    ASSIGN_OR_RETURN(const auto other, OpenCheckpoint(digest));
+    context = std::min(context, other->config().context_length);
+  }
   JobPlan plan;
-  ASSIGN_OR_RETURN(plan.spec, NormalizeJobSpec(asked, checkpoint->config().context_length));
+  ASSIGN_OR_RETURN(plan.spec, NormalizeJobSpec(asked, context));
   const JobSpec& spec = plan.spec;
   RETURN_IF_ERROR(CheckSelection(catalog_, "evaluation", spec.evaluation));
-  const double parameters = static_cast<double>(checkpoint->parameters());
-  TaskList tasks;
-  bool samples = spec.evaluation.text.empty();
+  TaskList tasks(spec);
   if (spec.kind == JobKind::kEvaluate) {
     ASSIGN_OR_RETURN(const ArtifactRecord artifact, catalog_.GetArtifact(spec.artifact));
     plan.estimate.artifact_bytes = static_cast<int64_t>(artifact.size_bytes);
     plan.estimate.bpw = artifact.bpw;
-    plan.estimate.disk_bytes = kSmallFilesBytes;
-    tasks.Add(TaskStage::kPrepare, "texts", 0, PrepareCost(spec.evaluation, parameters));
+    if (spec.evaluation.text.empty()) plan.estimate.peak_memory_bytes = 2 * checkpoint->parameters();
+    tasks.AddTexts(*checkpoint, spec.checkpoint, /*statistics=*/false);
+    tasks.AddEvaluation(*checkpoint, spec.checkpoint);
   } else {
-    ASSIGN_OR_RETURN(const QuantizePlan quantize, PlanQuantization(*checkpoint, spec.quantize, threads));
-    plan.estimate.artifact_bytes = quantize.artifact_bytes;
-    plan.estimate.peak_memory_bytes = quantize.peak_memory_bytes;
-    // The packed tensors lie beside the assembled file until the job ends.
-    plan.estimate.disk_bytes = 2 * quantize.artifact_bytes + kSmallFilesBytes;
-    plan.estimate.tensors = static_cast<int32_t>(quantize.tensors.size());
-    plan.estimate.bpw = quantize.bpw;
-    double prepare = PrepareCost(spec.evaluation, parameters);
-    if (NeedsStatistics(spec.quantize)) {
+    if (NeedsStatistics(CalibrationSpec(spec))) {
       RETURN_IF_ERROR(CheckSelection(catalog_, "calibration", spec.calibration));
-      prepare += PrepareCost(spec.calibration, parameters);
-      samples = samples || spec.calibration.text.empty();
     }
-    tasks.Add(TaskStage::kPrepare, "texts", 0, prepare);
-    const int shards = NeedsStatistics(spec.quantize) ? CalibrationShards(spec.calibration.windows) : 0;
-    for (int i = 0; i < shards; ++i) {
-      tasks.Add(TaskStage::kCalibrate, fmt::format("shard {}", i), i,
-                ForwardCost(spec.calibration, parameters) / shards);
+    const std::vector<std::string> one = {spec.checkpoint};
+    for (const std::string& digest : spec.kind == JobKind::kStudy ? spec.checkpoints : one) {
+      RETURN_IF_ERROR(PlanCheckpoint(digest, threads, tasks, plan));
     }
-    for (size_t i = 0; i < quantize.tensors.size(); ++i) {
-      const int64_t weights = quantize.tensors[i].rows * quantize.tensors[i].cols;
-      tasks.Add(TaskStage::kQuantize, quantize.tensors[i].name, static_cast<int>(i),
-                static_cast<double>(weights) / kQuantizeWeights, weights);
-    }
-    tasks.Add(TaskStage::kAssemble, "artifact", 0, static_cast<double>(quantize.artifact_bytes) / kAssembleBytes);
   }
-  // The base model and the artifact, which decodes as it multiplies.
-  tasks.Add(TaskStage::kEvaluate, "quality", 0, 3 * ForwardCost(spec.evaluation, parameters));
-  // Sampling holds the whole model, in 16 bits a weight at least.
-  if (samples) {
-    plan.estimate.peak_memory_bytes = std::max(plan.estimate.peak_memory_bytes, 2 * checkpoint->parameters());
-  }
+  plan.estimate.disk_bytes +=
+      kSmallFilesBytes + int64_t{4} * TokensOf(spec.evaluation) * checkpoint->config().hidden_size;
   plan.tasks = tasks.Take();
   return plan;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/base/digest.h"
 
@@ -53,7 +54,65 @@ absl::StatusOr<T> ReadStored(std::string_view what, const std::string& text, Fn 
   }
 }
 
+absl::Status NormalizeLadder(JobSpec& spec) {
+  std::vector<double>& rates = spec.ladder;
+  if (rates.size() > kMaxLadderRates) {
+    return InvalidArgument("LADDER_RATES", "ladder has {} rates; the limit is {}", rates.size(), kMaxLadderRates);
+  }
+  std::sort(rates.begin(), rates.end());
+  rates.erase(std::unique(rates.begin(), rates.end()), rates.end());
+  if (spec.target.any()) {
+    return InvalidArgument("TARGET_CONFLICT", "a ladder and a target exclude each other: a ladder names its rates");
+  }
+  for (double rate : rates) {
+    QuantizeSpec step = spec.quantize;
+    step.bpw = rate;
+    const absl::Status valid = ValidateQuantizeSpec(step);
+    if (!valid.ok()) return Annotate(valid, "ladder");
+  }
+  // The rates say it all.
+  spec.quantize.bpw = rates.front();
+  return absl::OkStatus();
+}
+
+absl::Status NormalizeRates(JobSpec& spec) {
+  RETURN_IF_ERROR(ValidateRateTarget(spec.target));
+  if ((spec.target.any() || !spec.ladder.empty()) && !spec.quantize.rates.empty()) {
+    return InvalidArgument("TARGET_CONFLICT", "rates of single tensors exclude a target and a ladder");
+  }
+  if (!spec.ladder.empty()) return NormalizeLadder(spec);
+  if (spec.curve_only) {
+    return InvalidArgument("TARGET_CONFLICT", "curve_only is for ladders, and no rates are given");
+  }
+  // The search sets the rate; what was asked for besides must not make another job of it.
+  if (spec.target.any()) spec.quantize.bpw = RatesOf(spec.quantize.codec).front();
+  return absl::OkStatus();
+}
+
+absl::Status CheckStudy(const JobSpec& spec) {
+  if (spec.checkpoints.empty() || spec.checkpoints.size() > kMaxStudyCheckpoints || spec.methods.empty() ||
+      spec.methods.size() > kMaxStudyMethods) {
+    return InvalidArgument("STUDY_SIZE",
+                           "{} checkpoints and {} methods (a method at one rate counts as one); there "
+                           "may be 1 to {} and 1 to {}",
+                           spec.checkpoints.size(), spec.methods.size(), kMaxStudyCheckpoints, kMaxStudyMethods);
+  }
+  return absl::OkStatus();
+}
+
+bool GathersOuterProducts(const JobSpec& spec) {
+  return spec.quantize.error_feedback ||
+         std::any_of(spec.methods.begin(), spec.methods.end(), [](const QuantizeSpec& m) { return m.error_feedback; });
+}
+
 }  // namespace
+
+QuantizeSpec CalibrationSpec(const JobSpec& spec) {
+  QuantizeSpec out = spec.quantize;
+  out.error_feedback = GathersOuterProducts(spec);
+  for (const QuantizeSpec& method : spec.methods) out.channel_scale = out.channel_scale || method.channel_scale;
+  return out;
+}
 
 absl::StatusOr<JobSpec> NormalizeJobSpec(JobSpec spec, int64_t context_tokens) {
   RETURN_IF_ERROR(NormalizeSelection("evaluation", spec.evaluation, context_tokens));
@@ -65,37 +124,86 @@ absl::StatusOr<JobSpec> NormalizeJobSpec(JobSpec spec, int64_t context_tokens) {
     spec.calibration = TextSelection();
     return spec;
   }
-  if (spec.calibration.windows == 0 && spec.quantize.error_feedback) spec.calibration.windows = kDefaultFeedbackWindows;
+  if (spec.kind == JobKind::kStudy) {
+    RETURN_IF_ERROR(CheckStudy(spec));
+    spec.quantize = QuantizeSpec();
+    spec.quantize.channel_scale = false;
+  } else {
+    RETURN_IF_ERROR(NormalizeRates(spec));
+  }
+  if (spec.calibration.windows == 0 && GathersOuterProducts(spec)) spec.calibration.windows = kDefaultFeedbackWindows;
   RETURN_IF_ERROR(NormalizeSelection("calibration", spec.calibration, context_tokens));
   // Where nothing is calibrated, what was asked for must not make another job of it.
-  if (!NeedsStatistics(spec.quantize)) spec.calibration = TextSelection();
-  spec.quantize.calibration_windows = spec.calibration.windows;
-  spec.quantize.window_tokens = spec.calibration.window_tokens;
-  // The core's limits hold for the values in use; without calibration these are its defaults.
-  if (!NeedsStatistics(spec.quantize)) {
-    spec.quantize.calibration_windows = QuantizeSpec().calibration_windows;
-    spec.quantize.window_tokens = QuantizeSpec().window_tokens;
+  if (!NeedsStatistics(CalibrationSpec(spec))) spec.calibration = TextSelection();
+  auto fill = [&](QuantizeSpec& quantize) {
+    // The core's limits hold for the values in use; without calibration these are its defaults.
+    const bool calibrates = NeedsStatistics(quantize);
+    quantize.calibration_windows = calibrates ? spec.calibration.windows : QuantizeSpec().calibration_windows;
+    quantize.window_tokens = calibrates ? spec.calibration.window_tokens : QuantizeSpec().window_tokens;
+    return ValidateQuantizeSpec(quantize);
+  };
+  for (size_t i = 0; i < spec.methods.size(); ++i) {
+    const absl::Status valid = fill(spec.methods[i]);
+    if (!valid.ok()) return Annotate(valid, fmt::format("methods, number {}", i));
   }
-  RETURN_IF_ERROR(ValidateQuantizeSpec(spec.quantize));
+  RETURN_IF_ERROR(fill(spec.quantize));
+  std::set<std::string> methods;
+  std::erase_if(spec.methods, [&](const QuantizeSpec& m) { return !methods.insert(QuantizeSpecToJson(m)).second; });
   return spec;
 }
+
+namespace {
+
+json TargetToJson(const RateTarget& target) {
+  return {{"bpw", target.size.bpw},
+          {"bytes", target.size.bytes},
+          {"kl", target.kl},
+          {"perplexity_increase", target.perplexity_increase},
+          {"mixed", target.mixed}};
+}
+
+RateTarget TargetFromJson(const json& j) {
+  RateTarget target;
+  target.size = {.bpw = j.at("bpw").get<double>(), .bytes = j.at("bytes").get<int64_t>()};
+  target.kl = j.at("kl").get<double>();
+  target.perplexity_increase = j.at("perplexity_increase").get<double>();
+  target.mixed = j.at("mixed").get<bool>();
+  return target;
+}
+
+// Jobs of earlier versions lack a codec.
+absl::StatusOr<QuantizeSpec> StoredQuantizeSpec(json j) {
+  if (!j.contains("codec")) j["codec"] = CodecName(Codec::kJoint);
+  if (!j.contains("error_feedback")) j["error_feedback"] = false;
+  return QuantizeSpecFromJson(j.dump());
+}
+
+absl::Status ReadStudy(const json& j, JobSpec& spec) {
+  j.at("checkpoints").get_to(spec.checkpoints);
+  for (const json& method : j.at("methods")) {
+    ASSIGN_OR_RETURN(spec.methods.emplace_back(), StoredQuantizeSpec(method));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 std::string JobSpecToJson(const JobSpec& spec) {
   json j = {{"kind", JobKindName(spec.kind)},
             {"checkpoint", spec.checkpoint},
             {"artifact", spec.artifact},
             {"evaluation", SelectionToJson(spec.evaluation)}};
-  if (spec.kind == JobKind::kQuantize) {
-    j["quantize"] = {{"bpw", spec.quantize.bpw},
-                     {"codec", CodecName(spec.quantize.codec)},
-                     {"error_feedback", spec.quantize.error_feedback},
-                     {"channel_scale", spec.quantize.channel_scale},
-                     {"rotation", RotationKindName(spec.quantize.rotation)},
-                     {"seed", spec.quantize.seed},
-                     {"calibration_windows", spec.quantize.calibration_windows},
-                     {"window_tokens", spec.quantize.window_tokens}};
+  if (spec.kind != JobKind::kEvaluate) {
+    j["quantize"] = json::parse(QuantizeSpecToJson(spec.quantize));
     j["calibration"] = SelectionToJson(spec.calibration);
     j["max_kl"] = spec.max_kl;
+  }
+  if (spec.target.any()) j["target"] = TargetToJson(spec.target);
+  if (!spec.ladder.empty()) j["ladder"] = spec.ladder;
+  if (spec.curve_only) j["curve_only"] = true;
+  if (spec.kind == JobKind::kStudy) {
+    j["checkpoints"] = spec.checkpoints;
+    for (const QuantizeSpec& method : spec.methods) j["methods"].push_back(json::parse(QuantizeSpecToJson(method)));
   }
   return j.dump(-1, ' ', false, json::error_handler_t::replace);
 }
@@ -103,23 +211,21 @@ std::string JobSpecToJson(const JobSpec& spec) {
 absl::StatusOr<JobSpec> JobSpecFromJson(const std::string& text) {
   return ReadStored<JobSpec>("job spec", text, [](const json& j) -> absl::StatusOr<JobSpec> {
     JobSpec spec;
-    spec.kind = j.at("kind").get<std::string>() == "evaluate" ? JobKind::kEvaluate : JobKind::kQuantize;
+    const std::string kind = j.at("kind").get<std::string>();
+    for (JobKind known : {JobKind::kEvaluate, JobKind::kStudy}) {
+      if (kind == JobKindName(known)) spec.kind = known;
+    }
     spec.checkpoint = j.at("checkpoint").get<std::string>();
     spec.artifact = j.at("artifact").get<std::string>();
     spec.evaluation = SelectionFromJson(j.at("evaluation"));
     if (spec.kind == JobKind::kEvaluate) return spec;
-    const json& q = j.at("quantize");
-    spec.quantize.bpw = q.at("bpw").get<double>();
-    // Jobs of earlier versions have neither.
-    ASSIGN_OR_RETURN(spec.quantize.codec, ParseCodec(q.value("codec", "joint")));
-    spec.quantize.error_feedback = q.value("error_feedback", false);
-    spec.quantize.channel_scale = q.at("channel_scale").get<bool>();
-    ASSIGN_OR_RETURN(spec.quantize.rotation, ParseRotationKind(q.at("rotation").get<std::string>()));
-    spec.quantize.seed = q.at("seed").get<uint64_t>();
-    spec.quantize.calibration_windows = q.at("calibration_windows").get<int32_t>();
-    spec.quantize.window_tokens = q.at("window_tokens").get<int32_t>();
+    ASSIGN_OR_RETURN(spec.quantize, StoredQuantizeSpec(j.at("quantize")));
     spec.calibration = SelectionFromJson(j.at("calibration"));
     spec.max_kl = j.at("max_kl").get<double>();
+    if (j.contains("target")) spec.target = TargetFromJson(j["target"]);
+    spec.ladder = j.value("ladder", std::vector<double>());
+    spec.curve_only = j.value("curve_only", false);
+    if (spec.kind == JobKind::kStudy) RETURN_IF_ERROR(ReadStudy(j, spec));
     return spec;
   });
 }

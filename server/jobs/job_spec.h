@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/evaluate/search.h"
 #include "core/quantize/quantize.h"
 #include "server/store/records.h"
 
@@ -17,6 +18,13 @@ inline constexpr int32_t kDefaultFeedbackWindows = 16;
 inline constexpr int32_t kDefaultWindowTokens = 1024;
 inline constexpr int32_t kMaxWindows = 4096;
 inline constexpr int32_t kMaxWindowTokens = 131072;
+// Probes of single tensors run on the first tokens of so many calibration windows (of the evaluation's where nothing
+// is calibrated).
+inline constexpr int32_t kProbeWindows = 4;
+inline constexpr int32_t kProbeWindowTokens = 128;
+inline constexpr size_t kMaxLadderRates = 12;
+inline constexpr size_t kMaxStudyCheckpoints = 8;
+inline constexpr size_t kMaxStudyMethods = 64;
 
 // What text to measure on.
 struct TextSelection {
@@ -31,14 +39,28 @@ struct JobSpec {
   std::string artifact;    // digest; evaluate jobs only
   // calibration_windows and window_tokens of `quantize` follow from `calibration`. Quantize jobs only.
   QuantizeSpec quantize;
+  // At most one of the two. A target or a ladder takes the place of quantize.bpw.
+  RateTarget target;
+  std::vector<double> ladder;  // an artifact at each of these rates, out of one calibration
+  bool curve_only = false;     // the ladder's artifacts are measured and dropped
+  // Studies: every method on every checkpoint; `checkpoint` is the first one.
+  std::vector<std::string> checkpoints;
+  std::vector<QuantizeSpec> methods;
   TextSelection calibration;
   TextSelection evaluation;
   double max_kl = 0;  // quality gate: mean KL in nats a token; 0 = no limit
 };
 
-// Fills in the defaults. INVALID_ARGUMENT names field and limit: WINDOWS_RANGE, WINDOW_TOKENS_RANGE, MAX_KL_RANGE, and
-// those of ValidateQuantizeSpec. `context_tokens` is the model's.
+// Fills in the defaults. INVALID_ARGUMENT names field and limit: WINDOWS_RANGE, WINDOW_TOKENS_RANGE, MAX_KL_RANGE,
+// LADDER_RATES, STUDY_SIZE, TARGET_CONFLICT, and those of ValidateQuantizeSpec and ValidateRateTarget.
+// `context_tokens` is the model's (the shortest one of a study).
 absl::StatusOr<JobSpec> NormalizeJobSpec(JobSpec spec, int64_t context_tokens);
+// Whether the job makes artifacts one after the other: by a target, a ladder or a study.
+inline bool HasRounds(const JobSpec& spec) {
+  return spec.kind == JobKind::kStudy || spec.target.any() || !spec.ladder.empty();
+}
+// What statistics must be gathered for all that the job quantizes: flags and windows are set, the rest does not matter.
+QuantizeSpec CalibrationSpec(const JobSpec& spec);
 std::string JobSpecToJson(const JobSpec& spec);
 absl::StatusOr<JobSpec> JobSpecFromJson(const std::string& json);
 // SHA-256 of spec and codec version; the digests of checkpoint, artifact and texts are part of the spec.

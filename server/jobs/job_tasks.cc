@@ -15,6 +15,11 @@ namespace {
 constexpr int64_t kProgressMs = 200;
 constexpr int64_t kCollectMs = int64_t{3600} * 1000;
 
+bool HasManyArtifacts(const JobRecord& job) {
+  const auto spec = JobSpecFromJson(job.spec_json);
+  return spec.ok() && !spec->ladder.empty();
+}
+
 }  // namespace
 
 // --- Leases ---
@@ -128,7 +133,7 @@ absl::Status JobManager::CompleteTask(const TaskLease& lease, const TaskOutcome&
   ASSIGN_OR_RETURN(TaskRecord task, LeasedTask(lease));
   ASSIGN_OR_RETURN(JobRecord job, store_.GetJob(lease.job));
   ASSIGN_OR_RETURN(const auto all, store_.ListTasks(lease.job));
-  bool last = true;
+  bool last = outcome.next_tasks.empty();
   for (const TaskRecord& other : all) {
     task.done_sequence = std::max(task.done_sequence, other.done_sequence);
     last = last && (other.index == task.index || other.state == TaskState::kDone);
@@ -141,21 +146,28 @@ absl::Status JobManager::CompleteTask(const TaskLease& lease, const TaskOutcome&
   if (outcome.quality) job.quality_json = QualityReportToJson(*outcome.quality);
   if (!outcome.gate.ok()) return RejectLocked(std::move(job), std::move(task), outcome.gate);
   RETURN_IF_ERROR(TaskMachine(task).Apply(TaskEvent::kComplete));
+  JobChange change{.jobs = {}, .tasks = {task}, .artifact = outcome.artifact};
+  if (change.artifact) {
+    change.artifact->job = job.id;
+    change.artifact->created_ms = options_.now_ms();
+    // A ladder has several, which its candidates name.
+    if (last && !HasManyArtifacts(job)) job.artifact = change.artifact->digest;
+  }
+  for (int32_t index : outcome.spent_tasks) {
+    TaskRecord& spent = change.tasks.emplace_back(all.at(static_cast<size_t>(index)));
+    spent.blobs.clear();
+  }
+  for (const TaskRecord& next : outcome.next_tasks) change.new_tasks.emplace_back(next).job = job.id;
   if (last) {
-    std::optional<ArtifactRecord> artifact = outcome.artifact;
-    if (artifact) {
-      artifact->digest = Sha256Hex(ManifestJson(artifact->files));
-      artifact->job = job.id;
-      artifact->created_ms = options_.now_ms();
-      job.artifact = artifact->digest;
-    }
-    RETURN_IF_ERROR(EndJobLocked(job, {task}, JobEvent::kSucceed, absl::OkStatus(), std::move(artifact)));
+    RETURN_IF_ERROR(EndJobLocked(job, std::move(change), JobEvent::kSucceed, absl::OkStatus()));
     SaveRates();
   } else {
-    RETURN_IF_ERROR(store_.Apply({.jobs = {}, .tasks = {task}, .artifact = {}}));
+    change.jobs.push_back(job);
+    RETURN_IF_ERROR(store_.Apply(change));
     StopLease(lease.lease_id);
     Changed(job.id);
   }
+  if (!outcome.spent_tasks.empty()) RETURN_IF_ERROR(catalog_.CollectGarbage().status());
   Notice({.kind = JobNotice::Kind::kTaskDone,
           .job = job,
           .stage = task.stage,
@@ -190,7 +202,8 @@ absl::Status JobManager::RejectLocked(JobRecord job, TaskRecord task, const absl
           .task_seconds = 0,
           .weights = 0,
           .reason = ReasonOf(gate)});
-  return EndJobLocked(std::move(job), {std::move(task)}, JobEvent::kReject, gate, std::nullopt);
+  return EndJobLocked(std::move(job), {.jobs = {}, .tasks = {std::move(task)}, .artifact = {}}, JobEvent::kReject,
+                      gate);
 }
 
 absl::Status JobManager::EndLeaseLocked(TaskRecord task, const absl::Status& error, JobNotice::Kind kind,
@@ -202,7 +215,7 @@ absl::Status JobManager::EndLeaseLocked(TaskRecord task, const absl::Status& err
     const absl::Status cause =
         Annotate(error, fmt::format("task {} ({}, {})", task.index, TaskStageName(task.stage), task.name));
     RETURN_IF_ERROR(TaskMachine(task).Apply(TaskEvent::kGiveUp, error));
-    return EndJobLocked(job, {task}, JobEvent::kFail, cause, std::nullopt);
+    return EndJobLocked(job, {.jobs = {}, .tasks = {task}, .artifact = {}}, JobEvent::kFail, cause);
   }
   RETURN_IF_ERROR(TaskMachine(task).Apply(TaskEvent::kRelease, error));
   task.not_before_ms = backoff_ms == 0 ? 0 : options_.now_ms() + backoff_ms;

@@ -15,7 +15,7 @@ constexpr double kRateWeight = 0.3;
 // Preparing the texts is no stage of its own to those who watch.
 std::string ShownStage(JobKind kind, TaskStage stage) {
   if (stage != TaskStage::kPrepare) return TaskStageName(stage);
-  return kind == JobKind::kQuantize ? "calibrate" : "evaluate";
+  return kind == JobKind::kEvaluate ? "evaluate" : "calibrate";
 }
 
 }  // namespace
@@ -33,6 +33,7 @@ absl::StatusOr<JobView> JobManager::ViewOf(JobRecord job, std::optional<size_t> 
   ASSIGN_OR_RETURN(std::vector<TaskRecord> tasks, store_.ListTasks(job.id));
   view.job = std::move(job);
   RETURN_IF_ERROR(FillProgress(tasks, view));
+  ASSIGN_OR_RETURN(view.candidates, CandidatesOf(tasks));
   if (!tensors_from) return view;
   std::erase_if(tasks,
                 [](const TaskRecord& t) { return t.stage != TaskStage::kQuantize || t.state != TaskState::kDone; });
@@ -69,7 +70,8 @@ absl::Status JobManager::FillProgress(const std::vector<TaskRecord>& tasks, JobV
     if (task.state == TaskState::kDone) {
       ++progress.tasks_done;
       progress.weights_done += task.weights;
-    } else if (first_open == nullptr || task.stage < first_open->stage) {
+    } else if (first_open == nullptr ||
+               std::pair(task.round, task.stage) < std::pair(first_open->round, first_open->stage)) {
       first_open = &task;
     }
     if (task.state == TaskState::kReady && task.not_before_ms > options_.now_ms()) resting = &task;
@@ -87,7 +89,7 @@ absl::Status JobManager::FillProgress(const std::vector<TaskRecord>& tasks, JobV
   for (const TaskRecord& task : tasks) {
     const Running* running = running_of(task);
     const double fraction = task.state == TaskState::kDone ? 1.0 : running != nullptr ? running->fraction : 0.0;
-    if (ShownStage(job.kind, task.stage) == progress.stage) {
+    if (task.round == first_open->round && ShownStage(job.kind, task.stage) == progress.stage) {
       stage_cost += task.cost;
       stage_done += task.cost * fraction;
     }
@@ -237,7 +239,7 @@ double JobManager::SecondsLeft(const TaskRecord& task, const Running* running) c
 absl::Status JobManager::LoadRates() {
   ASSIGN_OR_RETURN(const auto settings, store_.ListSettings());
   std::lock_guard lock(mutex_);
-  for (int i = 0; i <= static_cast<int>(TaskStage::kEvaluate); ++i) {
+  for (int i = 0; i <= static_cast<int>(TaskStage::kAllocate); ++i) {
     const TaskStage stage = static_cast<TaskStage>(i);
     const auto it = settings.find(std::string(kRatePrefix) + TaskStageName(stage));
     if (it == settings.end()) continue;

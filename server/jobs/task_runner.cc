@@ -14,6 +14,7 @@ constexpr size_t kKeptOpen = 2;
 
 std::string EncodeOutcome(const TaskOutcome& outcome) {
   json j = {{"data", outcome.json}};
+  if (!outcome.candidate.empty()) j["candidate"] = outcome.candidate;
   if (outcome.tensor) j["tensor"] = TensorOutcomesToJson({*outcome.tensor});
   return j.dump(-1, ' ', false, json::error_handler_t::replace);
 }
@@ -24,6 +25,7 @@ absl::StatusOr<TaskOutcome> DecodeOutcome(const TaskRecord& task) {
     outcome.blobs = task.blobs;
     const json j = json::parse(task.outcome_json);
     outcome.json = j.at("data").get<std::string>();
+    outcome.candidate = j.value("candidate", "");
     if (!j.contains("tensor")) return outcome;
     ASSIGN_OR_RETURN(std::vector<TensorOutcome> tensors, TensorOutcomesFromJson(j.at("tensor").get<std::string>()));
     if (!tensors.empty()) outcome.tensor = std::move(tensors.front());
@@ -94,6 +96,10 @@ absl::StatusOr<TaskOutcome> CoreTaskRunner::Run(const TaskInput& input, ThreadPo
       return Assemble(input, pool, progress);
     case TaskStage::kEvaluate:
       return Evaluate(input, pool, progress);
+    case TaskStage::kProbe:
+      return Probe(input, pool, progress);
+    case TaskStage::kAllocate:
+      return Allocate(input, pool, progress);
   }
   return Internal("TASK_STAGE", "task {} of job {} has no known stage", input.task.index, input.job.id);
 }

@@ -22,6 +22,10 @@
 
 namespace qamserve {
 
+class TaskList;
+struct JobCandidate;
+struct PreparedText;
+
 struct JobPlan {
   JobSpec spec;          // normalized
   JobEstimate estimate;  // without seconds
@@ -42,13 +46,17 @@ struct TaskOutcome {
   std::vector<std::string> blobs;  // digests it committed and later tasks need
   // Tasks of the quantize stage.
   std::optional<TensorOutcome> tensor;
-  // The last task of a job. `gate` is not OK if a gate refuses the artifact on what was measured.
+  std::string candidate;  // CandidateToJson of what an evaluate task measured; empty in evaluate jobs
+  // Evaluate tasks. `gate` is not OK if a gate refuses the artifact on what was measured.
   absl::Status gate;
   std::optional<QualityReport> quality;
-  std::optional<ArtifactRecord> artifact;  // passed all gates; digest, job and time are filled in by the manager
+  std::optional<ArtifactRecord> artifact;  // passed all gates; job and time are filled in by the manager
+  // A job that goes on: tasks to add, with index, round and all else but the job. It ends when all tasks are done.
+  std::vector<TaskRecord> next_tasks;
+  std::vector<int32_t> spent_tasks;  // whose blobs no later task needs
 };
 
-// An outcome as it is kept in TaskRecord::outcome_json and blobs, and back (json, blobs and tensor).
+// An outcome as it is kept in TaskRecord::outcome_json and blobs, and back (json, blobs, tensor and candidate).
 std::string EncodeOutcome(const TaskOutcome& outcome);
 absl::StatusOr<TaskOutcome> DecodeOutcome(const TaskRecord& task);
 
@@ -81,11 +89,33 @@ class CoreTaskRunner : public TaskRunner {
   // A text's windows; its first `skip_tokens` tokens are left out.
   absl::StatusOr<std::vector<std::vector<int32_t>>> TextWindows(const Tokenizer& tokenizer,
                                                                 const TextSelection& selection, int64_t skip_tokens);
+  // job_plan.cc
+  absl::Status PlanCheckpoint(const std::string& digest, int threads, TaskList& tasks, JobPlan& plan);
+  // text_tasks.cc
+  absl::StatusOr<PreparedText> PrepareText(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
+                                           const TextSelection& selection, int64_t skip_tokens, uint64_t seed,
+                                           ThreadPool& pool, ProgressFn progress);
   absl::StatusOr<TaskOutcome> Prepare(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
   absl::StatusOr<TaskOutcome> Calibrate(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
+  // quantize_task.cc
   absl::StatusOr<TaskOutcome> Quantize(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
   absl::StatusOr<TaskOutcome> Assemble(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
+  // evaluate_task.cc
   absl::StatusOr<TaskOutcome> Evaluate(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
+  absl::StatusOr<TaskOutcome> Probe(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
+  absl::StatusOr<TaskOutcome> Allocate(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
+  absl::StatusOr<QualityReport> Measure(const TaskInput& input, const Checkpoint& checkpoint, const std::string& digest,
+                                        const std::vector<FileRecord>& files, ThreadPool& pool, ProgressFn progress);
+  // Adds report and model card, whose blobs are appended to `blobs`.
+  absl::StatusOr<ArtifactRecord> FinishArtifact(const TaskInput& input, const JobCandidate& candidate,
+                                                std::vector<std::string>& blobs);
+  // What becomes of a candidate that was just measured: of a fixed list, or on the way to a target.
+  absl::Status KeepOrDrop(const TaskInput& input, JobCandidate candidate, TaskOutcome& outcome);
+  absl::Status Search(const TaskInput& input, JobCandidate candidate, TaskOutcome& outcome);
+  absl::StatusOr<std::vector<TaskRecord>> CandidateTasks(const TaskInput& input, const QuantizeSpec& spec);
+  // The mix that `step` wants, or the probes that it takes first.
+  absl::StatusOr<std::vector<TaskRecord>> MixTasks(const TaskInput& input, const SearchStep& step,
+                                                   const JobCandidate& from);
 
   Catalog& catalog_;
   std::mutex mutex_;

@@ -39,13 +39,12 @@ ModelRegistry::~ModelRegistry() { DrainAll(absl::InfinitePast()); }
 absl::StatusOr<ServedModelView> ModelRegistry::Load(const LoadArgs& args) {
   RETURN_IF_ERROR(CheckModelName(args.name));
   absl::StatusOr<ServedModelView> view;
-  ASSIGN_OR_RETURN(const std::string answer,
-                   RunOnce(catalog_.store(), args.request_id, "LoadModel", LoadPayload(args), options_.now_ms(),
-                           [&]() -> absl::StatusOr<std::string> {
-                             view = LoadNew(args);
-                             if (!view.ok()) return view.status();
-                             return ResourceName("servedModels", args.name);
-                           }));
+  ASSIGN_OR_RETURN(const std::string answer, RunOnce(catalog_.store(), args.request_id, "LoadModel", LoadPayload(args),
+                                                     options_.now_ms(), [&]() -> absl::StatusOr<std::string> {
+                                                       view = LoadNew(args);
+                                                       if (!view.ok()) return view.status();
+                                                       return ResourceName("servedModels", args.name);
+                                                     }));
   if (view.ok()) return view;
   // The id was answered before; the model may have changed since.
   ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, Find(args.name));
@@ -118,8 +117,8 @@ absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Admit(const LoadArgs
 
 absl::Status ModelRegistry::FillAndPublish(ServedModel& model, const FileSet& files, const LoadArgs& args) {
   ASSIGN_OR_RETURN(LoadedModel loaded, loader_.Load(files, model.plan()));
-  RETURN_IF_ERROR(catalog_.store().PutServedModel(
-      {args.name, args.source, model.plan().context_tokens, options_.now_ms()}));
+  RETURN_IF_ERROR(
+      catalog_.store().PutServedModel({args.name, args.source, model.plan().context_tokens, options_.now_ms()}));
   // From here the row keeps the source from being deleted; it may have been just before.
   absl::Status status = catalog_.FilesOf(args.source).status();
   if (status.ok()) status = model.BecomeReady(std::move(loaded), options_.now_ms());
@@ -199,6 +198,7 @@ std::vector<ServedModelView> ModelRegistry::List() const {
   std::vector<std::shared_ptr<ServedModel>> models;
   {
     absl::MutexLock lock(&mutex_);
+    models.reserve(models_.size());
     for (const auto& [name, model] : models_) models.push_back(model);
   }
   std::vector<ServedModelView> views;

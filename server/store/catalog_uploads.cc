@@ -286,7 +286,8 @@ absl::StatusOr<CheckpointOrText> Catalog::Finish(UploadKind kind, const std::str
     return CheckpointOrText(std::move(record));
   }
   ASSIGN_OR_RETURN(const CheckpointFacts facts, options_.inspect(set));
-  CheckpointRecord record{.digest = Sha256Hex(ManifestJson(files)),
+  std::string digest = Sha256Hex(ManifestJson(files));
+  CheckpointRecord record{.digest = std::move(digest),
                           .display_name = origin,
                           .architecture = facts.architecture,
                           .parameters = facts.parameters,

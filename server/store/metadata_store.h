@@ -35,6 +35,7 @@ struct JobChange {
   std::vector<JobRecord> jobs;
   std::vector<TaskRecord> tasks;
   std::optional<ArtifactRecord> artifact;  // inserted; one that is there already stays as it is
+  std::vector<TaskRecord> new_tasks;       // inserted
 };
 
 struct JobFilter {
@@ -115,8 +116,9 @@ class MetadataStore {
   virtual absl::StatusOr<std::vector<TaskRecord>> ListTasks(const std::string& job) = 0;  // by index
   virtual absl::Status Apply(const JobChange& change) = 0;
 
-  // Leases the first READY task that `filter` lets through of the most important, then oldest unfinished job whose lower
-  // stages are all done: LEASED, attempts + 1, a new lease id. No value if there is none at `now_ms`.
+  // Leases the first READY task that `filter` lets through of the most important, then oldest unfinished job whose
+  // earlier rounds and, in its round, lower stages are all done: LEASED, attempts + 1, a new lease id. No value if
+  // there is none at `now_ms`.
   virtual absl::StatusOr<std::optional<TaskRecord>> LeaseTask(const std::string& worker, const TaskFilter& filter,
                                                               int64_t now_ms, int64_t lease_ms) = 0;
   // Moves the end of the lease. ABORTED (LEASE_LOST) if the task is no longer leased under it.

@@ -8,7 +8,17 @@
 
 namespace qamserve {
 
-const char* JobKindName(JobKind kind) { return kind == JobKind::kQuantize ? "quantize" : "evaluate"; }
+const char* JobKindName(JobKind kind) {
+  switch (kind) {
+    case JobKind::kQuantize:
+      return "quantize";
+    case JobKind::kEvaluate:
+      return "evaluate";
+    case JobKind::kStudy:
+      return "study";
+  }
+  return "unknown";
+}
 
 const char* JobStateName(JobState state) {
   switch (state) {
@@ -56,6 +66,10 @@ const char* TaskStageName(TaskStage stage) {
       return "assemble";
     case TaskStage::kEvaluate:
       return "evaluate";
+    case TaskStage::kProbe:
+      return "probe";
+    case TaskStage::kAllocate:
+      return "allocate";
   }
   return "unknown";
 }

@@ -99,7 +99,7 @@ struct RequestRecord {
   int64_t created_ms = 0;
 };
 
-enum class JobKind { kQuantize = 1, kEvaluate = 2 };
+enum class JobKind { kQuantize = 1, kEvaluate = 2, kStudy = 3 };
 // The transitions are in server/jobs/job.h.
 enum class JobState {
   kQueued = 1,
@@ -111,13 +111,22 @@ enum class JobState {
   kCancelled = 7
 };
 enum class TaskState { kReady = 1, kLeased = 2, kDone = 3, kFailed = 4 };
-// A task may start when every task of its job in a lower stage is done.
-enum class TaskStage { kPrepare = 0, kCalibrate = 1, kQuantize = 2, kAssemble = 3, kEvaluate = 4 };
+// A task may start when every task of its job in an earlier round, and in a lower stage of its own round, is done.
+enum class TaskStage {
+  kPrepare = 0,
+  kCalibrate = 1,
+  kQuantize = 2,
+  kAssemble = 3,
+  kEvaluate = 4,
+  kProbe = 5,
+  kAllocate = 6
+};
 
-const char* JobKindName(JobKind kind);     // "quantize", "evaluate"
+const char* JobKindName(JobKind kind);     // "quantize", "evaluate", "study"
 const char* JobStateName(JobState state);  // "QUEUED", ...
 const char* TaskStateName(TaskState state);
-const char* TaskStageName(TaskStage stage);  // "prepare", "calibrate", "quantize", "assemble", "evaluate"
+const char* TaskStageName(
+    TaskStage stage);  // "prepare", "calibrate", "quantize", "assemble", "evaluate", "probe", "allocate"
 inline bool IsFinal(JobState state) { return state >= JobState::kSucceeded; }
 
 // Why a job or a task ended badly. `code` is an absl::StatusCode, which is also google.rpc.Code.
@@ -157,6 +166,7 @@ struct JobRecord {
 struct TaskRecord {
   std::string job;
   int32_t index = 0;  // within the job
+  int32_t round = 0;  // a job that makes several artifacts, one after the other, has several rounds
   TaskStage stage = TaskStage::kPrepare;
   TaskState state = TaskState::kReady;
   std::string name;       // "model.layers.0.mlp.up_proj", "shard 0", ...

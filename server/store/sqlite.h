@@ -19,7 +19,8 @@
 
 namespace qamserve {
 
-// A parameter of a statement. Text must outlive the call.
+// A parameter of a statement: made of a plain value where a list of them is written. Text must outlive the call.
+// NOLINTBEGIN(google-explicit-constructor)
 class SqlValue {
  public:
   SqlValue(int64_t value) : value_(value) {}
@@ -38,6 +39,7 @@ class SqlValue {
  private:
   std::variant<int64_t, double, std::string_view> value_;
 };
+// NOLINTEND(google-explicit-constructor)
 
 // The current row of a statement that runs; columns are read from left to right.
 class SqlRow {

@@ -21,10 +21,27 @@ absl::Status SqliteMetadataStore::InsertJob(const JobRecord& j, const std::vecto
 }
 
 absl::Status SqliteMetadataStore::InsertTask(const TaskRecord& t) {
-  RETURN_IF_ERROR(db_->Run("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
-                           {t.job, t.index, t.stage, t.state, t.name, t.spec_json, t.cost, t.weights, t.attempts,
-                            t.not_before_ms, t.worker, t.lease_id, t.lease_expires_ms, t.outcome_json, t.done_sequence,
-                            t.seconds, t.error.reason, t.error.message, t.error.code}));
+  RETURN_IF_ERROR(db_->Run("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)",
+                           {t.job,
+                            t.index,
+                            t.stage,
+                            t.state,
+                            t.name,
+                            t.spec_json,
+                            t.cost,
+                            t.weights,
+                            t.attempts,
+                            t.not_before_ms,
+                            t.worker,
+                            t.lease_id,
+                            t.lease_expires_ms,
+                            t.outcome_json,
+                            t.done_sequence,
+                            t.seconds,
+                            t.error.reason,
+                            t.error.message,
+                            t.error.code,
+                            t.round}));
   return PutTaskBlobs(t);
 }
 
@@ -89,6 +106,7 @@ absl::Status SqliteMetadataStore::QueryTasks(const char* sql, std::initializer_l
     task.error.message = row.Text();
     task.error.code = static_cast<int>(row.Int());
     task.version = row.Int();
+    task.round = static_cast<int32_t>(row.Int());
   });
 }
 
@@ -129,6 +147,7 @@ absl::StatusOr<Page<JobRecord>> SqliteMetadataStore::ListJobs(const PageRequest&
                  bounds.size + 1},
                 found));
   std::vector<int64_t> sequences;
+  sequences.reserve(found.size());
   for (const JobRecord& job : found) sequences.push_back(job.sequence);
   return CutPage(std::move(found), sequences, bounds);
 }
@@ -193,11 +212,12 @@ absl::Status SqliteMetadataStore::Apply(const JobChange& change) {
   ASSIGN_OR_RETURN(auto transaction, SqliteTransaction::Begin(*db_));
   for (const JobRecord& job : change.jobs) RETURN_IF_ERROR(UpdateJob(job));
   for (const TaskRecord& task : change.tasks) RETURN_IF_ERROR(UpdateTask(task));
+  for (const TaskRecord& task : change.new_tasks) RETURN_IF_ERROR(InsertTask(task));
   if (change.artifact) RETURN_IF_ERROR(InsertArtifact(*change.artifact));
   return transaction->Commit();
 }
 
-// Jobs come in order of importance; of each, only tasks of its lowest unfinished stage may start.
+// Jobs come in order of importance; of each, only tasks of its first unfinished round and stage may start.
 absl::StatusOr<std::optional<TaskRecord>> SqliteMetadataStore::FirstReadyTask(const TaskFilter& filter,
                                                                               int64_t now_ms) {
   std::vector<std::string> jobs;
@@ -206,10 +226,11 @@ absl::StatusOr<std::optional<TaskRecord>> SqliteMetadataStore::FirstReadyTask(co
                  {filter.pool}, [&](SqlRow& row) { jobs.push_back(row.Text()); }));
   for (const std::string& job : jobs) {
     std::vector<TaskRecord> found;
-    RETURN_IF_ERROR(QueryTasks(
-        "SELECT * FROM tasks WHERE job = ?1 AND state = 1 AND not_before_ms <= ?2"
-        " AND stage = (SELECT MIN(stage) FROM tasks WHERE job = ?1 AND state <> 3) ORDER BY position LIMIT 1",
-        {job, now_ms}, found));
+    RETURN_IF_ERROR(
+        QueryTasks("SELECT * FROM tasks WHERE job = ?1 AND state = 1 AND not_before_ms <= ?2"
+                   " AND (round, stage) = (SELECT round, stage FROM tasks WHERE job = ?1 AND state <> 3"
+                   "   ORDER BY round, stage LIMIT 1) ORDER BY position LIMIT 1",
+                   {job, now_ms}, found));
     if (!found.empty() && (!filter.stage || *filter.stage == found.front().stage)) return std::move(found.front());
   }
   return std::nullopt;

@@ -6,7 +6,7 @@ namespace qamserve {
 namespace {
 
 // Step i brings version i to i + 1. A published step never changes; a new one is added behind it.
-constexpr std::array<const char*, 2> kMigrations = {
+constexpr std::array<const char*, 3> kMigrations = {
     R"sql(
 CREATE TABLE uploads (
   id TEXT PRIMARY KEY, kind INTEGER NOT NULL, display_name TEXT NOT NULL, content_key TEXT NOT NULL,
@@ -82,6 +82,11 @@ CREATE TABLE aliases (name TEXT PRIMARY KEY, etag TEXT NOT NULL, updated_ms INTE
 CREATE TABLE alias_targets (
   alias TEXT NOT NULL REFERENCES aliases (name) ON DELETE CASCADE, position INTEGER NOT NULL, model TEXT NOT NULL,
   weight INTEGER NOT NULL, PRIMARY KEY (alias, position)) WITHOUT ROWID;
+)sql",
+    R"sql(
+ALTER TABLE tasks ADD COLUMN round INTEGER NOT NULL DEFAULT 0;
+DROP INDEX tasks_open;
+CREATE INDEX tasks_open ON tasks (job, round, stage, position) WHERE state <> 3;
 )sql"};
 
 }  // namespace

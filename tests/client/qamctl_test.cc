@@ -50,7 +50,12 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"checkpoints", "list get delete"},
       {"quantize",
        "--bpw --no-channel-scale --rotation --seed --calibration --calibration-windows --evaluation "
-       "--evaluation-windows --window-tokens --max-kl --name --load-as --priority --watch --validate-only"},
+       "--evaluation-windows --window-tokens --max-kl --name --load-as --priority --watch --validate-only --rate "
+       "--target-bpw --target-bytes --target-kl --target-ppl --one-rate --ladder --curve-only"},
+      {"study",
+       "table --methods --rates --calibration --calibration-windows --evaluation --evaluation-windows "
+       "--window-tokens --name --priority --watch --validate-only"},
+      {"study table", "--format --output"},
       {"watch", "job"},
       {"jobs", "list get watch cancel retry delete"},
       {"jobs list", "--state"},

@@ -168,6 +168,156 @@ TEST_F(CoreJobTest, WorksWithoutTextAndGatesOnQuality) {
   EXPECT_TRUE(service.catalog().ListArtifacts({}, "")->items.empty());
 }
 
+TEST_F(CoreJobTest, ALadderGivesWhatSingleJobsGive) {
+  Service service(dir_, "ladder", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  args.display_name = "tiny";
+  args.spec.ladder = {5, 3, 3};
+  const auto created = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  service.StartWorker();
+  const JobView done = service.Finish(created->job.id);
+  ASSERT_EQ(done.job.state, JobState::kSucceeded) << done.job.error.message;
+  EXPECT_EQ(done.job.artifact, "");
+  ASSERT_EQ(done.candidates.size(), 2u);
+  EXPECT_EQ(done.candidates[0].measured.spec.bpw, 3);
+  EXPECT_GT(done.candidates[0].measured.quality.kl_mean, done.candidates[1].measured.quality.kl_mean);
+  EXPECT_EQ(service.catalog().ListArtifacts({}, "")->items.size(), 2u);
+
+  args.spec.ladder.clear();
+  args.spec.quantize.bpw = 5;
+  const auto single = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(single.ok()) << single.status();
+  const JobView alone = service.Finish(single->job.id);
+  EXPECT_EQ(alone.job.artifact, done.candidates[1].artifact);
+
+  // The same ladder is the same job, until one of its artifacts is gone.
+  args.spec.ladder = {3, 5};
+  EXPECT_EQ(service.jobs().CreateQuantizeJob(args)->job.id, done.job.id);
+  ASSERT_TRUE(service.catalog().DeleteArtifact(done.candidates[0].artifact, "").ok());
+  const auto again = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_NE(again->job.id, done.job.id);
+  EXPECT_EQ(service.Finish(again->job.id).candidates[0].artifact, done.candidates[0].artifact);
+
+  args.spec.curve_only = true;
+  args.spec.ladder = {3, 4};
+  const auto curve = service.jobs().CreateQuantizeJob(args);
+  const JobView measured = service.Finish(curve->job.id);
+  ASSERT_EQ(measured.candidates.size(), 2u) << measured.job.error.message;
+  EXPECT_EQ(measured.candidates[1].artifact, "");
+  EXPECT_EQ(measured.candidates[0].measured.quality.kl_mean, done.candidates[0].measured.quality.kl_mean);
+}
+
+TEST_F(CoreJobTest, SizeTargetsAreNeverExceeded) {
+  Service service(dir_, "size", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  args.spec.target.size.bpw = 5.2;
+  args.spec.target.mixed = true;
+  const auto created = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  service.StartWorker();
+  const JobView done = service.Finish(created->job.id);
+  ASSERT_EQ(done.job.state, JobState::kSucceeded) << done.job.error.message;
+  ASSERT_EQ(done.candidates.size(), 2u);
+  EXPECT_FALSE(done.candidates[0].measured.mixed());
+  EXPECT_TRUE(done.candidates[1].measured.mixed());
+  for (const JobCandidate& candidate : done.candidates) EXPECT_LE(candidate.measured.bpw, 5.2);
+  const auto artifact = service.catalog().GetArtifact(done.job.artifact);
+  ASSERT_TRUE(artifact.ok()) << artifact.status();
+  EXPECT_LE(artifact->bpw, 5.2);
+  // The better of the two.
+  const double best =
+      std::min(done.candidates[0].measured.quality.kl_mean, done.candidates[1].measured.quality.kl_mean);
+  EXPECT_EQ(done.quality->kl_mean, best);
+  EXPECT_EQ(service.catalog().ListArtifacts({}, "")->items.size(), 1u);
+
+  args.spec.target.size.bpw = 1;
+  EXPECT_EQ(ReasonOf(service.jobs().CreateQuantizeJob(args).status()), "TARGET_TOO_SMALL");
+  args.spec.target.kl = 0.1;
+  EXPECT_EQ(ReasonOf(service.jobs().CreateQuantizeJob(args).status()), "TARGET_CONFLICT");
+  args.spec.target = {};
+  args.spec.quantize.rates = {{.filter = "*.experts.*", .bpw = 4}};
+  EXPECT_EQ(ReasonOf(service.jobs().CreateQuantizeJob(args).status()), "FILTER_MATCHES_NOTHING");
+}
+
+TEST_F(CoreJobTest, QualityTargetsEndAcceptedOrWithTheBestThatWasReached) {
+  Service service(dir_, "quality", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  args.spec.evaluation.windows = 4;
+  args.spec.ladder = {3.5, 4.5};
+  args.spec.curve_only = true;
+  const auto curve = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(curve.ok()) << curve.status();
+  service.StartWorker();
+  const JobView known = service.Finish(curve->job.id);
+  ASSERT_EQ(known.candidates.size(), 2u) << known.job.error.message;
+  const double passes = known.candidates[1].measured.quality.kl_ci95_high;
+
+  args.spec.ladder.clear();
+  args.spec.curve_only = false;
+  args.spec.target.kl = 1.01 * passes;
+  args.spec.target.mixed = true;
+  const auto created = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  const JobView done = service.Finish(created->job.id);
+  ASSERT_EQ(done.job.state, JobState::kSucceeded) << done.job.error.message;
+  EXPECT_LE(done.quality->kl_ci95_high, args.spec.target.kl);
+  EXPECT_LE(service.catalog().GetArtifact(done.job.artifact)->bpw, known.candidates[1].measured.bpw);
+
+  args.spec.target.kl = 1e-7;
+  const auto hopeless = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(hopeless.ok()) << hopeless.status();
+  const JobView refused = service.Finish(hopeless->job.id);
+  EXPECT_EQ(refused.job.state, JobState::kRejected);
+  EXPECT_EQ(refused.job.error.reason, "GATE_TARGET") << refused.job.error.message;
+  ASSERT_TRUE(refused.quality.has_value());
+  EXPECT_EQ(refused.job.artifact, "");
+}
+
+TEST_F(CoreJobTest, AStudyMeasuresEveryMethodOnEveryCheckpoint) {
+  TinyModelOptions other;
+  other.architecture = Architecture::kGemma3;
+  ASSERT_TRUE(WriteTinyModel(other, dir_ / "import/other").ok());
+  Service service(dir_, "study", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  const auto second = service.catalog().Import(UploadKind::kCheckpoint, "other", "", "");
+  ASSERT_TRUE(second.ok()) << second.status();
+  args.spec.checkpoints = {args.spec.checkpoint, std::get<CheckpointRecord>(*second).digest};
+  for (Codec codec : {Codec::kJoint, Codec::kPolar}) {
+    QuantizeSpec method;
+    method.codec = codec;
+    method.bpw = 4;
+    method.channel_scale = codec == Codec::kJoint;
+    args.spec.methods.push_back(method);
+  }
+  QuantizeSpec feedback = args.spec.methods.front();
+  feedback.error_feedback = true;
+  args.spec.methods.push_back(feedback);
+  args.spec.methods.push_back(feedback);  // asked twice, measured once
+  const auto created = service.jobs().CreateStudyJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  service.StartWorker();
+  const JobView done = service.Finish(created->job.id);
+  ASSERT_EQ(done.job.state, JobState::kSucceeded) << done.job.error.message;
+  EXPECT_EQ(done.job.kind, JobKind::kStudy);
+  EXPECT_EQ(done.candidates.size(), 6u);
+  EXPECT_TRUE(service.catalog().ListArtifacts({}, "")->items.empty());
+  const auto study = service.jobs().GetStudy(done.job.id);
+  ASSERT_TRUE(study.ok()) << study.status();
+  ASSERT_EQ(study->rows.size(), 6u);
+  for (const StudyRow& row : study->rows) {
+    EXPECT_GT(row.quality.kl_mean, 0) << row.method;
+    EXPECT_EQ(row.tensors.size(), 14u);
+    EXPECT_GT(row.ideal_distortion, 0) << row.method;
+  }
+  // Rows of the kind that was probed have a prediction, and not one that is out of this world.
+  const StudyRow& scaled = study->rows[0];
+  EXPECT_GT(scaled.predicted_kl, 0.3 * scaled.quality.kl_mean);
+  EXPECT_LT(scaled.predicted_kl, 3 * scaled.quality.kl_mean);
+  EXPECT_EQ(StudyJson(*study), StudyJson(*service.jobs().GetStudy(done.job.id)));
+}
+
 TEST_F(CoreJobTest, ShortTextFailsWithBothCounts) {
   Service service(dir_, "short", 1);
   CreateQuantizeJobArgs args = Import(service);

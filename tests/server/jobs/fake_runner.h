@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "core/base/digest.h"
 #include "server/jobs/task_runner.h"
 
 namespace qamserve {
@@ -48,7 +49,8 @@ class FakeRunner : public TaskRunner {
     }
     // What the contract promises: lower stages are done.
     for (const TaskRecord& other : input.tasks) {
-      if (other.stage < task.stage && other.state != TaskState::kDone) return Internal("STAGE_ORDER", "too early");
+      if (other.round == task.round && other.stage < task.stage && other.state != TaskState::kDone)
+        return Internal("STAGE_ORDER", "too early");
     }
     if (before_task) RETURN_IF_ERROR(before_task(task, progress));
     RETURN_IF_ERROR(progress(0.5));
@@ -64,7 +66,9 @@ class FakeRunner : public TaskRunner {
     ArtifactRecord artifact;
     artifact.checkpoint = input.job.checkpoint;
     artifact.files = {{.name = "model.safetensors", .sha256 = blob.digest, .size_bytes = blob.size}};
+    artifact.digest = Sha256Hex(ManifestJson(artifact.files));
     outcome.artifact = artifact;
+    if (after_evaluate) after_evaluate(input, outcome);
     return outcome;
   }
 
@@ -84,6 +88,7 @@ class FakeRunner : public TaskRunner {
   int64_t disk_bytes = 0;
   absl::Status gate;
   std::function<absl::Status(const TaskRecord&, ProgressFn)> before_task;
+  std::function<void(const TaskInput&, TaskOutcome&)> after_evaluate;  // may change what an evaluate task says
 
  private:
   Catalog& catalog_;

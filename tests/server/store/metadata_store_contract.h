@@ -272,6 +272,33 @@ TYPED_TEST_P(MetadataStoreContract, LeasesByPriorityAgeAndStage) {
   EXPECT_FALSE(lease());
 }
 
+TYPED_TEST_P(MetadataStoreContract, RoundsFollowOneAnotherAndMayBeAdded) {
+  std::vector<TaskRecord> tasks = {SomeTask("j1", 0, TaskStage::kEvaluate), SomeTask("j1", 1, TaskStage::kQuantize)};
+  tasks[1].round = 1;
+  ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), tasks).ok());
+  auto lease = [&]() { return *this->store_->LeaseTask("w", {"cpu"}, 100, 50); };
+  auto first = lease();
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->index, 0) << "a lower stage of a later round must wait";
+  EXPECT_FALSE(lease().has_value());
+  first->state = TaskState::kDone;
+  TaskRecord added = SomeTask("j1", 2, TaskStage::kPrepare);
+  added.round = 2;
+  ASSERT_TRUE(this->store_->Apply({.jobs = {}, .tasks = {*first}, .artifact = {}, .new_tasks = {added}}).ok());
+  const auto stored = this->store_->ListTasks("j1");
+  ASSERT_EQ(stored->size(), 3u);
+  EXPECT_EQ(stored->at(2).round, 2);
+  auto second = lease();
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->index, 1);
+  EXPECT_EQ(second->round, 1);
+  // All or nothing holds for added tasks, too.
+  second->version += 7;
+  TaskRecord lost = SomeTask("j1", 3, TaskStage::kPrepare);
+  EXPECT_FALSE(this->store_->Apply({.jobs = {}, .tasks = {*second}, .artifact = {}, .new_tasks = {lost}}).ok());
+  EXPECT_EQ(this->store_->ListTasks("j1")->size(), 3u);
+}
+
 TYPED_TEST_P(MetadataStoreContract, RenewsAndExpiresLeases) {
   ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), {SomeTask("j1", 0, TaskStage::kPrepare)}).ok());
   const auto task = *this->store_->LeaseTask("w", {"cpu"}, 100, 50);
@@ -355,6 +382,7 @@ TYPED_TEST_P(MetadataStoreContract, KnowsWhichBlobsAreNeeded) {
 REGISTER_TYPED_TEST_SUITE_P(MetadataStoreContract, KeepsRecordsOverARestart, PutReplacesAnAliasWithAllItsTargets,
                             NamesWhatIsMissing, ListsInPagesNewestFirst, FindsOpenUploadsByContent, RemembersRequests,
                             HasOneUnfinishedJobPerKey, AppliesAllOrNothing, LeasesByPriorityAgeAndStage,
-                            RenewsAndExpiresLeases, TwoWorkersNeverGetTheSameTask, KnowsWhichBlobsAreNeeded);
+                            RoundsFollowOneAnotherAndMayBeAdded, RenewsAndExpiresLeases, TwoWorkersNeverGetTheSameTask,
+                            KnowsWhichBlobsAreNeeded);
 
 }  // namespace qamserve

@@ -35,10 +35,12 @@ TEST(SqliteMetadataStoreTest, BringsAnOlderFileUpToDate) {
     ASSERT_TRUE((*store)->PutServedModel({.name = "m", .source = "artifacts/a1"}).ok());
   }
   {
-    // As the first schema left it: aliases came with the second.
+    // As the first schema left it: aliases came with the second, rounds with the third.
     auto db = SqliteConnection::Open(dir / "meta");
     ASSERT_TRUE((*db)
                     ->Execute("DROP TABLE alias_targets; DROP TABLE aliases;"
+                              "DROP INDEX tasks_open; ALTER TABLE tasks DROP COLUMN round;"
+                              "CREATE INDEX tasks_open ON tasks (job, stage, position) WHERE state <> 3;"
                               "DELETE FROM schema_migrations WHERE version > 1")
                     .ok());
   }

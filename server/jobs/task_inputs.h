@@ -1,0 +1,55 @@
+// What tasks read of those before them. Internal to server/jobs.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/evaluate/evaluate.h"
+#include "server/jobs/task_runner.h"
+#include "server/jobs/task_spec.h"
+
+namespace qamserve {
+
+using TokenWindows = std::vector<std::vector<int32_t>>;
+
+// Tokens that the prepare task cut from a text; they are a blob.
+struct PreparedText {
+  std::string source = "none";  // "text", "own samples"
+  std::string tokens_digest;    // TokensDigest
+  std::string blob;
+  int32_t window_tokens = 0;
+};
+
+// What a prepare task leaves for the others of its checkpoint.
+struct Prepared {
+  PreparedText evaluation;
+  PreparedText calibration;  // source "none" if nothing is calibrated
+  std::string reference;     // blob: BaseReference::hidden of the evaluation text
+};
+std::string PreparedToJson(const Prepared& prepared);
+
+// The spec of the running task, with its checkpoint.
+absl::StatusOr<TaskSpec> SpecOf(const TaskInput& input);
+absl::StatusOr<Prepared> PreparedOf(const TaskInput& input, const std::string& checkpoint);
+
+absl::StatusOr<PreparedText> KeepWindows(BlobStore& blobs, const TokenWindows& windows, std::string source);
+absl::StatusOr<TokenWindows> ReadWindows(BlobStore& blobs, const PreparedText& text);
+absl::StatusOr<BaseReference> ReadReference(BlobStore& blobs, const Prepared& prepared, int64_t hidden_size);
+
+// Statistics of a checkpoint's calibration shards, in order, as paths.
+absl::StatusOr<std::vector<std::string>> StatisticsOf(BlobStore& blobs, const TaskInput& input,
+                                                      const std::string& checkpoint);
+// Everything that AssembleArtifact and the report say of how a candidate was made, and the tasks that made its tensors.
+struct CandidateInputs {
+  ArtifactInputs artifact;
+  std::vector<int32_t> tasks;
+};
+absl::StatusOr<CandidateInputs> InputsOf(BlobStore& blobs, const TaskInput& input, const std::string& checkpoint,
+                                         const QuantizePlan& plan, const QuantizeSpec& candidate);
+// The files that the assemble task of a candidate wrote.
+absl::StatusOr<std::vector<FileRecord>> AssembledFiles(const std::vector<TaskRecord>& tasks, int32_t candidate);
+std::string FilesToJson(const std::vector<FileRecord>& files);
+
+}  // namespace qamserve

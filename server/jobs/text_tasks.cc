@@ -1,0 +1,106 @@
+// Prepare and calibrate: from texts to tokens, to what the base model says of them, to statistics.
+#include "server/jobs/task_inputs.h"
+#include "server/jobs/windows_per_shard.h"
+
+namespace qamserve {
+namespace {
+
+// Two texts of the model's own, so that it is not measured on what it was calibrated on.
+constexpr uint64_t kCalibrationSampleSeed = 1;
+constexpr uint64_t kEvaluationSampleSeed = 2;
+
+// A part of a task as a share of its progress.
+struct Part {
+  ProgressFn progress;
+  double begin, end;
+  absl::Status operator()(double fraction) const { return progress(begin + (end - begin) * fraction); }
+};
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Tokenizer>> CoreTaskRunner::OpenTokenizer(const Checkpoint& checkpoint) {
+  ASSIGN_OR_RETURN(const TokenizerFiles files, ReadTokenizerFiles(checkpoint.files()));
+  return Tokenizer::Create(files, checkpoint.origin());
+}
+
+absl::StatusOr<TokenWindows> CoreTaskRunner::TextWindows(const Tokenizer& tokenizer, const TextSelection& selection,
+                                                         int64_t skip_tokens) {
+  ASSIGN_OR_RETURN(const std::string text, catalog_.ReadText(selection.text));
+  std::vector<int32_t> tokens = tokenizer.Encode(text, EncodeOptions{});
+  tokens.erase(tokens.begin(), tokens.begin() + std::min<int64_t>(skip_tokens, static_cast<int64_t>(tokens.size())));
+  // Models that were trained with BOS in front are measured with it in front.
+  std::optional<int32_t> bos;
+  if (!tokenizer.Encode("", EncodeOptions{.add_special = true, .parse_special = false}).empty()) {
+    bos = tokenizer.bos_id();
+  }
+  auto windows = CutWindows(tokens, selection.windows, selection.window_tokens, bos);
+  if (windows.ok()) return windows;
+  return Annotate(
+      windows.status(),
+      fmt::format(
+          "text {}{}", selection.text,
+          skip_tokens > 0 ? fmt::format(", behind the {} tokens that are used for evaluation", skip_tokens) : ""));
+}
+
+absl::StatusOr<PreparedText> CoreTaskRunner::PrepareText(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
+                                                         const TextSelection& selection, int64_t skip_tokens,
+                                                         uint64_t seed, ThreadPool& pool, ProgressFn progress) {
+  if (!selection.text.empty()) {
+    ASSIGN_OR_RETURN(const TokenWindows windows, TextWindows(tokenizer, selection, skip_tokens));
+    RETURN_IF_ERROR(progress(1));
+    return KeepWindows(catalog_.blobs(), windows, "text");
+  }
+  ASSIGN_OR_RETURN(const auto model, Model::Load(checkpoint.files()));
+  // Without BOS, what ends a text is the best beginning of the next.
+  int32_t first = 0;
+  if (!tokenizer.stop_ids().empty()) first = tokenizer.stop_ids().front();
+  if (tokenizer.bos_id()) first = *tokenizer.bos_id();
+  ASSIGN_OR_RETURN(const TokenWindows windows,
+                   SampleWindows(*model, first, selection.windows, selection.window_tokens, seed, pool, progress));
+  return KeepWindows(catalog_.blobs(), windows, "own samples");
+}
+
+absl::StatusOr<TaskOutcome> CoreTaskRunner::Prepare(const TaskInput& input, ThreadPool& pool, ProgressFn progress) {
+  ASSIGN_OR_RETURN(const TaskSpec spec, SpecOf(input));
+  ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(spec.checkpoint));
+  ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(*checkpoint));
+  const TextSelection& evaluation = input.spec.evaluation;
+  const TextSelection& calibration = input.spec.calibration;
+  Prepared prepared;
+  ASSIGN_OR_RETURN(prepared.evaluation, PrepareText(*checkpoint, *tokenizer, evaluation, 0, kEvaluationSampleSeed, pool,
+                                                    Part{progress, 0.0, 0.3}));
+  if (input.spec.kind != JobKind::kEvaluate && NeedsStatistics(CalibrationSpec(input.spec))) {
+    // Of one text both use different parts.
+    const int64_t skip =
+        calibration.text == evaluation.text ? int64_t{evaluation.windows} * evaluation.window_tokens : 0;
+    ASSIGN_OR_RETURN(prepared.calibration, PrepareText(*checkpoint, *tokenizer, calibration, skip,
+                                                       kCalibrationSampleSeed, pool, Part{progress, 0.3, 0.6}));
+  }
+  ASSIGN_OR_RETURN(const TokenWindows windows, ReadWindows(catalog_.blobs(), prepared.evaluation));
+  ASSIGN_OR_RETURN(const BaseReference reference, RunBase(*checkpoint, windows, pool, Part{progress, 0.6, 1.0}));
+  const auto bytes = std::as_bytes(std::span(reference.hidden));
+  ASSIGN_OR_RETURN(const BlobInfo blob,
+                   catalog_.blobs().CommitBytes({reinterpret_cast<const char*>(bytes.data()), bytes.size()}));
+  prepared.reference = blob.digest;
+  TaskOutcome outcome;
+  outcome.json = PreparedToJson(prepared);
+  outcome.blobs = {prepared.evaluation.blob, prepared.reference};
+  if (!prepared.calibration.blob.empty()) outcome.blobs.push_back(prepared.calibration.blob);
+  return outcome;
+}
+
+absl::StatusOr<TaskOutcome> CoreTaskRunner::Calibrate(const TaskInput& input, ThreadPool& pool, ProgressFn progress) {
+  ASSIGN_OR_RETURN(const TaskSpec spec, SpecOf(input));
+  ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(spec.checkpoint));
+  ASSIGN_OR_RETURN(const Prepared prepared, PreparedOf(input, spec.checkpoint));
+  ASSIGN_OR_RETURN(const TokenWindows windows, ReadWindows(catalog_.blobs(), prepared.calibration));
+  const std::string path = input.work_dir + "/statistics";
+  RETURN_IF_ERROR(
+      CalibrateShard(*checkpoint, CalibrationSpec(input.spec), ShardOf(windows, spec.part), pool, progress, path));
+  ASSIGN_OR_RETURN(const BlobInfo blob, catalog_.blobs().CommitFile(path));
+  TaskOutcome outcome;
+  outcome.blobs = {blob.digest};
+  return outcome;
+}
+
+}  // namespace qamserve
