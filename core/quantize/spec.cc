@@ -27,6 +27,9 @@ absl::StatusOr<TensorFormat> FormatOf(const QuantizeSpec& spec) {
 
 absl::Status ValidateQuantizeSpec(const QuantizeSpec& spec) {
   RETURN_IF_ERROR(FormatOf(spec).status());
+  if (spec.embedding_bits != 8 && spec.embedding_bits != 16) {
+    return InvalidArgument("SPEC_FIELD", "embedding_bits is {}; it may be 8 or 16", spec.embedding_bits);
+  }
   RETURN_IF_ERROR(CheckRange("calibration_windows", spec.calibration_windows, 1, 4096));
   return CheckRange("window_tokens", spec.window_tokens, 8, 32768);
 }
@@ -38,6 +41,7 @@ std::string QuantizeSpecToJson(const QuantizeSpec& spec) {
                         {"channel_scale", spec.channel_scale},
                         {"codec", CodecName(spec.codec)},
                         {"codec_version", kCodecVersion},
+                        {"embedding_bits", spec.embedding_bits},
                         {"error_feedback", spec.error_feedback},
                         {"rotation", RotationKindName(spec.rotation)},
                         {"seed", spec.seed},
