@@ -21,6 +21,7 @@ struct QuantizeFlags {
   std::string codec = "joint";
   bool no_channel_scale = false;
   bool error_feedback = false;
+  int embedding_bits = 0;
   std::string rotation = "full";
   uint64_t seed = 0;
   std::string calibration;
@@ -79,6 +80,7 @@ absl::StatusOr<v1::CreateQuantizeJobRequest> ToRequest(Session& session, const Q
   spec.set_codec(kCodecs.at(flags.codec));
   spec.set_error_feedback(flags.error_feedback);
   spec.set_bpw(flags.bpw);
+  spec.set_embedding_bits(flags.embedding_bits);
   spec.set_channel_scale(!flags.no_channel_scale);
   spec.set_rotation(kRotations.at(flags.rotation));
   spec.set_seed(flags.seed);
@@ -185,6 +187,10 @@ Action BuildQuantize(CLI::App& app) {
   app.add_flag("--error-feedback", flags->error_feedback,
                "Let columns make up for the rounding errors of those before them (LDLQ)");
   app.add_flag("--no-channel-scale", flags->no_channel_scale, "Do not weigh input channels by their activations");
+  app.add_option("--embedding-bits", flags->embedding_bits,
+                 "Bits of embeddings and output head, which are most of a small model: 16 as they are (default), or 8")
+      ->check(CLI::IsMember({8, 16}))
+      ->type_name("8|16");
   app.add_option("--rotation", flags->rotation,
                  "full: one Hadamard matrix over a row; block: power-of-two blocks; none")
       ->check(CLI::IsMember(kRotations))

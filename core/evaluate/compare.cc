@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 namespace qamserve {
 namespace {
@@ -56,13 +57,6 @@ void Add(RunningPair& pair, const float* base, const float* other, int64_t n, in
   pair.other.sum += other_sum;
 }
 
-void Logits(const Linear& head, const float* hidden, int64_t tokens, int64_t first, int64_t count,
-            const Kernels& kernels, float* out) {
-  DenseRows rows = head.Dense();
-  rows.data = static_cast<const char*>(rows.data) + first * rows.stride * (rows.type == DenseType::kF32 ? 4 : 2);
-  kernels.dense_matmul({hidden, head.cols, rows, out, count, tokens, count, head.cols});
-}
-
 }  // namespace
 
 std::vector<TokenComparison> CompareTokens(const Linear& base, const float* base_hidden, const Linear* other,
@@ -75,10 +69,13 @@ std::vector<TokenComparison> CompareTokens(const Linear& base, const float* base
     std::vector<float> zb(kTokenBlock * kVocabularyBlock), zo(other == nullptr ? 0 : zb.size());
     for (int64_t t = begin * kTokenBlock; t < std::min(n, end * kTokenBlock); t += kTokenBlock) {
       const int64_t tokens = std::min(kTokenBlock, n - t);
+      const HeadInput base_input(base, base_hidden + t * base.cols, tokens, kernels);
+      std::optional<HeadInput> other_input;
+      if (other != nullptr) other_input.emplace(*other, other_hidden + t * base.cols, tokens, kernels);
       for (int64_t v = 0; v < base.rows; v += kVocabularyBlock) {
         const int64_t count = std::min(kVocabularyBlock, base.rows - v);
-        Logits(base, base_hidden + t * base.cols, tokens, v, count, kernels, zb.data());
-        if (other != nullptr) Logits(*other, other_hidden + t * base.cols, tokens, v, count, kernels, zo.data());
+        base_input.Logits(v, v + count, zb.data(), count);
+        if (other_input) other_input->Logits(v, v + count, zo.data(), count);
         for (int64_t i = 0; i < tokens; ++i) {
           const auto at = static_cast<size_t>(t + i);
           Add(running[at], zb.data() + i * count, other == nullptr ? nullptr : zo.data() + i * count, count, v,

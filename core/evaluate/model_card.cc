@@ -13,12 +13,11 @@ std::string ModelCard(const Checkpoint& checkpoint, const QuantizeSpec& spec, co
   card += fmt::format(
       "A {} model of {} blocks whose linear layers ({:.1f} M weights) are coded in pairs against a codebook of {} "
       "points, "
-      "after a Hadamard rotation{}. With row norms and scales that is {:.3f} bits a weight; embeddings, norms and "
-      "biases are "
-      "kept as they were.\n\n",
+      "after a Hadamard rotation{}. With row norms and scales that is {:.3f} bits a weight; {} are kept as they "
+      "were.\n\n",
       ArchitectureName(config.architecture), config.num_layers, static_cast<double>(plan.weights) / 1e6,
       int64_t{1} << static_cast<int>(spec.bpw * 2), spec.channel_scale ? " and activation-aware channel scales" : "",
-      plan.bpw);
+      plan.bpw, plan.embeddings.empty() ? "embeddings, norms and biases" : "embeddings have 8 bits, norms and biases");
   card += fmt::format("Made from checkpoint `{}`, calibrated on {}.\n\n", inputs.checkpoint_digest,
                       inputs.calibration_source);
   card += fmt::format(

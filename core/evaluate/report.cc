@@ -72,6 +72,10 @@ std::string ReportJson(const QuantizeSpec& spec, const QuantizePlan& plan, const
                        {"distortion", Rounded(t.distortion)},
                        {"weighted_error", Rounded(t.weighted_error)}});
   }
+  json embeddings = json::array();  // in the spec's embedding_bits; none if they were kept
+  for (const QuantizePlan::Tensor& t : plan.embeddings) {
+    embeddings.push_back({{"name", t.name}, {"rows", t.rows}, {"cols", t.cols}, {"bytes", t.packed_bytes}});
+  }
   const json report = {{"format", 1},
                        {"codec", kCodecVersion},
                        {"spec", json::parse(QuantizeSpecToJson(spec))},
@@ -83,7 +87,8 @@ std::string ReportJson(const QuantizeSpec& spec, const QuantizePlan& plan, const
                        {"coverage", {{"quantized", inputs.outcomes.size()}, {"planned", plan.tensors.size()}}},
                        {"quality", ToJson(quality)},
                        {"files", inputs.file_digests},
-                       {"tensors", tensors}};
+                       {"tensors", tensors},
+                       {"embeddings", embeddings}};
   return report.dump(1) + "\n";
 }
 

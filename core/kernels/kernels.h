@@ -4,8 +4,8 @@
 // * Float sums run in 8 lanes: lane i adds the products with k mod 8 == i in ascending k, each by one fused
 // multiply-add
 //   from zero; the lanes are then added as ((0+4)+(2+6)) + ((1+5)+(3+7)).
-// * Packed products are exact integers over blocks of 512 columns, 8-bit products over blocks of 131072; the blocks are
-//   added as floats in ascending order.
+// * Packed products are exact integers over blocks of 512 columns, 8-bit products over blocks of 131072 (2048 with wide
+//   activations); the blocks are added as floats in ascending order.
 // * exp and what is made of it use one polynomial, never libm.
 // Functions are pure and thread-safe; outputs must not overlap inputs unless said so. Pointers need no alignment.
 #pragma once
@@ -121,6 +121,20 @@ struct Int8MatmulArgs {
   int64_t strip_end = 0;
 };
 
+// 128 x 8191 x 2048 = 2.147e9 fits int32, by 426,000.
+inline constexpr int64_t kInt8WideBlockCols = 2048;
+
+// The same for 8-bit weights and the activations of packed layers: output heads, whose inputs are not smoothed for 8
+// bits. Moves each weight once for up to 2 tokens, from cache after that.
+struct Int8WideMatmulArgs {
+  Int8Matrix w;
+  PackedInput x;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  int64_t strip_begin = 0;
+  int64_t strip_end = 0;
+};
+
 struct Kernels {
   std::string_view name;
   void (*dense_matmul)(const DenseMatmulArgs& args);
@@ -141,6 +155,7 @@ struct Kernels {
   void (*int8_matmul)(const Int8MatmulArgs& args);
   // As quantize_input, with kMaxActivation8.
   float (*quantize_input8)(const float* x, int64_t n, int64_t padded, int8_t* q);
+  void (*int8_wide_matmul)(const Int8WideMatmulArgs& args);
 };
 
 // Built in always; the reference that others are tested against.

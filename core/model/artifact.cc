@@ -6,6 +6,7 @@
 
 #include "core/codec/half.h"
 #include "core/codec/packing.h"
+#include "core/model/parameters.h"
 #include "core/model/weights.h"
 
 namespace qamserve {
@@ -134,6 +135,17 @@ absl::StatusOr<Linear> ArtifactReader::LoadMatrix(const std::string& name, int64
   return out;
 }
 
+absl::StatusOr<Linear> ArtifactReader::LoadEmbedding(const std::string& name) const {
+  if (!Has(name + kCodesSuffix)) return LoadMatrix(name + ".weight", config_.vocab_size, config_.hidden_size);
+  if (const Codec codec = FormatOf(name).codec; codec != Codec::kInt8) {
+    return Unimplemented("ARTIFACT_VERSION", "{}: tensor {} has codec {}; an embedding may have int8 only",
+                         mapped_.path(), name, CodecName(codec));
+  }
+  ASSIGN_OR_RETURN(Linear out, LoadPacked(name, config_.vocab_size, config_.hidden_size));
+  ASSIGN_OR_RETURN(out.rotation, RotationFor(out.cols));
+  return out;
+}
+
 absl::StatusOr<Linear> ArtifactReader::LoadPacked(const std::string& name, int64_t rows, int64_t cols) const {
   Linear out;
   out.rows = rows;
@@ -164,6 +176,7 @@ absl::StatusOr<Linear> ArtifactReader::LoadPacked(const std::string& name, int64
 }
 
 absl::StatusOr<ArtifactReader::QuantizedShape> ArtifactReader::ShapeOf(std::string_view layer) const {
+  if (layer == kInputEmbedding || layer == kOutputHead) return QuantizedShape{config_.vocab_size, config_.hidden_size};
   QuantizedShape shape{RowsOf(config_, layer), ColsOf(config_, layer), InputGroupOf(layer)};
   if (!shape.group.empty()) return shape;
   return InvalidArgument("TENSOR_UNKNOWN", "{}: {} is not a linear layer of this model", mapped_.path(), layer);

@@ -34,8 +34,8 @@ class ArtifactReader {
   absl::StatusOr<LayerWeights> LoadLayer(int64_t layer) const;
   // Norm weights come whole.
   absl::StatusOr<std::vector<float>> LoadVector(const std::string& name) const;
-  // A dense matrix, in its stored 16-bit or 32-bit type.
-  absl::StatusOr<Linear> LoadMatrix(const std::string& name, int64_t rows, int64_t cols) const;
+  // kInputEmbedding or kOutputHead: dense, in its stored 16-bit or 32-bit type, or in 8 bits where it lies.
+  absl::StatusOr<Linear> LoadEmbedding(const std::string& name) const;
   bool Has(std::string_view name) const { return Find(name) != nullptr; }
   // A tensor as it is stored, or null.
   const TensorInfo* Find(std::string_view name) const { return source_->Find(name); }
@@ -45,11 +45,11 @@ class ArtifactReader {
   const std::string& weights_path() const { return mapped_.path(); }
 
   // What a quantized layer "model.layers.0.self_attn.q_proj" shares with the other layers of its input group.
-  // TENSOR_UNKNOWN for a name that is no linear layer.
+  // TENSOR_UNKNOWN for a name that is neither a linear layer nor an embedding.
   struct QuantizedShape {
     int64_t rows = 0;
     int64_t cols = 0;
-    std::string group;  // "model.layers.0.self_attn.qkv"
+    std::string group;  // "model.layers.0.self_attn.qkv"; empty for embeddings, which have no scale
   };
   absl::StatusOr<QuantizedShape> ShapeOf(std::string_view layer) const;
   // The channel scale of a group, all of it positive; only of an artifact that has channel scales.
@@ -59,6 +59,7 @@ class ArtifactReader {
  private:
   explicit ArtifactReader(MappedFile mapped) : mapped_(std::move(mapped)) {}
   absl::Status PrepareFormats();
+  absl::StatusOr<Linear> LoadMatrix(const std::string& name, int64_t rows, int64_t cols) const;
   absl::StatusOr<Linear> LoadPacked(const std::string& name, int64_t rows, int64_t cols) const;
 
   ModelConfig config_;

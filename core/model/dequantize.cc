@@ -78,7 +78,7 @@ absl::StatusOr<DequantizedRows> Dequantizer::OpenQuantized(const std::string& la
                            artifact_.weights_path(), layer, kRowNormSuffix, row);
   }
   ASSIGN_OR_RETURN(out.rotation_, artifact_.RotationFor(shape.cols));
-  if (artifact_.quantization().channel_scale) {
+  if (artifact_.quantization().channel_scale && !shape.group.empty()) {
     ASSIGN_OR_RETURN(out.scale_, artifact_.LoadChannelScale(shape.group, shape.cols));
   }
   return out;

@@ -113,18 +113,55 @@ void ApplyGroup(const LinearGroup& group, const float* x, int64_t x_stride, int6
   }
 }
 
+void ReadRow(const Linear& embedding, int64_t row, const Kernels& kernels, float* out) {
+  const int64_t cols = embedding.cols;
+  if (!embedding.packed()) {
+    const DenseRows w = embedding.Dense();
+    const int64_t element = w.type == DenseType::kF32 ? 4 : 2;
+    return kernels.to_float(static_cast<const char*>(w.data) + row * w.stride * element, w.type, cols, out);
+  }
+  const Int8Matrix w = embedding.Int8();
+  for (int64_t c = 0; c < cols; ++c) {
+    out[c] = static_cast<float>(w.data[Int8Offset(cols, row, c)]) * w.row_scale[row];
+  }
+  std::vector<float> scratch(static_cast<size_t>(cols));
+  embedding.rotation->ApplyInverse(out, scratch.data());
+}
+
+HeadInput::HeadInput(const Linear& head, const float* hidden, int64_t n, const Kernels& kernels)
+    : head_(head), hidden_(hidden), n_(n), kernels_(kernels) {
+  if (!head.packed()) return;
+  const int64_t padded = PaddedCols(head.cols);
+  quantized_.q.resize(static_cast<size_t>(n * padded));
+  std::vector<float> row(static_cast<size_t>(2 * head.cols));
+  for (int64_t t = 0; t < n; ++t) {
+    std::copy_n(hidden + t * head.cols, head.cols, row.begin());
+    head.rotation->Apply(row.data(), row.data() + head.cols);
+    quantized_.scale.push_back(kernels.quantize_input(row.data(), head.cols, padded, quantized_.q.data() + t * padded));
+  }
+}
+
+void HeadInput::Logits(int64_t begin, int64_t end, float* logits, int64_t stride) const {
+  const int64_t cols = head_.cols;
+  if (!head_.packed()) {
+    DenseRows w = head_.Dense();
+    w.data = static_cast<const char*>(w.data) + begin * w.stride * (w.type == DenseType::kF32 ? 4 : 2);
+    return kernels_.dense_matmul({hidden_, cols, w, logits, stride, n_, end - begin, cols});
+  }
+  const Int8Matrix w = head_.Int8();
+  const Int8Matrix rows{w.data + begin / kTileRows * Int8StripBytes(cols), w.row_scale + begin, end - begin, cols};
+  const PackedInput input{quantized_.q.data(), PaddedCols(cols), quantized_.scale.data(), n_};
+  kernels_.int8_wide_matmul({rows, input, logits, stride, 0, StripsDown(end - begin)});
+}
+
 void ApplyHead(const Linear& head, const float* hidden, int64_t n, const Kernels& kernels, ThreadPool& pool,
                float* logits) {
   constexpr int64_t kRows = 64;  // of up to 4096 columns in 16 bits: half a second-level cache
-  const DenseRows w = head.Dense();
-  const int64_t element = w.type == DenseType::kF32 ? 4 : 2;
+  const HeadInput input(head, hidden, n, kernels);
   const int64_t blocks = (head.rows + kRows - 1) / kRows;
   pool.ParallelFor(blocks, std::max<int64_t>(1, blocks / (pool.threads() * 8)), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin * kRows; o < std::min(head.rows, end * kRows); o += kRows) {
-      DenseRows rows = w;
-      rows.data = static_cast<const char*>(w.data) + o * w.stride * element;
-      kernels.dense_matmul(
-          {hidden, head.cols, rows, logits + o, head.rows, n, std::min(kRows, head.rows - o), head.cols});
+      input.Logits(o, std::min(o + kRows, head.rows), logits + o, head.rows);
     }
   });
 }

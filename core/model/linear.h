@@ -25,10 +25,11 @@ struct Linear {
   std::vector<uint16_t> dense16;  // kF16, kBF16
 
   const uint8_t* codes = nullptr;  // packed if not null
-  bool int8 = false;               // codes are 8-bit weights, which want 8-bit activations
+  bool int8 = false;               // codes are 8-bit weights; in a group they want 8-bit activations
   int pair_bits = 0;
   std::vector<float> row_scale;                       // [rows padded to 32]
   std::shared_ptr<const std::vector<int32_t>> table;  // null: trellis
+  std::shared_ptr<const Rotation> rotation;           // of an embedding in 8 bits; layers have that of their group
 
   bool packed() const { return codes != nullptr; }
   DenseRows Dense() const {
@@ -72,7 +73,26 @@ void ApplyGroup(const LinearGroup& group, const float* x, int64_t x_stride, int6
                 std::span<const OutputRows> outputs, const Kernels& kernels, ThreadPool& pool,
                 PackedActivations& activations);
 
-// logits [n][rows of head] = head x hidden, for a dense head.
+// Row `row` of an embedding, dense or in 8 bits, as `cols` floats.
+void ReadRow(const Linear& embedding, int64_t row, const Kernels& kernels, float* out);
+
+// Hidden states [n][cols] as a head wants them: floats for a dense head, rotated and quantized for one in 8 bits.
+// Points to `hidden`, which must outlive it. Immutable; thread-safe.
+class HeadInput {
+ public:
+  HeadInput(const Linear& head, const float* hidden, int64_t n, const Kernels& kernels);
+  // logits[t * stride + r - begin] for tokens t and rows [begin, end) of the head. REQUIRES: begin is a multiple of 32.
+  void Logits(int64_t begin, int64_t end, float* logits, int64_t stride) const;
+
+ private:
+  const Linear& head_;
+  const float* hidden_;
+  int64_t n_;
+  const Kernels& kernels_;
+  PackedActivations quantized_;
+};
+
+// logits [n][rows of head] = head x hidden, for a head that is dense or in 8 bits.
 void ApplyHead(const Linear& head, const float* hidden, int64_t n, const Kernels& kernels, ThreadPool& pool,
                float* logits);
 

@@ -5,6 +5,7 @@
 #include "core/model/artifact.h"
 #include "core/model/checkpoint.h"
 #include "core/model/forward.h"
+#include "core/model/parameters.h"
 #include "core/model/weights.h"
 
 namespace qamserve {
@@ -35,9 +36,7 @@ void ForEachLinear(const std::vector<LayerWeights>& layers, Visit visit) {
 }
 
 void Embed(const Linear& embeddings, float scale, int32_t token, const Kernels& kernels, float* out) {
-  const DenseRows w = embeddings.Dense();
-  const int64_t element = w.type == DenseType::kF32 ? 4 : 2;
-  kernels.to_float(static_cast<const char*>(w.data) + token * w.stride * element, w.type, embeddings.cols, out);
+  ReadRow(embeddings, token, kernels, out);
   if (scale != 1.0f) {
     for (int64_t i = 0; i < embeddings.cols; ++i) out[i] *= scale;
   }
@@ -80,10 +79,10 @@ absl::StatusOr<std::shared_ptr<const Model>> Model::Load(const FileSet& files) {
     const ArtifactReader& artifact = *impl->artifact;
     impl->config = artifact.config();
     const ModelConfig& c = impl->config;
-    ASSIGN_OR_RETURN(impl->embeddings, artifact.LoadMatrix("model.embed_tokens.weight", c.vocab_size, c.hidden_size));
+    ASSIGN_OR_RETURN(impl->embeddings, artifact.LoadEmbedding(kInputEmbedding));
     ASSIGN_OR_RETURN(impl->final_norm, artifact.LoadVector("model.norm.weight"));
     if (!c.tie_embeddings) {
-      ASSIGN_OR_RETURN(impl->head_matrix, artifact.LoadMatrix("lm_head.weight", c.vocab_size, c.hidden_size));
+      ASSIGN_OR_RETURN(impl->head_matrix, artifact.LoadEmbedding(kOutputHead));
     }
     for (int64_t i = 0; i < c.num_layers; ++i) {
       ASSIGN_OR_RETURN(LayerWeights layer, artifact.LoadLayer(i));

@@ -11,6 +11,10 @@
 
 namespace qamserve {
 
+// Without ".weight".
+inline constexpr char kInputEmbedding[] = "model.embed_tokens";
+inline constexpr char kOutputHead[] = "lm_head";
+
 struct ParameterSpec {
   std::string name;            // "model.layers.0.self_attn.q_proj.weight"
   std::vector<int64_t> shape;  // outermost first

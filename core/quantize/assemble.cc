@@ -70,12 +70,16 @@ absl::Status WriteWeights(const Checkpoint& checkpoint, const QuantizeSpec& spec
     RETURN_IF_ERROR(CopyTensor(*packed[i], plan.tensors[i].name + kCodesSuffix, writer));
     RETURN_IF_ERROR(progress(0.8 * static_cast<double>(i + 1) / static_cast<double>(n)));
   }
+  auto embedding_progress = [&](double fraction) { return progress(0.8 + 0.15 * fraction); };
+  ASSIGN_OR_RETURN(const std::vector<uint16_t> embedding_norms,
+                   WriteEmbeddings(checkpoint, spec, plan, embedding_progress, writer));
   for (size_t i = 0; i < n; ++i) {
     if (!spec.channel_scale || (i > 0 && plan.tensors[i].group == plan.tensors[i - 1].group)) continue;
     RETURN_IF_ERROR(CopyTensor(*packed[i], plan.tensors[i].group + kChannelScaleSuffix, writer));
   }
   for (size_t i = 0; i < n; ++i) RETURN_IF_ERROR(CopyTensor(*packed[i], plan.tensors[i].name + kRowNormSuffix, writer));
-  for (const std::string& name : KeptTensors(checkpoint)) RETURN_IF_ERROR(CopyKept(checkpoint, name, writer));
+  RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(embedding_norms))));
+  for (const std::string& name : KeptTensors(checkpoint, plan)) RETURN_IF_ERROR(CopyKept(checkpoint, name, writer));
   return writer.Commit();
 }
 
@@ -96,6 +100,9 @@ absl::Status WriteSidecars(const Checkpoint& checkpoint, const QuantizeSpec& spe
   quantization.format = {std::string(CodecName(format.codec)), format.pair_bits};
   for (const QuantizePlan::Tensor& tensor : plan.tensors) {
     if (tensor.format == format) continue;
+    quantization.tensors[tensor.name] = {std::string(CodecName(tensor.format.codec)), tensor.format.pair_bits};
+  }
+  for (const QuantizePlan::Tensor& tensor : plan.embeddings) {
     quantization.tensors[tensor.name] = {std::string(CodecName(tensor.format.codec)), tensor.format.pair_bits};
   }
   quantization.rotation = RotationKindName(spec.rotation);

@@ -9,6 +9,7 @@
 #include "core/base/status.h"
 #include "core/format/artifact_format.h"
 #include "core/format/safetensors.h"
+#include "core/model/artifact.h"
 #include "core/model/checkpoint.h"
 #include "core/model/weights.h"
 #include "core/quantize/quantize.h"
@@ -36,10 +37,27 @@ std::vector<SafetensorsWriter::Declaration> ArtifactDeclarations(const Checkpoin
                                                                  const QuantizePlan& plan);
 std::map<std::string, std::string> ArtifactMetadata();
 
+// What becomes of the input embedding and the output head: QuantizePlan::embeddings.
+std::vector<QuantizePlan::Tensor> PlanEmbeddings(const Checkpoint& checkpoint, const QuantizeSpec& spec);
+// Appends the codes of all plan.embeddings and returns their norms, one after the other. INVALID_ARGUMENT
+// (TENSOR_NOT_FINITE, TENSOR_RANGE) names the tensor.
+absl::StatusOr<std::vector<uint16_t>> WriteEmbeddings(const Checkpoint& checkpoint, const QuantizeSpec& spec,
+                                                      const QuantizePlan& plan, ProgressFn progress,
+                                                      SafetensorsWriter& writer);
+// GATE_COVERAGE unless each is there, GATE_RECONSTRUCTION unless sampled rows come back to within half a step.
+absl::Status VerifyEmbeddings(const Checkpoint& checkpoint, const QuantizePlan& plan, const ArtifactReader& artifact);
+
 // The tensors that are not quantized, by Hugging Face name, sorted.
-std::vector<std::string> KeptTensors(const Checkpoint& checkpoint);
+std::vector<std::string> KeptTensors(const Checkpoint& checkpoint, const QuantizePlan& plan);
 // The type a kept tensor is stored in: its own if that is a plain float type, else F16 (block types).
 DType KeptType(const TensorInfo& info);
+
+// Rows that the gates look at in a tensor, spread evenly: a swapped codebook, a zeroed tensor or shifted codes show in
+// any row.
+std::vector<int64_t> SampledRows(int64_t rows);
+// Of a tensor that the gates cannot open: one that is missing or has another shape fails the first, one whose values
+// cannot be used the second.
+absl::Status AsGate(const absl::Status& status);
 
 // GATE_COVERAGE and GATE_RECONSTRUCTION on an assembled folder.
 absl::Status VerifyArtifact(const Checkpoint& checkpoint, const QuantizePlan& plan, const ArtifactInputs& inputs,

@@ -68,11 +68,10 @@ DType KeptType(const TensorInfo& info) {
   return plain ? info.dtype : DType::kF16;
 }
 
-std::vector<std::string> KeptTensors(const Checkpoint& checkpoint) {
+std::vector<std::string> KeptTensors(const Checkpoint& checkpoint, const QuantizePlan& plan) {
   std::set<std::string> quantized;
-  for (int64_t layer = 0; layer < checkpoint.config().num_layers; ++layer) {
-    for (const std::string& name : checkpoint.LinearNames(layer)) quantized.insert(name + ".weight");
-  }
+  for (const QuantizePlan::Tensor& t : plan.tensors) quantized.insert(t.name + ".weight");
+  for (const QuantizePlan::Tensor& t : plan.embeddings) quantized.insert(t.name + ".weight");
   std::vector<std::string> kept;
   for (const ParameterSpec& parameter : ParametersOf(checkpoint.config())) {
     if (!quantized.contains(parameter.name)) kept.push_back(parameter.name);
@@ -85,9 +84,11 @@ std::map<std::string, std::string> ArtifactMetadata() { return {{"format", "pt"}
 std::vector<SafetensorsWriter::Declaration> ArtifactDeclarations(const Checkpoint& checkpoint, const QuantizeSpec& spec,
                                                                  const QuantizePlan& plan) {
   std::vector<SafetensorsWriter::Declaration> out;
-  for (const QuantizePlan::Tensor& t : plan.tensors) {
-    out.push_back({t.name + kCodesSuffix, DType::kU8, {CodesBytes(t.format, t.rows, t.cols)}});
-    out.back().aligned = true;
+  for (const std::vector<QuantizePlan::Tensor>* tensors : {&plan.tensors, &plan.embeddings}) {
+    for (const QuantizePlan::Tensor& t : *tensors) {
+      out.push_back({t.name + kCodesSuffix, DType::kU8, {CodesBytes(t.format, t.rows, t.cols)}});
+      out.back().aligned = true;
+    }
   }
   std::string group;
   for (const QuantizePlan::Tensor& t : plan.tensors) {
@@ -95,7 +96,8 @@ std::vector<SafetensorsWriter::Declaration> ArtifactDeclarations(const Checkpoin
     group = t.group;
   }
   for (const QuantizePlan::Tensor& t : plan.tensors) out.push_back({t.name + kRowNormSuffix, DType::kF16, {t.rows}});
-  for (const std::string& name : KeptTensors(checkpoint)) {
+  for (const QuantizePlan::Tensor& t : plan.embeddings) out.push_back({t.name + kRowNormSuffix, DType::kF16, {t.rows}});
+  for (const std::string& name : KeptTensors(checkpoint, plan)) {
     const TensorInfo& info = checkpoint.Info(name);
     out.push_back({name, KeptType(info), info.shape});
   }
@@ -131,6 +133,7 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, cons
     }
   }
   plan.bpw = bits / static_cast<double>(plan.weights);
+  plan.embeddings = PlanEmbeddings(checkpoint, spec);
   ASSIGN_OR_RETURN(const uint64_t total, SafetensorsWriter::TotalBytes(ArtifactDeclarations(checkpoint, spec, plan),
                                                                        ArtifactMetadata(), kCodesAlignment));
   plan.artifact_bytes = static_cast<int64_t>(total);

@@ -39,6 +39,9 @@ absl::Status ValidateQuantizeSpec(const QuantizeSpec& spec) {
     const absl::Status format = FormatFor(spec.codec, rule.bpw).status();
     if (!format.ok()) return Annotate(format, fmt::format("rates, filter {}", rule.filter));
   }
+  if (spec.embedding_bits != 8 && spec.embedding_bits != 16) {
+    return InvalidArgument("SPEC_FIELD", "embedding_bits is {}; it may be 8 or 16", spec.embedding_bits);
+  }
   RETURN_IF_ERROR(CheckRange("calibration_windows", spec.calibration_windows, 1, 4096));
   return CheckRange("window_tokens", spec.window_tokens, 8, 32768);
 }
@@ -63,6 +66,7 @@ std::string QuantizeSpecToJson(const QuantizeSpec& spec) {
               {"channel_scale", spec.channel_scale},
               {"codec", CodecName(spec.codec)},
               {"codec_version", kCodecVersion},
+              {"embedding_bits", spec.embedding_bits},
               {"error_feedback", spec.error_feedback},
               {"rotation", RotationKindName(spec.rotation)},
               {"seed", spec.seed},
@@ -79,6 +83,8 @@ absl::StatusOr<QuantizeSpec> QuantizeSpecFromJson(const std::string& text) {
     ASSIGN_OR_RETURN(spec.codec, ParseCodec(in.at("codec").get<std::string>()));
     spec.channel_scale = in.at("channel_scale").get<bool>();
     spec.error_feedback = in.at("error_feedback").get<bool>();
+    // Specs of earlier versions kept embeddings as they were.
+    spec.embedding_bits = in.value("embedding_bits", 16);
     ASSIGN_OR_RETURN(spec.rotation, ParseRotationKind(in.at("rotation").get<std::string>()));
     spec.seed = in.at("seed").get<uint64_t>();
     if (NeedsStatistics(spec)) {

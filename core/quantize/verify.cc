@@ -8,8 +8,6 @@
 namespace qamserve {
 namespace {
 
-// Rows looked at in each tensor, spread evenly: a swapped codebook, a zeroed tensor or shifted codes show in any row.
-constexpr int64_t kSampledRows = 4;
 // A row of n weights has a distortion within a few times sqrt(1/n) of its tensor's; four times the mean is damage.
 constexpr double kWorstRow = 4;
 // Rows that were not rotated may differ by more; what was measured on the worst of them then holds, but for rounding.
@@ -33,13 +31,20 @@ absl::StatusOr<double> RowError(const Checkpoint& checkpoint, const DequantizedR
   return energy > 0 ? error / energy : error;
 }
 
-// A tensor that is missing or has another shape fails the first gate, one whose values cannot be used the second.
+}  // namespace
+
+std::vector<int64_t> SampledRows(int64_t rows) {
+  constexpr int64_t kSampled = 4;
+  std::vector<int64_t> out;
+  const int64_t count = std::min(kSampled, rows);
+  for (int64_t k = 0; k < count; ++k) out.push_back(k * (rows - 1) / std::max<int64_t>(1, count - 1));
+  return out;
+}
+
 absl::Status AsGate(const absl::Status& status) {
   const char* gate = ReasonOf(status) == "TENSOR_NOT_FINITE" ? "GATE_RECONSTRUCTION" : "GATE_COVERAGE";
   return MakeError(absl::StatusCode::kFailedPrecondition, gate, MessageOf(status));
 }
-
-}  // namespace
 
 absl::Status VerifyArtifact(const Checkpoint& checkpoint, const QuantizePlan& plan, const ArtifactInputs& inputs,
                             const std::string& dir) {
@@ -53,8 +58,7 @@ absl::Status VerifyArtifact(const Checkpoint& checkpoint, const QuantizePlan& pl
     if (!rows.ok()) return AsGate(Annotate(rows.status(), "tensor " + t.name));
     const TensorOutcome& measured = inputs.outcomes[i];
     const double limit = std::max(kWorstRow * measured.distortion, kSlack * measured.worst_row_distortion) + 1e-6;
-    for (int64_t k = 0; k < std::min(kSampledRows, t.rows); ++k) {
-      const int64_t row = k * (t.rows - 1) / std::max<int64_t>(1, std::min(kSampledRows, t.rows) - 1);
+    for (const int64_t row : SampledRows(t.rows)) {
       ASSIGN_OR_RETURN(const double error, RowError(checkpoint, *rows, t.name + ".weight", row));
       if (!(error <= limit)) {
         return FailedPrecondition(
@@ -64,7 +68,7 @@ absl::Status VerifyArtifact(const Checkpoint& checkpoint, const QuantizePlan& pl
       }
     }
   }
-  return absl::OkStatus();
+  return VerifyEmbeddings(checkpoint, plan, **opened);
 }
 
 }  // namespace qamserve

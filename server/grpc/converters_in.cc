@@ -94,6 +94,7 @@ absl::StatusOr<QuantizeSpec> MethodFromProto(const v1::QuantizeSpec& spec) {
   ASSIGN_OR_RETURN(method.rotation, RotationFromProto(spec.rotation()));
   method.channel_scale = spec.has_channel_scale() ? spec.channel_scale() : true;
   method.error_feedback = spec.error_feedback();
+  if (spec.embedding_bits() != 0) method.embedding_bits = spec.embedding_bits();
   method.seed = spec.seed() == 0 ? kDefaultRotationSeed : spec.seed();
   return method;
 }

@@ -192,6 +192,7 @@ v1::QuantizeSpec ToProto(const JobSpec& spec) {
   v1::QuantizeSpec message;
   message.set_codec(ToProto(spec.quantize.codec));
   message.set_error_feedback(spec.quantize.error_feedback);
+  message.set_embedding_bits(spec.quantize.embedding_bits);
   message.set_bpw(spec.quantize.bpw);
   message.set_channel_scale(spec.quantize.channel_scale);
   message.set_rotation(ToProto(spec.quantize.rotation));

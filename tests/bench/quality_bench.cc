@@ -301,6 +301,7 @@ void AddSpec(CLI::App& command, Options& options) {
   command.add_option("--rotation", options.spec.rotation)->transform(CLI::CheckedTransformer(rotations));
   command.add_flag("--error-feedback", options.spec.error_feedback);
   command.add_flag("--channel-scale,!--no-channel-scale", options.spec.channel_scale);
+  command.add_option("--embedding-bits", options.spec.embedding_bits, "8 or 16, of embedding and head");
   command.add_option("--calibration-windows", options.spec.calibration_windows);
 }
 

@@ -51,7 +51,7 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"quantize",
        "--bpw --no-channel-scale --rotation --seed --calibration --calibration-windows --evaluation "
        "--evaluation-windows --window-tokens --max-kl --name --load-as --priority --watch --validate-only --rate "
-       "--target-bpw --target-bytes --target-kl --target-ppl --one-rate --ladder --curve-only"},
+       "--target-bpw --target-bytes --target-kl --target-ppl --one-rate --ladder --curve-only --embedding-bits"},
       {"study",
        "table --methods --rates --calibration --calibration-windows --evaluation --evaluation-windows "
        "--window-tokens --name --priority --watch --validate-only"},

@@ -9,6 +9,7 @@
 #include "core/codec/packing.h"
 #include "core/codec/trellis.h"
 #include "core/kernels/cpu/int8_avx2.h"
+#include "core/kernels/cpu/int8_wide_avx2.h"
 #include "core/kernels/cpu/lanes_avx2.h"
 
 namespace qamserve {
@@ -389,9 +390,10 @@ void PackedMatmul(const PackedMatmulArgs& a) {
 }  // namespace avx2
 
 const Kernels* Avx2Kernels() {
-  static constexpr Kernels kKernels = {"avx2",        avx2::DenseMatmul, avx2::PackedMatmul, avx2::QuantizeInput,
-                                       avx2::RmsNorm, avx2::Softmax,     avx2::SiluMul,      avx2::GeluMul,
-                                       avx2::ToFloat, avx2::TrellisStep, avx2::Int8Matmul,   avx2::QuantizeInput8};
+  static constexpr Kernels kKernels = {
+      "avx2",           avx2::DenseMatmul,    avx2::PackedMatmul,  avx2::QuantizeInput, avx2::RmsNorm,
+      avx2::Softmax,    avx2::SiluMul,        avx2::GeluMul,       avx2::ToFloat,       avx2::TrellisStep,
+      avx2::Int8Matmul, avx2::QuantizeInput8, avx2::Int8WideMatmul};
   // The builtin asks the system, too, whether it keeps the wide registers; clang's does not know F16C.
   unsigned eax, ebx, ecx, edx;
   const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;

@@ -53,7 +53,8 @@ inline void AddInt8Lines(const int8_t* w, int first, const int8_t* q, int64_t st
   }
 }
 
-inline void StoreInt8Rows(const Int8MatmulArgs& a, int64_t strip, int64_t t, const __m256* totals) {
+template <typename Args>
+inline void StoreInt8Rows(const Args& a, int64_t strip, int64_t t, const __m256* totals) {
   const int64_t row = strip * kTileRows;
   const __m256 x_scale = _mm256_set1_ps(a.x.scale[t]);
   float out[kTileRows];

@@ -62,13 +62,15 @@ void TrellisStep(const TrellisStepArgs& a) {
   }
 }
 
-void Int8Matmul(const Int8MatmulArgs& a) {
+// Activations of 8 or of 14 bits.
+template <int64_t kBlockCols, typename Args>
+void Int8MatmulBlocks(const Args& a) {
   for (int64_t row = a.strip_begin * kTileRows; row < a.strip_end * kTileRows && row < a.w.rows; ++row) {
     for (int64_t t = 0; t < a.x.tokens; ++t) {
-      const int8_t* q = a.x.q + t * a.x.stride;
+      const auto* q = a.x.q + t * a.x.stride;
       float total = 0;
-      for (int64_t begin = 0; begin < a.w.cols; begin += kInt8BlockCols) {
-        const int64_t end = begin + kInt8BlockCols < a.w.cols ? begin + kInt8BlockCols : a.w.cols;
+      for (int64_t begin = 0; begin < a.w.cols; begin += kBlockCols) {
+        const int64_t end = begin + kBlockCols < a.w.cols ? begin + kBlockCols : a.w.cols;
         int32_t sum = 0;
         for (int64_t col = begin; col < end; ++col) sum += a.w.data[Int8Offset(a.w.cols, row, col)] * q[col];
         total += static_cast<float>(sum);
@@ -78,14 +80,17 @@ void Int8Matmul(const Int8MatmulArgs& a) {
   }
 }
 
+void Int8Matmul(const Int8MatmulArgs& a) { Int8MatmulBlocks<kInt8BlockCols>(a); }
+void Int8WideMatmul(const Int8WideMatmulArgs& a) { Int8MatmulBlocks<kInt8WideBlockCols>(a); }
+
 }  // namespace
 }  // namespace scalar
 
 const Kernels& ScalarKernels() {
   static constexpr Kernels kKernels = {
-      "scalar",        scalar::DenseMatmul, scalar::PackedMatmul, scalar::QuantizeInput,
-      scalar::RmsNorm, scalar::Softmax,     scalar::SiluMul,      scalar::GeluMul,
-      scalar::ToFloat, scalar::TrellisStep, scalar::Int8Matmul,   scalar::QuantizeInput8};
+      "scalar",           scalar::DenseMatmul,    scalar::PackedMatmul,  scalar::QuantizeInput, scalar::RmsNorm,
+      scalar::Softmax,    scalar::SiluMul,        scalar::GeluMul,       scalar::ToFloat,       scalar::TrellisStep,
+      scalar::Int8Matmul, scalar::QuantizeInput8, scalar::Int8WideMatmul};
   return kKernels;
 }
 

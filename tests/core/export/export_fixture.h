@@ -21,10 +21,11 @@ inline constexpr ExportFormat kFormats[] = {ExportFormat::kHuggingFace, ExportFo
 struct Exported {
   TempFolder folder;
   TinyModelOptions model;
+  QuantizeSpec spec;
   ExportOptions options;
   int threads = 2;
 
-  absl::Status Quantize() { return WriteTinyArtifact(model, {}, folder.path()); }
+  absl::Status Quantize() { return WriteTinyArtifact(model, spec, folder.path()); }
   std::string artifact() const { return folder / "artifact"; }
   // A path of its own for each format, type and number of threads.
   std::string out() const {

@@ -168,6 +168,24 @@ TEST(BothFormats, TiedEmbeddingsAreWrittenOnce) {
   }
 }
 
+TEST(BothFormats, EmbeddingsIn8BitsAreWrittenAsTheModelReadsThem) {
+  for (const bool tied : {false, true}) {
+    Exported e;
+    e.model.tie_embeddings = tied;
+    e.model.vocab_size = 331;  // the last strip has 11 rows
+    e.spec.embedding_bits = 8;
+    ASSERT_EQ(e.Quantize(), absl::OkStatus());
+    for (const ExportFormat format : kFormats) {
+      e.options = {.format = format, .dtype = DType::kF32};
+      ASSERT_EQ(e.Export(), absl::OkStatus());
+      const auto exported = MustOpen(e.out());
+      ASSERT_NE(exported, nullptr);
+      ExpectTensorsOf(e, *exported);
+      ExpectSameLogits(e, 40);
+    }
+  }
+}
+
 void ExpectScalingKept(Architecture architecture, const Json& scaling) {
   Exported e;
   e.model.architecture = architecture;

@@ -152,6 +152,116 @@ TEST(Int8, TheLargestValuesNeitherOverflowNorSaturate) {
   }
 }
 
+// 8-bit weights with 14-bit activations.
+struct WideActivations {
+  std::vector<float> x;
+  std::vector<int16_t> q;
+  std::vector<float> scale;
+  PackedInput input;
+
+  WideActivations(const Kernels& kernels, int64_t tokens, int64_t cols, uint64_t seed) {
+    Rng rng(seed);
+    for (int64_t i = 0; i < tokens * cols; ++i) x.push_back(static_cast<float>(rng.NextGaussian()));
+    const int64_t padded = PaddedCols(cols);
+    q.assign(static_cast<size_t>(tokens * padded), 99);
+    for (int64_t t = 0; t < tokens; ++t) {
+      scale.push_back(kernels.quantize_input(x.data() + t * cols, cols, padded, q.data() + t * padded));
+    }
+    input = {q.data(), padded, scale.data(), tokens};
+  }
+  WideActivations(const WideActivations&) = delete;
+};
+
+std::vector<float> Multiply(const Kernels& kernels, const Int8Matrix& w, const PackedInput& x) {
+  std::vector<float> y(static_cast<size_t>(x.tokens * (w.rows + 1)), -1);
+  kernels.int8_wide_matmul({w, x, y.data(), w.rows + 1, 0, StripsDown(w.rows)});
+  return y;
+}
+
+// Rounding an activation costs half its scale for each unit of weight; the rest is a conversion a block of columns, a
+// sum and two products, each by 2^-24 of what it rounds.
+TEST(ScalarInt8Wide, IsTheFloatProductButForTheActivationsRounding) {
+  for (int64_t cols : {1, 3, 64, 100, 576, 2049, 5000}) {
+    const int64_t rows = 37, tokens = 2;
+    const Weights w(rows, cols, 1);
+    const WideActivations x(ScalarKernels(), tokens, cols, 2);
+    const std::vector<float> y = Multiply(ScalarKernels(), w.matrix, x.input);
+    for (int64_t t = 0; t < tokens; ++t) {
+      const double x_scale = static_cast<double>(x.scale[static_cast<size_t>(t)]);
+      for (int64_t r = 0; r < rows; ++r) {
+        const double row_scale = static_cast<double>(w.row_scale[static_cast<size_t>(r)]);
+        double exact = 0, rounded = 0, magnitude = 0;
+        for (int64_t c = 0; c < cols; ++c) {
+          const double weight = row_scale * w.data[static_cast<size_t>(Int8Offset(cols, r, c))];
+          exact += weight * static_cast<double>(x.x[static_cast<size_t>(t * cols + c)]);
+          rounded += weight * x_scale * x.q[static_cast<size_t>(t * x.input.stride + c)];
+          magnitude += std::fabs(weight);
+        }
+        const double actual = static_cast<double>(y[static_cast<size_t>(t * (rows + 1) + r)]);
+        ASSERT_NEAR(actual, rounded, 0x1p-22 * magnitude * x_scale * kMaxActivation) << cols;
+        ASSERT_NEAR(actual, exact, 0.501 * x_scale * magnitude) << cols;
+      }
+      ASSERT_EQ(y[static_cast<size_t>(t * (rows + 1) + rows)], -1);
+    }
+  }
+}
+
+TEST(Avx2Int8Wide, ProductsEqualTheReferenceBitForBit) {
+  const Kernels* avx2 = Avx2Kernels();
+  if (avx2 == nullptr) GTEST_SKIP() << "this CPU has no AVX2, FMA and F16C";
+  const int64_t ragged[] = {1, 2, 3, 8, 17, 31, 32, 33};
+  for (int64_t rows : ragged) {
+    for (int64_t cols : {1, 2, 3, 8, 16, 17, 31, 32, 33, 63, 64, 65, 576, 2047, 2048, 2049, 4200}) {
+      if (cols > 576 && rows != 1 && rows != 33) continue;
+      const Weights w(rows, cols, static_cast<uint64_t>(1000 * rows + cols));
+      const WideActivations x(ScalarKernels(), 33, cols, 3);
+      for (int64_t tokens : ragged) {
+        PackedInput some = x.input;
+        some.tokens = tokens;
+        ASSERT_EQ(Multiply(*avx2, w.matrix, some), Multiply(ScalarKernels(), w.matrix, some))
+            << rows << " x " << cols << ", " << tokens << " tokens";
+      }
+    }
+  }
+}
+
+TEST(Int8Wide, ATokenDoesNotDependOnItsBatchNorARowOnTheSplit) {
+  const Kernels& kernels = BestKernels();
+  const int64_t rows = 96, cols = 2500, tokens = 7;
+  const Weights w(rows, cols, 5);
+  const WideActivations x(kernels, tokens, cols, 6);
+  std::vector<float> all(static_cast<size_t>(tokens * rows));
+  kernels.int8_wide_matmul({w.matrix, x.input, all.data(), rows, 0, 3});
+  for (int64_t t = 0; t < tokens; ++t) {
+    const PackedInput one{x.q.data() + t * x.input.stride, x.input.stride, x.scale.data() + t, 1};
+    std::vector<float> y(static_cast<size_t>(rows));
+    for (int64_t strip = 0; strip < 3; ++strip) {
+      kernels.int8_wide_matmul({w.matrix, one, y.data(), rows, strip, strip + 1});
+    }
+    EXPECT_EQ(y, std::vector<float>(all.begin() + t * rows, all.begin() + (t + 1) * rows)) << t;
+  }
+}
+
+// Two whole blocks and more, all at their largest.
+TEST(Int8Wide, TheLargestValuesDoNotOverflow) {
+  const int64_t cols = 2 * kInt8WideBlockCols + 64;
+  for (int weight : {-128, -127, 127}) {
+    const std::vector<int8_t> data(static_cast<size_t>(Int8Bytes(1, cols)), static_cast<int8_t>(weight));
+    const std::vector<float> row_scale(32, 1.0f);
+    for (int activation : {-kMaxActivation, kMaxActivation}) {
+      const std::vector<int16_t> q(static_cast<size_t>(cols), static_cast<int16_t>(activation));
+      const float scale = 1;
+      const auto block = static_cast<float>(int64_t{weight} * activation * kInt8WideBlockCols);
+      const float expected = block + block + static_cast<float>(weight * activation * 64);
+      for (const Kernels* kernels : {&ScalarKernels(), &BestKernels()}) {
+        float y = 0;
+        kernels->int8_wide_matmul({{data.data(), row_scale.data(), 1, cols}, {q.data(), cols, &scale, 1}, &y, 1, 0, 1});
+        EXPECT_EQ(y, expected) << kernels->name << " " << weight << " " << activation;
+      }
+    }
+  }
+}
+
 TEST(Activations8, QuantizeWithinHalfAStepAndPadWithZeros) {
   for (int64_t cols : {1, 7, 8, 9, 63, 64, 577}) {
     const Activations reference(ScalarKernels(), 2, cols, 9), x(BestKernels(), 2, cols, 9);

@@ -126,6 +126,7 @@ std::vector<QuantizeSpec> Methods() {
     methods.push_back({.codec = codec, .bpw = 4, .channel_scale = false, .rotation = RotationKind::kNone});
     methods.push_back({.codec = codec, .bpw = 4, .error_feedback = true});
   }
+  methods.push_back({.bpw = 4, .embedding_bits = 8});
   methods.push_back({.codec = Codec::kInt8, .bpw = 8, .rotation = RotationKind::kNone});
   methods.push_back({.codec = Codec::kInt8, .bpw = 8, .channel_scale = false});
   return methods;
@@ -256,7 +257,7 @@ TEST(Feedback, FactorsTheStatistics) {
 }
 
 TEST(Digest, DependsOnEveryFieldOfTheSpec) {
-  QuantizeSpec plain, rate, rotation, seed, scale;
+  QuantizeSpec plain, rate, rotation, seed, scale, embeddings;
   rate.bpw = 4;
   rotation.rotation =
       RotationKind::kBlock;  // 64 and 128 are powers of two: the same matrix, another name in config.json
@@ -265,7 +266,10 @@ TEST(Digest, DependsOnEveryFieldOfTheSpec) {
   const std::string base = DigestWith(1, plain);
   EXPECT_NE(DigestWith(1, rate), base);
   EXPECT_NE(DigestWith(1, seed), base);
+  embeddings.embedding_bits = 8;
   EXPECT_NE(DigestWith(1, scale), base);
+  EXPECT_NE(DigestWith(1, embeddings), base);
+  EXPECT_NE(QuantizeSpecToJson(plain), QuantizeSpecToJson(embeddings));
   EXPECT_NE(QuantizeSpecToJson(plain), QuantizeSpecToJson(rotation));
 }
 
