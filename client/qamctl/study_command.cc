@@ -21,10 +21,11 @@ struct Method {
 const std::map<std::string, Method> kMethods = {
     {"joint", {v1::CODEC_JOINT, false, false}},
     {"joint+scale", {v1::CODEC_JOINT, true, false}},
-    {"joint+ldlq", {v1::CODEC_JOINT, true, true}},
+    {"joint+ldlq", {v1::CODEC_JOINT, false, true}},
+    {"joint+scale+ldlq", {v1::CODEC_JOINT, true, true}},
     {"trellis", {v1::CODEC_TRELLIS, false, false}},
     {"trellis+scale", {v1::CODEC_TRELLIS, true, false}},
-    {"trellis+ldlq", {v1::CODEC_TRELLIS, true, true}},
+    {"trellis+ldlq", {v1::CODEC_TRELLIS, false, true}},
     {"polar", {v1::CODEC_POLAR, false, false}},
     {"polar+scale", {v1::CODEC_POLAR, true, false}},
     {"scalar", {v1::CODEC_SCALAR, false, false}},
@@ -125,7 +126,7 @@ Action BuildStudy(CLI::App& app) {
                  "Resource names, beginnings of digests, display names, or local .gguf files or model folders")
       ->type_name("CHECKPOINT");
   app.add_option("--methods", flags->methods,
-                 "joint, trellis, polar, scalar, rtn, w8a8; the first four also with +scale, the first two with +ldlq "
+                 "joint, trellis, polar, scalar, rtn, w8a8; the first four also with +scale, joint and trellis with +ldlq "
                  "(default joint,joint+scale,joint+ldlq,polar,w8a8)")
       ->delimiter(',')
       ->check(CLI::IsMember(kMethods))

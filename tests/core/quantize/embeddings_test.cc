@@ -204,9 +204,9 @@ std::vector<double> LogProbabilities(const float* logits, size_t n) {
 }
 
 TEST_P(TiedAndUntied, EvaluationMeasuresWhatIsServed) {
-  std::vector<int32_t> window;
+  std::vector<int32_t> window(60);
   Rng rng(5);
-  for (int t = 0; t < 60; ++t) window.push_back(static_cast<int32_t>(rng.NextU64() % 331));
+  for (int32_t& token : window) token = static_cast<int32_t>(rng.NextU64() % 331);
   ThreadPool pool(2);
   auto logits_of = [&](const Model& model) {
     KvCache cache(model.config(), 60);
