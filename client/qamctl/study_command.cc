@@ -125,9 +125,10 @@ Action BuildStudy(CLI::App& app) {
   app.add_option("checkpoints", flags->checkpoints,
                  "Resource names, beginnings of digests, display names, or local .gguf files or model folders")
       ->type_name("CHECKPOINT");
-  app.add_option("--methods", flags->methods,
-                 "joint, trellis, polar, scalar, rtn, w8a8; the first four also with +scale, joint and trellis with +ldlq "
-                 "(default joint,joint+scale,joint+ldlq,polar,w8a8)")
+  app.add_option(
+         "--methods", flags->methods,
+         "joint, trellis, polar, scalar, rtn, w8a8; the first four also with +scale, joint and trellis with +ldlq "
+         "(default joint,joint+scale,joint+ldlq,polar,w8a8)")
       ->delimiter(',')
       ->check(CLI::IsMember(kMethods))
       ->type_name("NAME,...");

@@ -41,16 +41,18 @@ class JobServer:
         self.process.stdout.close()
         shutil.rmtree(self.data_dir, ignore_errors=True)
 
-    def quantize(self, model, *options):
-        """Runs a quantize job to its end; its last view, and the seconds at which each of its stages was first seen.
+    def qamctl(self, verb, *arguments):
+        command = [self.context.program("client/qamctl"), verb, *arguments, "--json", "--address", self.address]
+        return [str(part) for part in command]
+
+    def run(self, verb, model, *options):
+        """Runs a job to its end; its last view, and the seconds at which each of its stages was first seen.
 
         The seconds count from the job's start; "end" is the last view's.
         """
-        command = [self.context.program("client/qamctl"), "quantize", model, *options, "--watch", "--json"]
-        print(f"      $ {self.context.show(command)}", flush=True)
-        command += ["--address", self.address]
-        client = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  text=True)
+        print(f"      $ {self.show(model, *options, verb=verb)}", flush=True)
+        client = subprocess.Popen(self.qamctl(verb, model, *options, "--watch"), stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, text=True)
         seen, start, view = {}, None, {}
         for line in client.stdout:
             now = time.monotonic()
@@ -63,6 +65,24 @@ class JobServer:
             raise Unmeasurable(f"the job ended as {view.get('state')}: {view.get('error')}")
         return view, seen
 
-    def show(self, model, *options):
-        """The command of `quantize` as a reader would type it."""
-        return self.context.show([self.context.program("client/qamctl"), "quantize", model, *options, "--watch"])
+    def quantize(self, model, *options):
+        return self.run("quantize", model, *options)
+
+    def estimate(self, model, *options):
+        """What the server says beforehand of such a job."""
+        done = subprocess.run(self.qamctl("quantize", model, *options, "--validate-only"), stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Unmeasurable(f"no estimate: {done.stderr.strip()}")
+        return json.loads(done.stdout)["estimate"]
+
+    def study(self, model, *options):
+        """Runs a study to its end; its table."""
+        view, _ = self.run("study", model, *options)
+        table = subprocess.run(self.qamctl("study", "table", view["name"]), stdin=subprocess.DEVNULL,
+                               capture_output=True, text=True, check=True)
+        return json.loads(table.stdout)
+
+    def show(self, model, *options, verb="quantize"):
+        """The command of `run` as a reader would type it."""
+        return self.context.show([self.context.program("client/qamctl"), verb, model, *options, "--watch"])

@@ -12,6 +12,8 @@ METHOD_KL_LIMIT = {
     "rtn": {"6.0": None, "4.0": None},
     "w8a8": {"8.0": None},
 }
+# Tensors with rates of their own, at the size of one rate.
+MIXED_KL_LIMIT = {"5.5": 0.0075, "4.0": 0.052}
 METHOD_ABOUT = {
     "ldlq": "joint codec with error feedback (LDLQ), 16 calibration windows",
     "trellis_ldlq": "trellis codec with error feedback (LDLQ), 16 calibration windows",
@@ -67,6 +69,23 @@ KEYS = {
     **{f"smollm2.{method}.quantize_seconds": Key("s", f"calibrate, quantize and assemble; {about}", "<=", limit)
        for method, about, limit in (("ldlq", "4 bpw, joint with error feedback", 90),
                                     ("trellis_ldlq", "4 bpw, trellis of 2^16 states with error feedback", 600))},
+    **{f"smollm2.mixed.{rate}.kl": Key(
+        "nats/token", f"mean KL of the best artifact of the size of {rate} bpw: trellis with error feedback, rates by "
+        "what each tensor is worth; same windows", "<=", limit) for rate, limit in MIXED_KL_LIMIT.items()},
+    "smollm2.target_kl.bpw_above_sweep": Key(
+        "bpw", "size of what a job with the target KL <= 0.02 gives, above the smallest rate of a full sweep whose upper "
+        "bound passes; joint with error feedback", "<=", 0.15),
+    "study.spearman": Key(
+        "ratio", "rank correlation of mean KL and perplexity change over all rows of the studies of SmolLM2 and Gemma 3 "
+        "270M", ">=", 0.98),
+    "study.smollm2.joint_over_polar": Key(
+        "ratio", "KL of the joint codec over that of the polar one at equal bits, the largest of 3.5, 4 and 5.5 bpw", "<=",
+        1),
+    "study.smollm2.ldlq_5.5_over_w8a8": Key(
+        "ratio", "KL of the joint codec with error feedback at 5.5 bpw over SmoothQuant W8A8's, in one study", "<=", 1),
+    "smollm2.embedding8.kl_ratio": Key(
+        "ratio", "mean KL at 5.5 bpw with 8-bit embeddings and head over that with the checkpoint's"),
+    "smollm2.embedding8.bytes_ratio": Key("ratio", "size of the weights file, likewise"),
     "smollm2.joint_scale.5.5.kl_ratio_q5_0": Key(
         "ratio", "mean KL at 5.5 bpw over that of llama.cpp's Q5_0 (5.5 bpw), second halves of the same 8 windows scored "
         "on both sides", "<=", 0.25),

@@ -1,13 +1,13 @@
 """The measurements. Each function takes a Context and gives rows {key: Figure} of what it measured on the way."""
-import dataclasses
 import functools
 import re
 import shutil
 import statistics
 import sys
 
+import measure_jobs
 from context import REPOSITORY, Unmeasurable
-from job_server import JobServer
+from figure import Figure
 from keys import JOINT_KL, JOINT_SCALE_KL_LIMIT, METHOD_KL_LIMIT
 
 WINDOW_TOKENS = 1024
@@ -15,15 +15,6 @@ DECODE_ROUNDS = 5
 DECODE_TOKENS = 128
 BOUNDED_LIMIT_BYTES = 768 << 20
 BOUNDED_MODEL_BYTES = 2 << 30
-
-
-@dataclasses.dataclass
-class Figure:
-    value: float
-    command: str            # what measured it, as a reader would type it
-    peer: str = ""          # what it is compared with, and its figure
-    ratio: float = None     # value over the peer's figure
-    note: str = ""
 
 
 def tokenizer(context, model):
@@ -122,22 +113,20 @@ def method_kl(context, method, rates):
     return rows
 
 
-def quantize_job(context):
-    """The times of a job as a client sees them, from the job's start to the artifact before it is measured."""
-    model = context.model("smollm2")
-    options = ["--bpw", "5.5", "--calibration", context.calibration_text, "--evaluation", context.eval_text]
-    with JobServer(context) as server:
-        view, seen = server.quantize(model, *options)
-        command = server.show(model, *options)
-    weights = int(view["progress"]["weightsTotal"])
-    seconds = seen["assemble"] - seen["quantize"]
-    stages = (f"calibrate {seen['quantize']:.1f} s, quantize {seconds:.1f} s, "
-              f"assemble {seen['evaluate'] - seen['assemble']:.1f} s; then evaluate {seen['end'] - seen['evaluate']:.1f} s")
+def embeddings(context):
+    """What 8-bit embeddings cost and save: both artifacts measured in turn."""
+    command = quality_command(context, "smollm2", "5.5", True)
+    kept = context.run_json(command)
+    rounded = context.run_json([*command, "--embedding-bits", 8])
+    shown = context.show([*command, "--embedding-bits", 8])
     return {
-        "smollm2.quantize.seconds": Figure(seen["evaluate"], command, note=stages),
-        "smollm2.quantize.weights_per_second_per_core": Figure(
-            weights / seconds / context.threads, command,
-            note=f"{weights / 1e6:.0f} M weights, {context.threads} threads"),
+        "smollm2.embedding8.kl_ratio": Figure(
+            rounded["kl_mean"] / kept["kl_mean"], shown, peer=f"embeddings as they are: {kept['kl_mean']:.5f}",
+            ratio=rounded["kl_mean"] / kept["kl_mean"], note=f"KL {rounded['kl_mean']:.5f}"),
+        "smollm2.embedding8.bytes_ratio": Figure(
+            rounded["artifact_bytes"] / kept["artifact_bytes"], shown,
+            peer=f"embeddings as they are: {kept['artifact_bytes']} bytes",
+            ratio=rounded["artifact_bytes"] / kept["artifact_bytes"], note=f"{rounded['artifact_bytes']} bytes"),
     }
 
 
@@ -228,7 +217,7 @@ def measurements():
         out.append(([f"smollm2.joint.{bpw}.kl"], functools.partial(kl, model="smollm2", bpw=bpw, scale=False)))
     for bpw in JOINT_SCALE_KL_LIMIT:
         out.append(([f"smollm2.joint_scale.{bpw}.kl"], functools.partial(kl, model="smollm2", bpw=bpw, scale=True)))
-    out.append((["smollm2.quantize.seconds", "smollm2.quantize.weights_per_second_per_core"], quantize_job))
+    out += measure_jobs.measurements()
     for method, limits in METHOD_KL_LIMIT.items():
         # The trellis takes minutes a rate, so that each is measured by itself.
         for rates in ([[rate] for rate in limits] if method == "trellis_ldlq" else [list(limits)]):
@@ -236,6 +225,7 @@ def measurements():
             if "ldlq" in method and "4.0" in rates:
                 keys.append(f"smollm2.{method}.quantize_seconds")
             out.append((keys, functools.partial(method_kl, method=method, rates=rates)))
+    out.append((["smollm2.embedding8.kl_ratio", "smollm2.embedding8.bytes_ratio"], embeddings))
     out.append((["smollm2.joint_scale.5.5.kl_ratio_q5_0"], kl_ratio_q5_0))
     out.append((["gemma3.joint_scale.5.5.kl"], functools.partial(kl, model="gemma3", bpw="5.5", scale=True)))
     out.append((["smollm2.decode.ratio_q5_0", "smollm2.decode.tokens_per_second", "smollm2.decode.gb_per_second",
