@@ -21,11 +21,10 @@ struct Method {
 const std::map<std::string, Method> kMethods = {
     {"joint", {v1::CODEC_JOINT, false, false}},
     {"joint+scale", {v1::CODEC_JOINT, true, false}},
-    {"joint+ldlq", {v1::CODEC_JOINT, false, true}},
-    {"joint+scale+ldlq", {v1::CODEC_JOINT, true, true}},
+    {"joint+ldlq", {v1::CODEC_JOINT, true, true}},
     {"trellis", {v1::CODEC_TRELLIS, false, false}},
     {"trellis+scale", {v1::CODEC_TRELLIS, true, false}},
-    {"trellis+ldlq", {v1::CODEC_TRELLIS, false, true}},
+    {"trellis+ldlq", {v1::CODEC_TRELLIS, true, true}},
     {"polar", {v1::CODEC_POLAR, false, false}},
     {"polar+scale", {v1::CODEC_POLAR, true, false}},
     {"scalar", {v1::CODEC_SCALAR, false, false}},

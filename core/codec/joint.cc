@@ -36,6 +36,15 @@ std::vector<float> ChannelScale(std::span<const double> mean_square, std::span<c
   return Normalized(s);
 }
 
+std::vector<float> EqualEnergyScale(std::span<const double> column_energy) {
+  const size_t n = column_energy.size();
+  const double floor = *std::max_element(column_energy.begin(), column_energy.end()) * 0x1p-20;
+  if (floor <= 0) return std::vector<float>(n, 1.0f);
+  std::vector<double> s(n);
+  for (size_t j = 0; j < n; ++j) s[j] = 1 / std::sqrt(std::max(column_energy[j], floor));
+  return Normalized(s);
+}
+
 std::vector<float> SmoothingScale(std::span<const float> input_max, std::span<const float> weight_max) {
   const size_t n = input_max.size();
   const double x_floor = static_cast<double>(*std::max_element(input_max.begin(), input_max.end())) * 0x1p-20;

@@ -19,6 +19,11 @@ namespace qamserve {
 // weight, count as one 2^-20th of the largest.
 std::vector<float> ChannelScale(std::span<const double> mean_square, std::span<const double> column_energy);
 
+// s_j = c_j^(-1/2): every column has the same energy, so that no error is spent on columns whose inputs error feedback
+// looks after anyway. For use with error feedback, whose own metric has the inputs in it. Mean, limits and dead columns
+// as above.
+std::vector<float> EqualEnergyScale(std::span<const double> column_energy);
+
 // SmoothQuant's (Xiao et al., arXiv 2211.10438) with alpha = 1/2: s_j = sqrt(max |x_j| / max |w_j|), which shares the
 // range between 8-bit activations and weights. Mean, limits and dead channels as above.
 std::vector<float> SmoothingScale(std::span<const float> input_max, std::span<const float> weight_max);

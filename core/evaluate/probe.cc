@@ -24,45 +24,31 @@ absl::Status TakeFrom(const Dequantizer& artifact, const std::string& name, Line
   return absl::OkStatus();
 }
 
-// The blocks from `layer` on, of which the first has one tensor replaced at a time.
+// The model run side by side as it is and with each tensor of one block replaced, so that every block is loaded once.
 class Prober {
  public:
   Prober(const Checkpoint& base, int64_t layer, const std::vector<std::vector<int32_t>>& windows, ThreadPool& pool,
          ProgressFn progress)
-      : base_(base), layer_(layer), windows_(windows), pool_(pool), progress_(progress) {}
-
-  absl::Status Start() {
-    ASSIGN_OR_RETURN(stream_, BlockStream::Create(base_, windows_, pool_, nullptr));
-    const ModelConfig& config = base_.config();
-    ASSIGN_OR_RETURN(head_, LoadDense(base_, config.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"));
-    for (const auto& window : windows_) targets_.emplace_back(window.begin() + 1, window.end());
-    const auto after = static_cast<double>(config.num_layers - layer_);
-    steps_ = static_cast<double>(layer_) + after * (1 + static_cast<double>(base_.LinearNames(layer_).size()));
-    ASSIGN_OR_RETURN(before_, stream_->Embed());
-    for (int64_t i = 0; i < layer_; ++i) {
-      ASSIGN_OR_RETURN(const LayerWeights weights, LoadDenseLayer(base_, i));
-      RETURN_IF_ERROR(Step(weights, i, before_));
-    }
-    ASSIGN_OR_RETURN(const LayerWeights own, LoadDenseLayer(base_, layer_));
-    ASSIGN_OR_RETURN(reference_, Finish(own));
-    return absl::OkStatus();
+      : base_(base), layer_(layer), windows_(windows), pool_(pool), progress_(progress) {
+    const auto variants = static_cast<double>(1 + base.LinearNames(layer).size());
+    steps_ = static_cast<double>(layer) + static_cast<double>(base.config().num_layers - layer) * variants;
   }
 
-  absl::StatusOr<double> KlWith(const LayerWeights& weights) {
-    ASSIGN_OR_RETURN(const std::vector<float> hidden, Finish(weights));
-    const int64_t n = base_.config().hidden_size;
-    const float *own = reference_.data(), *other = hidden.data();
-    double sum = 0;
-    size_t count = 0;
-    for (size_t i = 0; i < windows_.size(); ++i) {
-      for (const TokenComparison& token : CompareTokens(head_, own, &head_, other, targets_[i], BestKernels(), pool_)) {
-        sum += token.kl;
-        ++count;
-      }
-      own += static_cast<int64_t>(windows_[i].size()) * n;
-      other += static_cast<int64_t>(windows_[i].size()) * n;
+  absl::StatusOr<std::vector<double>> Run(const Dequantizer& artifact) {
+    ASSIGN_OR_RETURN(stream_, BlockStream::Create(base_, windows_, pool_, nullptr));
+    ASSIGN_OR_RETURN(std::vector<float> before, stream_->Embed());
+    for (int64_t i = 0; i < layer_; ++i) {
+      ASSIGN_OR_RETURN(const LayerWeights weights, LoadDenseLayer(base_, i));
+      RETURN_IF_ERROR(Step(weights, i, before));
     }
-    return sum / static_cast<double>(count);
+    // The first of the states is the base model's.
+    std::vector<std::vector<float>> states;
+    RETURN_IF_ERROR(Branch(artifact, before, states));
+    for (int64_t i = layer_ + 1; i < base_.config().num_layers; ++i) {
+      ASSIGN_OR_RETURN(const LayerWeights weights, LoadDenseLayer(base_, i));
+      for (std::vector<float>& state : states) RETURN_IF_ERROR(Step(weights, i, state));
+    }
+    return KlOf(states);
   }
 
  private:
@@ -71,15 +57,50 @@ class Prober {
     return progress_(++done_ / steps_);
   }
 
-  // Normalized last hidden states if block `layer_` has these weights.
-  absl::StatusOr<std::vector<float>> Finish(const LayerWeights& first) {
-    std::vector<float> states = before_;
-    RETURN_IF_ERROR(Step(first, layer_, states));
-    for (int64_t i = layer_ + 1; i < base_.config().num_layers; ++i) {
-      ASSIGN_OR_RETURN(const LayerWeights weights, LoadDenseLayer(base_, i));
-      RETURN_IF_ERROR(Step(weights, i, states));
+  // Block `layer_` with its own weights, then with one tensor at a time taken from the artifact.
+  absl::Status Branch(const Dequantizer& artifact, const std::vector<float>& before,
+                      std::vector<std::vector<float>>& states) {
+    ASSIGN_OR_RETURN(LayerWeights weights, LoadDenseLayer(base_, layer_));
+    RETURN_IF_ERROR(Step(weights, layer_, states.emplace_back(before)));
+    LinearGroup* const groups[] = {&weights.qkv, &weights.o, &weights.gate_up, &weights.down};
+    const auto names = LinearGroupNames(layer_);
+    for (size_t g = 0; g < names.size(); ++g) {
+      for (size_t i = 0; i < names[g].layers.size(); ++i) {
+        Linear& linear = groups[g]->layers[i];
+        const Linear own = linear;
+        RETURN_IF_ERROR(TakeFrom(artifact, names[g].layers[i], linear));
+        RETURN_IF_ERROR(Step(weights, layer_, states.emplace_back(before)));
+        linear = own;
+      }
     }
-    return stream_->Normalized(states);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::vector<double>> KlOf(const std::vector<std::vector<float>>& states) {
+    const bool tied = base_.config().tie_embeddings;
+    ASSIGN_OR_RETURN(const Linear head, LoadDense(base_, tied ? "model.embed_tokens.weight" : "lm_head.weight"));
+    ASSIGN_OR_RETURN(const std::vector<float> reference, stream_->Normalized(states.front()));
+    std::vector<double> kl;
+    for (size_t variant = 1; variant < states.size(); ++variant) {
+      ASSIGN_OR_RETURN(const std::vector<float> hidden, stream_->Normalized(states[variant]));
+      kl.push_back(MeanKl(head, reference, hidden));
+    }
+    return kl;
+  }
+
+  double MeanKl(const Linear& head, const std::vector<float>& reference, const std::vector<float>& hidden) {
+    double sum = 0;
+    size_t count = 0, at = 0;
+    for (const std::vector<int32_t>& window : windows_) {
+      const std::vector<int32_t> targets(window.begin() + 1, window.end());
+      for (const TokenComparison& token :
+           CompareTokens(head, reference.data() + at, &head, hidden.data() + at, targets, BestKernels(), pool_)) {
+        sum += token.kl;
+        ++count;
+      }
+      at += window.size() * static_cast<size_t>(base_.config().hidden_size);
+    }
+    return sum / static_cast<double>(count);
   }
 
   const Checkpoint& base_;
@@ -88,10 +109,6 @@ class Prober {
   ThreadPool& pool_;
   ProgressFn progress_;
   std::unique_ptr<BlockStream> stream_;
-  Linear head_;
-  std::vector<std::vector<int32_t>> targets_;
-  std::vector<float> before_;     // states in front of block `layer_`
-  std::vector<float> reference_;  // Finish with the checkpoint's own weights
   double steps_ = 1, done_ = 0;
 };
 
@@ -101,19 +118,7 @@ absl::StatusOr<std::vector<double>> ProbeBlock(const Checkpoint& base, const Art
                                                const std::vector<std::vector<int32_t>>& windows, ThreadPool& pool,
                                                ProgressFn progress) {
   const Dequantizer dequantizer(artifact);
-  Prober prober(base, layer, windows, pool, progress);
-  RETURN_IF_ERROR(prober.Start());
-  std::vector<double> kl;
-  const auto names = LinearGroupNames(layer);
-  for (size_t g = 0; g < names.size(); ++g) {
-    for (size_t i = 0; i < names[g].layers.size(); ++i) {
-      ASSIGN_OR_RETURN(LayerWeights weights, LoadDenseLayer(base, layer));
-      LinearGroup* const groups[] = {&weights.qkv, &weights.o, &weights.gate_up, &weights.down};
-      RETURN_IF_ERROR(TakeFrom(dequantizer, names[g].layers[i], groups[g]->layers[i]));
-      ASSIGN_OR_RETURN(kl.emplace_back(), prober.KlWith(weights));
-    }
-  }
-  return kl;
+  return Prober(base, layer, windows, pool, progress).Run(dequantizer);
 }
 
 }  // namespace qamserve

@@ -15,8 +15,8 @@ namespace qamserve {
 
 // Mean KL in nats a token over all positions of `windows` for each linear layer of block `layer`, in the order of
 // QuantizePlan::tensors. Small figures are noisy: two windows of 256 tokens give 10 to 20 %. Cost: the blocks before
-// `layer` once and those from it on once for each of its tensors. Memory: two blocks' weights, and the states of all
-// windows. Deterministic for any number of threads.
+// `layer` once and those from it on once for each of its tensors. Memory: two blocks' weights, and the states of
+// all windows for each of its tensors. Deterministic for any number of threads.
 absl::StatusOr<std::vector<double>> ProbeBlock(const Checkpoint& base, const ArtifactReader& artifact, int64_t layer,
                                                const std::vector<std::vector<int32_t>>& windows, ThreadPool& pool,
                                                ProgressFn progress);

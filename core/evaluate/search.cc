@@ -11,10 +11,10 @@ namespace {
 constexpr double kLogPerBit = -1.3862943611198906;
 // Roughly what a model loses at 4 bits a weight, to begin a search somewhere.
 constexpr double kBoundAtFourBits = 0.1;
-// What mixing rates was measured to leave of the KL of one rate (docs/benchmarks.md).
-constexpr double kMixGain = 0.88;
-// A mix that is nearer than this to the size of the smallest failure is as small as it gets.
-constexpr double kCloseBpw = 0.06;
+// What mixing rates was measured to leave of the KL of one rate (docs/benchmarks.md), to place the first mix.
+constexpr double kMixGain = 0.8;
+// Two sizes that are nearer than this are one to a search.
+constexpr double kCloseBpw = 0.03;
 constexpr int kMaxMixes = 4;
 
 double Log(double value) { return std::log(std::max(value, 1e-12)); }
@@ -33,10 +33,10 @@ std::optional<size_t> SmallestPass(const RateTarget& target, std::span<const Can
   return best;
 }
 
-std::optional<size_t> LargestFail(const RateTarget& target, std::span<const Candidate> measured, bool uniform_only) {
+std::optional<size_t> LargestFail(const RateTarget& target, std::span<const Candidate> measured, bool mixed) {
   std::optional<size_t> best;
   for (size_t i = 0; i < measured.size(); ++i) {
-    if (Passes(target, measured[i]) || (uniform_only && measured[i].mixed())) continue;
+    if (Passes(target, measured[i]) || measured[i].mixed() != mixed) continue;
     if (!best || measured[i].bpw > measured[*best].bpw) best = i;
   }
   return best;
@@ -131,26 +131,34 @@ std::optional<SearchStep> NextUniform(const RateTarget& target, std::span<const 
                                    nearest->spec.bpw, UpperBound(target, nearest->quality), Limit(target)));
 }
 
-// A size between the largest failure and the smallest success, where a mix may pass.
-SearchStep NextMix(const RateTarget& target, std::span<const Candidate> measured, size_t pass) {
-  const auto mixes = std::count_if(measured.begin(), measured.end(), [](const Candidate& c) { return c.mixed(); });
-  const std::optional<size_t> fail = LargestFail(target, measured, /*uniform_only=*/false);
-  if (!fail) return Accept(pass, "the lowest rate of the codec passes");
-  const Candidate &high = measured[pass], &low = measured[*fail];
-  const double gap = high.bpw - low.bpw;
-  if (mixes >= kMaxMixes || gap <= kCloseBpw) {
-    return Accept(pass, fmt::format("{:.3f} bpw pass and {:.3f} do not", high.bpw, low.bpw));
+// Where a mix should just pass: seen from the mix that came closest or, before there is one, from the rate below.
+double PredictedMix(const RateTarget& target, std::span<const Candidate> measured, const Candidate& below) {
+  auto distance = [&](const Candidate& c) { return std::abs(Log(UpperBound(target, c.quality)) - Log(Limit(target))); };
+  const Candidate* from = nullptr;
+  for (const Candidate& c : measured) {
+    if (c.mixed() && (from == nullptr || distance(c) < distance(*from))) from = &c;
   }
-  // A mix is better than the line between two single rates, but no better than a line to another mix.
-  const double high_log = Log(UpperBound(target, high.quality)), low_log = Log(UpperBound(target, low.quality));
-  const double gain = mixes == 0 ? std::log(kMixGain) : 0;
-  const double slope = std::min((high_log - low_log) / gap, -0.1);
-  double bpw = low.bpw + (Log(Limit(target)) - low_log - gain) / slope;
-  // Never at the ends, which are known.
-  bpw = std::clamp(bpw, low.bpw + gap / 8, high.bpw - gap / 8);
-  const size_t from = *LargestFail(target, measured, /*uniform_only=*/true);
-  return Mix(from, SizeLimit{.bpw = bpw, .bytes = 0},
-             fmt::format("{:.3f} bpw pass, {:.3f} do not: a mix of {:.3f} may", high.bpw, low.bpw, bpw));
+  const double gain = from == nullptr ? std::log(kMixGain) : 0;
+  if (from == nullptr) from = &below;
+  return from->bpw + (Log(Limit(target)) - Log(UpperBound(target, from->quality)) - gain) / kLogPerBit;
+}
+
+// A mix below the smallest success, while one is likely to pass. `below` is the highest single rate that failed.
+SearchStep NextMix(const RateTarget& target, std::span<const Candidate> measured, size_t pass, size_t below) {
+  const Candidate& high = measured[pass];
+  const auto mixes = std::count_if(measured.begin(), measured.end(), [](const Candidate& c) { return c.mixed(); });
+  const std::optional<size_t> failed = LargestFail(target, measured, /*mixed=*/true);
+  // Mixes reach no further down than allocation does.
+  const double low = failed ? measured[*failed].bpw : measured[below].bpw - 1;
+  const double predicted = PredictedMix(target, measured, measured[below]);
+  if (mixes == kMaxMixes || high.bpw - low <= kCloseBpw || high.bpw - predicted <= kCloseBpw) {
+    return Accept(pass, fmt::format("{:.3f} bpw pass; a mix would have to be about as large", high.bpw));
+  }
+  // Of what is known neither end is worth another look.
+  const double margin = std::min(kCloseBpw, (high.bpw - low) / 4);
+  const double bpw = std::clamp(predicted, low + margin, high.bpw - margin);
+  return Mix(below, SizeLimit{.bpw = bpw, .bytes = 0},
+             fmt::format("{:.3f} bpw pass; a mix of {:.3f} may", high.bpw, bpw));
 }
 
 }  // namespace
@@ -203,9 +211,9 @@ SearchStep NextStep(const RateTarget& target, std::span<const double> rates, std
     step.kind = SearchStep::Kind::kInfeasible;
     return step;
   }
-  const std::optional<size_t> fail = LargestFail(target, measured, /*uniform_only=*/true);
+  const std::optional<size_t> fail = LargestFail(target, measured, /*mixed=*/false);
   if (!target.mixed || !fail) return Accept(*pass, "the lowest rate that passes");
-  return NextMix(target, measured, *pass);
+  return NextMix(target, measured, *pass, *fail);
 }
 
 }  // namespace qamserve

@@ -25,7 +25,7 @@
 namespace qamserve {
 
 // Names the method and the layout in artifacts and job keys; changes when the same input would give other bytes.
-inline constexpr char kCodecVersion[] = "qamw-2";
+inline constexpr char kCodecVersion[] = "qamw-3";
 
 // Another rate for some tensors.
 struct RateRule {
@@ -39,7 +39,7 @@ struct QuantizeSpec {
   double bpw = 5.5;  // bits of codes a weight: 2.5 to 6 in half bits (trellis: to 5.5; int8: 8)
   // Where several filters match, the last one counts.
   std::vector<RateRule> rates;
-  bool channel_scale = true;
+  bool channel_scale = true;  // by what inputs and columns weigh; with error feedback, columns of equal energy
   // Columns make up for the rounding errors of those before them (core/quantize/feedback.h); needs the full statistics
   // of the inputs.
   bool error_feedback = false;

@@ -33,10 +33,10 @@ absl::Status ForEachRow(const Checkpoint& checkpoint, const GroupNames& group, i
   return absl::OkStatus();
 }
 
-// The scale of a group's input channels: what loses least in the outputs or, for 8-bit activations, what shares their
-// range with the weights'.
+// The scale of a group's input channels: what loses least in the outputs; with error feedback, which has the inputs in
+// its metric already, columns of equal energy; for 8-bit activations, what shares their range with the weights'.
 absl::StatusOr<std::vector<float>> ComputeScale(const Checkpoint& checkpoint, const GroupNames& group, Codec codec,
-                                                const GroupStatistics& inputs) {
+                                                bool feedback, const GroupStatistics& inputs) {
   const size_t n = inputs.mean_square.size();
   if (codec == Codec::kInt8) {
     std::vector<float> largest(n, 0.0f);
@@ -49,7 +49,7 @@ absl::StatusOr<std::vector<float>> ComputeScale(const Checkpoint& checkpoint, co
   RETURN_IF_ERROR(ForEachRow(checkpoint, group, static_cast<int64_t>(n), [&](std::span<const float> row) {
     for (size_t j = 0; j < n; ++j) energy[j] += static_cast<double>(row[j]) * static_cast<double>(row[j]);
   }));
-  return ChannelScale(inputs.mean_square, energy);
+  return feedback ? EqualEnergyScale(energy) : ChannelScale(inputs.mean_square, energy);
 }
 
 struct PackedTensor {
@@ -141,7 +141,8 @@ absl::StatusOr<std::vector<float>> Quantizer::ScaleOf(const QuantizePlan::Tensor
     if (kept == key) return scale;
   }
   ASSIGN_OR_RETURN(const GroupNames group, GroupOf(*checkpoint_, tensor.group));
-  ASSIGN_OR_RETURN(std::vector<float> scale, ComputeScale(*checkpoint_, group, tensor.format.codec, inputs));
+  ASSIGN_OR_RETURN(std::vector<float> scale,
+                   ComputeScale(*checkpoint_, group, tensor.format.codec, spec_.error_feedback, inputs));
   scales_.emplace_back(key, scale);
   if (scales_.size() > kKept) scales_.pop_front();
   return scale;

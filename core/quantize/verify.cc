@@ -10,7 +10,8 @@ namespace {
 
 // A row of n weights has a distortion within a few times sqrt(1/n) of its tensor's; four times the mean is damage.
 constexpr double kWorstRow = 4;
-// Rows that were not rotated may differ by more; what was measured on the worst of them then holds, but for rounding.
+// Rows that were not rotated as a whole may differ by more; what was measured on the worst of them then holds, but for
+// rounding.
 constexpr double kSlack = 1.05;
 
 // Squared error over energy of one row, both in the scaled basis (where the codec minimizes it).
@@ -52,12 +53,14 @@ absl::Status VerifyArtifact(const Checkpoint& checkpoint, const QuantizePlan& pl
   auto opened = ArtifactReader::Open(files);
   if (!opened.ok()) return AsGate(opened.status());
   const Dequantizer dequantizer(**opened);
+  const bool rotated = (*opened)->quantization().rotation == RotationKindName(RotationKind::kFull);
   for (size_t i = 0; i < plan.tensors.size(); ++i) {
     const QuantizePlan::Tensor& t = plan.tensors[i];
     const auto rows = dequantizer.Open(t.name + ".weight");
     if (!rows.ok()) return AsGate(Annotate(rows.status(), "tensor " + t.name));
     const TensorOutcome& measured = inputs.outcomes[i];
-    const double limit = std::max(kWorstRow * measured.distortion, kSlack * measured.worst_row_distortion) + 1e-6;
+    const double worst = rotated ? 0 : kSlack * measured.worst_row_distortion;
+    const double limit = std::max(kWorstRow * measured.distortion, worst) + 1e-6;
     for (const int64_t row : SampledRows(t.rows)) {
       ASSIGN_OR_RETURN(const double error, RowError(checkpoint, *rows, t.name + ".weight", row));
       if (!(error <= limit)) {

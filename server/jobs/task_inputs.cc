@@ -61,6 +61,10 @@ std::string PreparedToJson(const Prepared& prepared) {
 absl::StatusOr<TaskSpec> SpecOf(const TaskInput& input) {
   ASSIGN_OR_RETURN(TaskSpec spec, TaskSpecOf(input.task));
   if (spec.checkpoint.empty()) spec.checkpoint = input.job.checkpoint;
+  if (spec.codec_version != kCodecVersion) {
+    return FailedPrecondition("CODEC_VERSION", "job {} was begun with codec {}, this program has {}: create it again",
+                              input.job.id, spec.codec_version, kCodecVersion);
+  }
   return spec;
 }
 

@@ -30,7 +30,8 @@ struct Prepared {
 };
 std::string PreparedToJson(const Prepared& prepared);
 
-// The spec of the running task, with its checkpoint.
+// The spec of the running task, with its checkpoint. FAILED_PRECONDITION (CODEC_VERSION) if another version of the
+// codec began the job: one artifact must not be made of both.
 absl::StatusOr<TaskSpec> SpecOf(const TaskInput& input);
 absl::StatusOr<Prepared> PreparedOf(const TaskInput& input, const std::string& checkpoint);
 

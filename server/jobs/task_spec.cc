@@ -54,6 +54,7 @@ absl::StatusOr<TaskSpec> TaskSpecOf(const TaskRecord& task) {
     spec.candidate = in.value("candidate", -1);
     if (in.contains("quantize")) {
       ASSIGN_OR_RETURN(spec.quantize, QuantizeSpecFromJson(in["quantize"].dump()));
+      spec.codec_version = in["quantize"].value("codec_version", "");
     }
     return spec;
   } catch (const json::exception& error) {

@@ -21,6 +21,7 @@ struct TaskSpec {
   int32_t candidate = -1;  // which artifact of the job this is about, if about one
   // Quantize tasks: the method with the tensor's own rate for all. Assemble and evaluate tasks: the whole candidate.
   std::optional<QuantizeSpec> quantize;
+  std::string codec_version = kCodecVersion;  // of the program that planned it, where there is a method
 };
 // Canonical: the same spec always gives the same text, so a quantize task is known by it.
 std::string TaskSpecToJson(const TaskSpec& spec);

@@ -78,8 +78,8 @@ def kl(context, model, bpw, scale):
 
 
 METHOD_FLAGS = {
-    "ldlq": ["--codec", "joint", "--error-feedback", "--no-channel-scale", "--calibration-windows", 16],
-    "trellis_ldlq": ["--codec", "trellis", "--error-feedback", "--no-channel-scale", "--calibration-windows", 16],
+    "ldlq": ["--codec", "joint", "--error-feedback", "--calibration-windows", 16],
+    "trellis_ldlq": ["--codec", "trellis", "--error-feedback", "--calibration-windows", 16],
     "polar": ["--codec", "polar", "--no-channel-scale"],
     "scalar": ["--codec", "scalar", "--no-channel-scale"],
     "rtn": ["--codec", "uniform", "--no-channel-scale", "--rotation", "none"],

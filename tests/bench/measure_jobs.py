@@ -6,8 +6,8 @@ from figure import Figure
 from job_server import JobServer
 from keys import MIXED_KL_LIMIT
 
-TRELLIS = ["--codec", "trellis", "--error-feedback", "--no-channel-scale"]
-LDLQ = ["--error-feedback", "--no-channel-scale"]
+TRELLIS = ["--codec", "trellis", "--error-feedback"]
+LDLQ = ["--error-feedback"]
 TARGET_KL = "0.02"
 # Rows of the study: enough of them to rank, on both models.
 STUDIES = {
@@ -106,7 +106,7 @@ def study(context):
                            [row["quality"]["perplexity_change"] for row in rows])
     own = {(row["method"], row["spec"]["bpw"]): row["quality"]["kl_mean"] for row in tables["smollm2"]["rows"]}
     pairs = {rate: own[("joint", rate)] / own[("polar", rate)] for rate in (3.5, 4.0, 5.5)}
-    ldlq, w8a8 = own[("joint + LDLQ", 5.5)], own[("SmoothQuant W8A8", 8.0)]
+    ldlq, w8a8 = own[("joint + scale + LDLQ", 5.5)], own[("SmoothQuant W8A8", 8.0)]
     return {
         "study.spearman": Figure(correlation, command, note=f"{len(rows)} rows of {len(tables)} models"),
         "study.smollm2.joint_over_polar": Figure(

@@ -85,15 +85,16 @@ TEST(SearchTest, OneRateForAllFindsTheSmallestThatPasses) {
 }
 
 TEST(SearchTest, MixesComeCloseToTheSmallestSize) {
-  for (double scale : {0.07, 0.1, 0.15}) {
-    const Model model{.kl_at_four = scale};
+  for (const auto& [scale, gain] : {std::pair(0.07, 0.88), std::pair(0.1, 0.88), std::pair(0.15, 0.75),
+                                    std::pair(0.1, 0.6), std::pair(0.11, 0.97)}) {
+    const Model model{.kl_at_four = scale, .mix_gain = gain};
     RateTarget target;
     target.kl = 0.02;
     target.mixed = true;
     const Outcome out = Search(target, model, FirstRate(target, kRates));
     ASSERT_EQ(out.last.kind, SearchStep::Kind::kAccept) << out.last.why;
     EXPECT_LE(out.result().quality.kl_ci95_high, target.kl);
-    EXPECT_LE(out.result().bpw, SmallestSize(model, target.kl, true) + 0.15);
+    EXPECT_LE(out.result().bpw, SmallestSize(model, target.kl, true) + 0.06) << "gain " << gain << ", scale " << scale;
     EXPECT_LE(out.result().bpw, SmallestSize(model, target.kl, false));
   }
 }

@@ -314,6 +314,51 @@ TEST(Gates, ScrambledCodesAreRefused) {
   EXPECT_EQ(ReasonOf(p.Assemble()), "GATE_RECONSTRUCTION");
 }
 
+class GatesOfCodec : public testing::TestWithParam<Codec> {
+ protected:
+  void SetUp() override {
+    p_.spec.codec = GetParam();
+    p_.spec.bpw = GetParam() == Codec::kInt8 ? 8 : 4;
+    const bool plain = GetParam() == Codec::kInt8 || GetParam() == Codec::kUniform;
+    if (plain) p_.spec.rotation = RotationKind::kNone;
+    ASSERT_EQ(p_.Prepare(), absl::OkStatus());
+  }
+  Pipeline p_;
+};
+
+TEST_P(GatesOfCodec, AZeroedTensorIsRefused) {
+  Overwrite(p_.inputs.packed[3], 0, 1, 0);
+  EXPECT_EQ(ReasonOf(p_.Assemble()), "GATE_RECONSTRUCTION");
+}
+
+TEST_P(GatesOfCodec, ScrambledCodesAreRefused) {
+  Overwrite(p_.inputs.packed[5], 0.0, 0.9, 0x5a);
+  EXPECT_EQ(ReasonOf(p_.Assemble()), "GATE_RECONSTRUCTION");
+}
+
+INSTANTIATE_TEST_SUITE_P(Codecs, GatesOfCodec, testing::ValuesIn(kCodecs),
+                         [](const auto& info) { return std::string(CodecName(info.param)); });
+
+TEST(Gates, ARowFarAboveTheMeanPassesOnlyWithoutRotation) {
+  Pipeline plain;
+  plain.spec.codec = Codec::kInt8;
+  plain.spec.bpw = 8;
+  plain.spec.rotation = RotationKind::kNone;
+  plain.spec.channel_scale = false;
+  // Row 0, which the gate reads back, has nearly all of its strength in one weight.
+  plain.model.edit_tensors = [](std::vector<TinyTensor>& tensors) {
+    FindTinyTensor(tensors, "model.layers.0.mlp.up_proj.weight")->overrides = {{0, 60.0f}};
+  };
+  ASSERT_EQ(plain.Prepare(), absl::OkStatus());
+  EXPECT_EQ(plain.Assemble(), absl::OkStatus());
+
+  Pipeline rotated;
+  ASSERT_EQ(rotated.Prepare(), absl::OkStatus());
+  rotated.inputs.outcomes[5].worst_row_distortion = 10;
+  Overwrite(rotated.inputs.packed[5], 0.0, 0.9, 0x5a);
+  EXPECT_EQ(ReasonOf(rotated.Assemble()), "GATE_RECONSTRUCTION");
+}
+
 TEST(Gates, AnotherTensorsCodesAreRefused) {
   Pipeline p;
   ASSERT_EQ(p.Prepare(), absl::OkStatus());

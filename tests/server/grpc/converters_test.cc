@@ -19,10 +19,56 @@ TEST(ConvertersTest, AQuantizeSpecComesBackAsItWent) {
   spec.mutable_calibration()->set_windows(4);
   spec.mutable_evaluation()->set_window_tokens(256);
   spec.set_max_kl(0.25);
+  spec.set_embedding_bits(8);
+  v1::RateRule* rule = spec.add_rates();
+  rule->set_filter("*.down_proj");
+  rule->set_bpw(6);
   const auto job = JobSpecFromProto("checkpoints/" + kDigest, spec);
   ASSERT_TRUE(job.ok()) << job.status();
   EXPECT_EQ(job->checkpoint, kDigest);
   EXPECT_EQ(ToProto(*job).SerializeAsString(), spec.SerializeAsString());
+}
+
+TEST(ConvertersTest, TargetsAndLaddersTakeThePlaceOfARate) {
+  v1::QuantizeSpec spec;
+  spec.mutable_target()->set_kl(0.02);
+  auto job = JobSpecFromProto("checkpoints/" + kDigest, spec);
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_TRUE(job->target.mixed) << "by default";
+  EXPECT_EQ(ToProto(*job).target().kl(), 0.02);
+  EXPECT_EQ(ToProto(*job).bpw(), 0);
+  spec.mutable_target()->set_mixed_rates(false);
+  EXPECT_FALSE(JobSpecFromProto("checkpoints/" + kDigest, spec)->target.mixed);
+  spec.set_bpw(4);
+  EXPECT_EQ(ReasonOf(JobSpecFromProto("checkpoints/" + kDigest, spec).status()), "TARGET_CONFLICT");
+  spec.clear_bpw();
+  spec.mutable_target()->set_kl(0);
+  EXPECT_EQ(ReasonOf(JobSpecFromProto("checkpoints/" + kDigest, spec).status()), "TARGET_RANGE") << "nothing to reach";
+  spec.clear_target();
+  spec.add_ladder(3);
+  spec.add_ladder(4);
+  spec.set_curve_only(true);
+  job = JobSpecFromProto("checkpoints/" + kDigest, spec);
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ(ToProto(*job).ladder_size(), 2);
+  EXPECT_TRUE(ToProto(*job).curve_only());
+}
+
+TEST(ConvertersTest, AStudyHasARowForEveryMethodAndRate) {
+  v1::CreateStudyJobRequest request;
+  request.add_checkpoints("checkpoints/" + kDigest);
+  v1::StudyMethod* method = request.add_methods();
+  method->mutable_spec()->set_codec(v1::CODEC_POLAR);
+  EXPECT_EQ(ReasonOf(StudyArgsFromProto(request).status()), "STUDY_SIZE") << "no rates";
+  method->add_rates(3.5);
+  method->add_rates(4);
+  const auto args = StudyArgsFromProto(request);
+  ASSERT_TRUE(args.ok()) << args.status();
+  ASSERT_EQ(args->spec.methods.size(), 2u);
+  EXPECT_EQ(args->spec.methods[1].codec, Codec::kPolar);
+  EXPECT_EQ(args->spec.methods[1].bpw, 4);
+  request.set_checkpoints(0, "artifacts/" + kDigest);
+  EXPECT_EQ(ReasonOf(StudyArgsFromProto(request).status()), "RESOURCE_NAME");
 }
 
 TEST(ConvertersTest, AnEmptySpecHasTheDefaultsOfTheApi) {
