@@ -34,6 +34,11 @@ absl::StatusOr<JobView> JobManager::ViewOf(JobRecord job, std::optional<size_t> 
   view.job = std::move(job);
   RETURN_IF_ERROR(FillProgress(tasks, view));
   ASSIGN_OR_RETURN(view.candidates, CandidatesOf(tasks));
+  // A search may accept a candidate that was measured before its last one.
+  for (JobCandidate& candidate : view.candidates) {
+    const bool accepted = QualityReportToJson(candidate.measured.quality) == view.job.quality_json;
+    if (view.spec.target.any() && accepted) candidate.artifact = view.job.artifact;
+  }
   if (!tensors_from) return view;
   std::erase_if(tasks,
                 [](const TaskRecord& t) { return t.stage != TaskStage::kQuantize || t.state != TaskState::kDone; });

@@ -12,10 +12,10 @@ using std::string_view;
 
 constexpr string_view kActiveStates[] = {"queued", "running", "gating"};
 constexpr string_view kFinalStates[] = {"succeeded", "rejected", "failed", "cancelled"};
-constexpr string_view kJobKinds[] = {"quantize", "evaluate"};
+constexpr string_view kJobKinds[] = {"quantize", "evaluate", "study"};
 constexpr string_view kTaskStates[] = {"ready", "leased", "done", "failed"};
-constexpr string_view kStages[] = {"prepare", "calibrate", "quantize", "assemble", "evaluate"};
-constexpr string_view kGates[] = {"coverage", "reconstruction", "quality"};
+constexpr string_view kStages[] = {"prepare", "calibrate", "quantize", "assemble", "evaluate", "probe", "allocate"};
+constexpr string_view kGates[] = {"coverage", "reconstruction", "quality", "target"};
 constexpr string_view kGateResults[] = {"passed", "refused"};
 constexpr string_view kUploadKinds[] = {"checkpoint", "text"};
 constexpr string_view kUploadResults[] = {"completed", "refused"};
@@ -29,7 +29,8 @@ constexpr string_view kMethods[] = {
     "ListJobs",         "WatchJob",        "CancelJob",         "RetryJob",       "DeleteJob",      "GetArtifact",
     "ListArtifacts",    "DownloadFile",    "GetReport",         "DeleteArtifact", "LoadModel",      "UnloadModel",
     "GetServedModel",   "ListServedModels", "Generate",         "Chat",           "Score",          "Tokenize",
-    "Detokenize"};
+    "Detokenize",       "CreateStudyJob",  "GetStudy",          "UpdateAlias",    "GetAlias",       "ListAliases",
+    "DeleteAlias"};
 constexpr string_view kCodes[] = {"OK",           "CANCELLED",         "UNKNOWN",        "INVALID_ARGUMENT",
                                   "DEADLINE_EXCEEDED", "NOT_FOUND",    "ALREADY_EXISTS", "PERMISSION_DENIED",
                                   "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",

@@ -1,7 +1,13 @@
 #include "server/grpc/converters.h"
 
 #include <gmock/gmock.h>
+#include <google/protobuf/descriptor.h>
 #include <gtest/gtest.h>
+
+#include <set>
+#include <string_view>
+
+#include "server/telemetry/metric_table.h"
 
 namespace qamserve {
 namespace {
@@ -69,6 +75,37 @@ TEST(ConvertersTest, AStudyHasARowForEveryMethodAndRate) {
   EXPECT_EQ(args->spec.methods[1].bpw, 4);
   request.set_checkpoints(0, "artifacts/" + kDigest);
   EXPECT_EQ(ReasonOf(StudyArgsFromProto(request).status()), "RESOURCE_NAME");
+}
+
+// Values that a label of some metric may have.
+std::set<std::string_view> LabelValues(std::string_view label) {
+  std::set<std::string_view> values;
+  for (const MetricSpec& metric : AllMetrics()) {
+    for (const LabelSpec& spec : metric.labels) {
+      if (spec.name == label) values.insert(spec.values.begin(), spec.values.end());
+    }
+  }
+  return values;
+}
+
+TEST(MetricLabelsTest, KnowEveryCallStageAndKindOfJob) {
+  const std::set<std::string_view> services = LabelValues("service"), methods = LabelValues("method");
+  for (const char* name : {"artifact", "checkpoint", "inference", "job", "serving"}) {
+    const auto* file = google::protobuf::DescriptorPool::generated_pool()->FindFileByName(
+        fmt::format("qamserve/v1/{}.proto", name));
+    ASSERT_NE(file, nullptr) << name;
+    const auto* service = file->service(0);
+    EXPECT_TRUE(services.contains(service->name())) << service->name();
+    for (int i = 0; i < service->method_count(); ++i) {
+      EXPECT_TRUE(methods.contains(service->method(i)->name())) << service->method(i)->full_name();
+    }
+  }
+  for (int stage = 0; stage <= static_cast<int>(TaskStage::kAllocate); ++stage) {
+    EXPECT_TRUE(LabelValues("stage").contains(TaskStageName(static_cast<TaskStage>(stage)))) << stage;
+  }
+  for (JobKind kind : {JobKind::kQuantize, JobKind::kEvaluate, JobKind::kStudy}) {
+    EXPECT_TRUE(LabelValues("kind").contains(JobKindName(kind)));
+  }
 }
 
 TEST(ConvertersTest, AnEmptySpecHasTheDefaultsOfTheApi) {
