@@ -167,6 +167,22 @@ class Jobs final : public v1::JobService::Service {
     return Status::OK;
   }
 
+  Status CreateStudyJob(ServerContext*, const v1::CreateStudyJobRequest* request, v1::Job* job) override {
+    Lock lock(state_.mutex);
+    state_.study = *request;
+    job->set_name("jobs/1");
+    job->set_kind("study");
+    job->set_state(v1::JOB_STATE_QUEUED);
+    return Status::OK;
+  }
+
+  Status GetStudy(ServerContext*, const v1::GetStudyRequest* request, v1::StudyTable* table) override {
+    Lock lock(state_.mutex);
+    state_.study_table = *request;
+    table->set_content("model,kl\n");
+    return Status::OK;
+  }
+
   Status CreateEvaluateJob(ServerContext*, const v1::CreateEvaluateJobRequest* request, v1::Job* job) override {
     Lock lock(state_.mutex);
     state_.evaluate = *request;

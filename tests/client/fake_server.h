@@ -44,6 +44,8 @@ struct FakeState {
   int64_t drop_download_after = -1;  // once
   // Jobs.
   v1::CreateQuantizeJobRequest quantize;
+  v1::CreateStudyJobRequest study;
+  v1::GetStudyRequest study_table;
   v1::CreateEvaluateJobRequest evaluate;
   std::vector<v1::Job> watch;  // what WatchJob sends
   int drop_watch_after = -1;   // messages; once

@@ -96,6 +96,44 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
   }
 }
 
+TEST_F(QamctlTest, TargetsLaddersAndRulesReachTheServer) {
+  ASSERT_EQ(Run({"quantize", "large", "--target-bytes", "2MB", "--one-rate"}).code, kExitOk);
+  EXPECT_EQ(server_.state().quantize.spec().target().bytes(), 2 << 20);
+  EXPECT_FALSE(server_.state().quantize.spec().target().mixed_rates());
+  ASSERT_EQ(Run({"quantize", "large", "--target-ppl", "2", "--embedding-bits", "8"}).code, kExitOk);
+  EXPECT_DOUBLE_EQ(server_.state().quantize.spec().target().perplexity_increase(), 0.02);
+  EXPECT_TRUE(server_.state().quantize.spec().target().mixed_rates());
+  EXPECT_EQ(server_.state().quantize.spec().embedding_bits(), 8);
+  ASSERT_EQ(Run({"quantize", "large", "--ladder", "3,4.5", "--curve-only"}).code, kExitOk);
+  EXPECT_EQ(server_.state().quantize.spec().ladder_size(), 2);
+  EXPECT_TRUE(server_.state().quantize.spec().curve_only());
+  EXPECT_FALSE(server_.state().quantize.spec().has_target());
+  ASSERT_EQ(Run({"quantize", "large", "--rate", "*.down_proj=6", "--rate", "*.q_proj=3"}).code, kExitOk);
+  ASSERT_EQ(server_.state().quantize.spec().rates_size(), 2);
+  EXPECT_EQ(server_.state().quantize.spec().rates(0).filter(), "*.down_proj");
+  EXPECT_EQ(server_.state().quantize.spec().rates(1).bpw(), 3);
+  EXPECT_THAT(Run({"quantize", "large", "--rate", "*.q_proj"}).err, HasSubstr("FILTER=BITS"));
+  EXPECT_EQ(Run({"quantize", "large", "--curve-only"}).code, kExitUsage);
+}
+
+TEST_F(QamctlTest, AStudyNamesItsMethodsAndWritesItsTable) {
+  ASSERT_EQ(Run({"study", "large", "--methods", "joint+ldlq,w8a8", "--rates", "3.5,4"}).code, kExitOk);
+  const v1::CreateStudyJobRequest& request = server_.state().study;
+  ASSERT_EQ(request.methods_size(), 2);
+  EXPECT_TRUE(request.methods(0).spec().error_feedback());
+  EXPECT_EQ(request.methods(0).rates_size(), 2);
+  EXPECT_EQ(request.methods(1).spec().codec(), v1::CODEC_INT8);
+  ASSERT_EQ(request.methods(1).rates_size(), 1);
+  EXPECT_EQ(request.methods(1).rates(0), 8);
+  EXPECT_THAT(Run({"study"}).err, HasSubstr("checkpoint"));
+  EXPECT_EQ(Run({"study", "large", "--methods", "magic"}).code, kExitUsage);
+
+  const Result table = Run({"study", "table", "jobs/1", "--format", "csv"});
+  EXPECT_EQ(table.code, kExitOk) << table.err;
+  EXPECT_EQ(table.out, "model,kl\n");
+  EXPECT_EQ(server_.state().study_table.format(), v1::STUDY_FORMAT_CSV);
+}
+
 TEST_F(QamctlTest, AnAmbiguousNameListsTheCandidates) {
   const Result prefix = Run({"quantize", "abcd"});
   EXPECT_THAT(prefix.err, AllOf(HasSubstr("AMBIGUOUS_NAME"), HasSubstr("checkpoints/abcd11111111 (small)"),
