@@ -53,12 +53,13 @@ void PutQ8_0(std::string& out, const float* x) {
 }
 
 void PutQ4_1(std::string& out, const float* x) {
-  const auto [low, high] = std::minmax_element(x, x + kBlock);
-  const float scale = (*high - *low) / 15;
+  const float low = *std::min_element(x, x + kBlock);
+  const float high = *std::max_element(x, x + kBlock);
+  const float scale = (high - low) / 15;
   Put(out, FloatToHalf(scale));
-  Put(out, FloatToHalf(*low));
+  Put(out, FloatToHalf(low));
   const auto level = [&](float value) {
-    return static_cast<uint8_t>(scale == 0 ? 0 : std::clamp(std::lround((value - *low) / scale), 0L, 15L));
+    return static_cast<uint8_t>(scale == 0 ? 0 : std::clamp(std::lround((value - low) / scale), 0L, 15L));
   };
   for (int64_t i = 0; i < kBlock / 2; ++i) {
     Put(out, static_cast<uint8_t>(level(x[i]) | level(x[i + kBlock / 2]) << 4));

@@ -162,7 +162,7 @@ absl::Status WriteShards(const TinyModelOptions& options, const std::vector<Tiny
   for (size_t s = 0; s < shards.size(); ++s) {
     const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards.size());
     for (const TinyTensor& tensor : shards[s]) index["weight_map"][tensor.name] = name;
-    RETURN_IF_ERROR(WriteShard(options, shards[s], folder + "/" + name));
+    RETURN_IF_ERROR(WriteShard(options, shards[s], fmt::format("{}/{}", folder, name)));
   }
   return WriteFileAtomically(folder + "/model.safetensors.index.json", index.dump(2));
 }
@@ -235,7 +235,8 @@ void AddGgufKeys(const TinyModelOptions& o, GgufWriter& gguf) {
 void AddGgufTokenizer(const TinyModelOptions& options, GgufWriter& gguf) {
   const TinyVocabulary vocabulary = MakeTinyVocabulary(options.vocab_size);
   std::vector<std::string> merges;
-  for (const auto& [left, right] : vocabulary.merges) merges.push_back(left + " " + right);
+  merges.reserve(vocabulary.merges.size());
+  for (const auto& [left, right] : vocabulary.merges) merges.push_back(fmt::format("{} {}", left, right));
   constexpr int32_t kNormal = 1, kControl = 3;
   std::vector<int32_t> types(vocabulary.tokens.size(), kNormal);
   std::fill_n(types.begin(), kTinySpecials, kControl);

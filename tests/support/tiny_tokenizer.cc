@@ -92,7 +92,7 @@ std::string TinyTokenizerJson(const TinyVocabulary& vocabulary) {
   // A plain map keeps this linear: ordered_json looks through all keys at each insertion.
   nlohmann::json vocab = nlohmann::json::object();
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) vocab[vocabulary.tokens[id]] = id;
-  model["vocab"] = std::move(vocab);
+  model["vocab"] = vocab;
   for (const auto& [left, right] : vocabulary.merges) model["merges"].push_back({left, right});
   return json.dump(1);
 }

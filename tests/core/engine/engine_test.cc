@@ -2,12 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <time.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <ctime>
 #include <functional>
 #include <future>
 #include <thread>
@@ -89,6 +89,7 @@ class EngineTest : public testing::Test {
   }
   static std::vector<int32_t> Prompt(int n, int first = 10) {
     std::vector<int32_t> out;
+    out.reserve(n);
     for (int i = 0; i < n; ++i) out.push_back(3 + (first + i * 7) % 300);
     return out;
   }
@@ -453,6 +454,7 @@ TEST_F(EngineTest, SinkMayCallTheEngine) {
 TEST_F(EngineTest, ManyThreadsSubmitAndCancel) {
   const auto engine = Make({.max_running = 4, .max_waiting = 1000});
   std::vector<std::thread> threads;
+  threads.reserve(4);
   std::atomic<int> done{0};
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {

@@ -97,6 +97,7 @@ TEST(SamplerTest, SeedDecides) {
   const auto draw = [&](uint64_t seed) {
     Sampler sampler({.seed = seed}, {}, 100);
     std::vector<int32_t> out;
+    out.reserve(20);
     for (int i = 0; i < 20; ++i) out.push_back(SampleOnce(sampler, logits));
     return out;
   };

@@ -79,6 +79,7 @@ std::vector<float> Logits(const std::string& path, int tokens) {
   if (!model.ok()) return {};
   Rng rng(5);
   std::vector<int32_t> ids;
+  ids.reserve(tokens);
   for (int t = 0; t < tokens; ++t) ids.push_back(static_cast<int32_t>(rng.NextU64() % 300));
   ThreadPool pool(1);
   Workspace workspace;

@@ -59,7 +59,7 @@ TEST(ChatTemplateTest, DeepNestingIsRefusedInsteadOfOverflowingTheStack) {
 
 TEST(ChatTemplateTest, EndlessRecursionOfMacrosIsRefused) {
   std::string nested = "{{ f() }}";
-  for (int i = 0; i < 60; ++i) nested = "{% if 1 %}" + nested + "{% endif %}";
+  for (int i = 0; i < 60; ++i) nested.insert(0, "{% if 1 %}").append("{% endif %}");
   for (const std::string& source :
        {std::string("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),
         std::string("{% macro f() %}{{ g() }}{% endmacro %}{% macro g() %}{{ f() }}{% endmacro %}{{ f() }}"),

@@ -75,6 +75,7 @@ const std::string kMark = "\xE2\x96\x81";
 GgufBuilder ByteLevelGguf(const std::string& pre, const std::string& merge = "a b") {
   const ByteAlphabet alphabet;
   std::vector<std::string> tokens;
+  tokens.reserve(259);
   for (int i = 0; i < 256; ++i) tokens.push_back(alphabet.CharOf(static_cast<uint8_t>(i)));
   tokens.insert(tokens.end(), {"ab", "<|im_end|>", "<tool>"});
   std::vector<int32_t> types(tokens.size(), 1);

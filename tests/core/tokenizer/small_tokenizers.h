@@ -21,7 +21,7 @@ inline Json ByteLevelJson(const std::vector<std::pair<std::string, std::string>>
   Json list = Json::array();
   for (const auto& [left, right] : merges) {
     if (!vocab.contains(left + right)) vocab[left + right] = vocab.size();
-    list.push_back(left + " " + right);
+    list.push_back(fmt::format("{} {}", left, right));
   }
   const size_t end = vocab.size();
   return {{"version", "1.0"},

@@ -24,6 +24,7 @@ bool Fits(int hits, int draws, double p) { return std::abs(hits - draws * p) <= 
 TEST(AliasTargetsTest, ErrorsNameFieldAndLimit) {
   EXPECT_TRUE(CheckAliasTargets({{"a", 0}, {"b", kMaxAliasWeight}}).ok());
   std::vector<AliasTarget> many;
+  many.reserve(17);
   for (int i = 0; i < 16; ++i) many.push_back({"m" + std::to_string(i), 1});
   EXPECT_TRUE(CheckAliasTargets(many).ok());
   many.push_back({"m16", 1});

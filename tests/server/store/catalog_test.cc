@@ -51,6 +51,7 @@ class CatalogTest : public testing::Test {
   std::string Upload(const std::vector<std::pair<std::string, std::string>>& files,
                      UploadKind kind = UploadKind::kCheckpoint) {
     std::vector<FileRecord> records;
+    records.reserve(files.size());
     for (const auto& [name, content] : files) records.push_back(FileOf(name, content));
     const auto upload = catalog_->CreateUpload(kind, records, "model", "");
     EXPECT_TRUE(upload.ok()) << upload.status();

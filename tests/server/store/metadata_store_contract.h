@@ -298,10 +298,12 @@ TYPED_TEST_P(MetadataStoreContract, RenewsAndExpiresLeases) {
 
 TYPED_TEST_P(MetadataStoreContract, TwoWorkersNeverGetTheSameTask) {
   std::vector<TaskRecord> tasks;
+  tasks.reserve(40);
   for (int i = 0; i < 40; ++i) tasks.push_back(SomeTask("j1", i, TaskStage::kQuantize));
   ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), tasks).ok());
   std::vector<int> leased[2];
   std::vector<std::thread> threads;
+  threads.reserve(2);
   for (int t = 0; t < 2; ++t) {
     threads.emplace_back([&, t] {
       for (;;) {
