@@ -198,7 +198,7 @@ void PrintCandidates(Session& session, const v1::Job& job) {
                {"NOTE"}});
   for (const v1::Candidate& c : job.candidates()) {
     const v1::QualityReport& quality = c.quality();
-    table.Add({c.method() + (c.mixed() ? ", mixed" : ""), fmt::format("{:.3f}", c.bpw()),
+    table.Add({c.method(), fmt::format("{:.3f}", c.bpw()),
                HumanBytes(static_cast<double>(c.artifact_bytes())), fmt::format("{:.5f}", quality.kl_mean()),
                fmt::format("{:.5f}-{:.5f}", quality.kl_ci95_low(), quality.kl_ci95_high()),
                fmt::format("{:+.2f} %", 100 * quality.perplexity_change()),

@@ -157,17 +157,7 @@ absl::StatusOr<QuantizeSpec> SpecFromJson(const json& in) {
     return FailedPrecondition("CODEC_VERSION", "the study has a row of codec version {}; this program has {}", version,
                               kCodecVersion);
   }
-  QuantizeSpec spec;
-  ASSIGN_OR_RETURN(spec.codec, ParseCodec(in.at("codec").get<std::string>()));
-  ASSIGN_OR_RETURN(spec.rotation, ParseRotationKind(in.at("rotation").get<std::string>()));
-  in.at("bpw").get_to(spec.bpw);
-  in.at("channel_scale").get_to(spec.channel_scale);
-  in.at("error_feedback").get_to(spec.error_feedback);
-  in.at("seed").get_to(spec.seed);
-  if (NeedsStatistics(spec)) {  // else they are written as 0
-    in.at("calibration_windows").get_to(spec.calibration_windows);
-    in.at("window_tokens").get_to(spec.window_tokens);
-  }
+  ASSIGN_OR_RETURN(QuantizeSpec spec, QuantizeSpecFromJson(in.dump()));
   RETURN_IF_ERROR(ValidateQuantizeSpec(spec));
   return spec;
 }
@@ -249,6 +239,9 @@ std::string MethodName(const QuantizeSpec& spec) {
   if (spec.codec == Codec::kInt8) name = "W8A8";
   if (spec.channel_scale) name += " + scale";
   if (spec.error_feedback) name += " + LDLQ";
+  if (!spec.rates.empty()) name += ", mixed rates";
+  if (spec.embedding_bits != QuantizeSpec().embedding_bits)
+    name += fmt::format(", {}-bit embeddings", spec.embedding_bits);
   const bool plain = spec.codec == Codec::kUniform || spec.codec == Codec::kInt8;
   switch (spec.rotation) {
     case RotationKind::kFull:

@@ -89,16 +89,15 @@ absl::StatusOr<ArtifactRecord> CoreTaskRunner::FinishArtifact(const TaskInput& i
   ASSIGN_OR_RETURN(const QuantizePlan plan, PlanQuantization(*checkpoint, spec, 1));
   ASSIGN_OR_RETURN(const CandidateInputs inputs, InputsOf(catalog_.blobs(), input, candidate.checkpoint, plan, spec));
   ASSIGN_OR_RETURN(std::vector<FileRecord> files, AssembledFiles(input.tasks, candidate.index));
-  const std::pair<std::string, std::string> written[] = {
-      {"report.json", ReportJson(spec, plan, inputs.artifact, quality)},
-      {"README.md", ModelCard(*checkpoint, spec, plan, inputs.artifact, quality)}};
-  for (const auto& [written_name, content] : written) {
-    const std::string& name = written_name;
+  auto add = [&](const std::string& name, const std::string& content) -> absl::Status {
     ASSIGN_OR_RETURN(const BlobInfo blob, catalog_.blobs().CommitBytes(content));
     std::erase_if(files, [&](const FileRecord& file) { return file.name == name; });
     files.push_back({.name = name, .sha256 = blob.digest, .size_bytes = content.size()});
     blobs.push_back(blob.digest);
-  }
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(add("report.json", ReportJson(spec, plan, inputs.artifact, quality)));
+  RETURN_IF_ERROR(add("README.md", ModelCard(*checkpoint, spec, plan, inputs.artifact, quality)));
   std::sort(files.begin(), files.end(), [](const FileRecord& a, const FileRecord& b) { return a.name < b.name; });
   ArtifactRecord artifact;
   artifact.display_name = input.job.display_name;
@@ -147,11 +146,9 @@ absl::Status CoreTaskRunner::KeepOrDrop(const TaskInput& input, JobCandidate can
   const bool single = !HasRounds(input.spec);
   const bool drop = input.spec.kind == JobKind::kStudy || input.spec.curve_only;
   if (!gate.ok()) {
+    candidate.note = MessageOf(gate);
     ASSIGN_OR_RETURN(const bool none, NothingWillBeKept(input));
     if (single || (none && !drop)) outcome.gate = gate;
-  }
-  if (!gate.ok()) {
-    candidate.note = MessageOf(gate);
   } else if (drop) {
     candidate.note = "measured only";
   } else {

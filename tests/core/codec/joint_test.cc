@@ -101,6 +101,28 @@ TEST(ChannelScale, MinimizesTheExpectedError) {
   }
 }
 
+TEST(EqualEnergyScale, GivesEveryColumnTheSameEnergy) {
+  Rng rng(4);
+  std::vector<double> energy(64);
+  for (double& e : energy) e = 0.01 + rng.NextUniform() * 10;
+  const std::vector<float> scale = EqualEnergyScale(energy);
+  double mean = 0;
+  for (size_t j = 0; j < energy.size(); ++j) {
+    const auto s = static_cast<double>(scale[j]);
+    const auto first = static_cast<double>(scale[0]);
+    // Binary16 has 11 bits.
+    EXPECT_NEAR(energy[j] * s * s / (energy[0] * first * first), 1, 0.004) << j;
+    EXPECT_EQ(HalfToFloat(FloatToHalf(scale[j])), scale[j]);
+    mean += s / 64;
+  }
+  EXPECT_NEAR(mean, 1, 0.001);
+  for (float s : EqualEnergyScale(std::vector<double>{0, 1, 1e-30, 1e30})) {
+    EXPECT_GT(s, 0);
+    EXPECT_LE(s, 1024);
+  }
+  for (float s : EqualEnergyScale(std::vector<double>(4, 0.0))) EXPECT_EQ(s, 1.0f);
+}
+
 TEST(ChannelScale, SurvivesDeadChannelsAndExtremes) {
   for (float s : ChannelScale(std::vector<double>{0, 1, 1e30, 1}, std::vector<double>{1, 0, 1e-30, 1})) {
     EXPECT_GT(s, 0);

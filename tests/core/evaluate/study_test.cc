@@ -33,6 +33,9 @@ TEST(MethodNameTest, SaysWhatIsOutOfTheOrdinary) {
   EXPECT_EQ(MethodName(spec), "trellis + LDLQ");
   spec.channel_scale = true;
   EXPECT_EQ(MethodName(spec), "trellis + scale + LDLQ");
+  spec.rates = {{.filter = "*.down_proj", .bpw = 5}};
+  spec.embedding_bits = 8;
+  EXPECT_EQ(MethodName(spec), "trellis + scale + LDLQ, mixed rates, 8-bit embeddings");
   spec = {.codec = Codec::kUniform, .channel_scale = false, .rotation = RotationKind::kNone};
   EXPECT_EQ(MethodName(spec), "round to nearest");
   spec.rotation = RotationKind::kFull;
@@ -171,8 +174,10 @@ TEST(StudyJsonTest, RowsAreReadBackAsTheyWereWritten) {
   Study study{.display_name = "a \"study\" <b>\n", .rows = {RowOf("A", Codec::kTrellis, 3.5, 0.25)}};
   study.rows[0].spec = {.codec = Codec::kTrellis,
                         .bpw = 3.5,
+                        .rates = {{.filter = "*.down_proj", .bpw = 5}},
                         .channel_scale = false,
                         .error_feedback = true,
+                        .embedding_bits = 8,
                         .rotation = RotationKind::kBlock,
                         .seed = 18446744073709551615U,
                         .calibration_windows = 16,
