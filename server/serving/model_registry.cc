@@ -202,6 +202,7 @@ std::vector<ServedModelView> ModelRegistry::List() const {
     for (const auto& [name, model] : models_) models.push_back(model);
   }
   std::vector<ServedModelView> views;
+  views.reserve(models.size());
   for (const auto& model : models) views.push_back(model->View());
   return views;
 }
