@@ -43,6 +43,7 @@ struct StudyFlags {
   int calibration_windows = 0, evaluation_windows = 0, window_tokens = 0;
   std::string name;
   int priority = 0;
+  bool no_probes = false;
   bool watch = false;
   bool validate_only = false;
   // study table
@@ -79,6 +80,7 @@ absl::StatusOr<v1::CreateStudyJobRequest> ToRequest(Session& session, const Stud
   request.set_display_name(flags.name);
   request.set_priority(flags.priority);
   request.set_validate_only(flags.validate_only);
+  request.set_without_probes(flags.no_probes);
   return request;
 }
 
@@ -144,6 +146,8 @@ Action BuildStudy(CLI::App& app) {
       ->type_name("TEXT");
   app.add_option("--evaluation-windows", flags->evaluation_windows, "Windows of it to use (default 8)")->type_name("N");
   app.add_option("--window-tokens", flags->window_tokens, "Tokens in a window (default 1024)")->type_name("N");
+  app.add_flag("--no-probes", flags->no_probes,
+               "Do not try tensors one by one, from which KL is predicted: much faster");
   app.add_option("--name", flags->name, "Display name of the study")->type_name("NAME");
   app.add_option("--priority", flags->priority, "Higher runs first (default 0)")->type_name("N");
   app.add_flag("--watch", flags->watch, "Follow the job to its end");

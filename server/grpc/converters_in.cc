@@ -167,6 +167,7 @@ absl::StatusOr<CreateQuantizeJobArgs> StudyArgsFromProto(const v1::CreateStudyJo
       job.methods.push_back(spec);
     }
   }
+  job.probes = !request.without_probes();
   ASSIGN_OR_RETURN(job.calibration, TextSelectionFromProto(request.calibration()));
   ASSIGN_OR_RETURN(job.evaluation, TextSelectionFromProto(request.evaluation()));
   args.display_name = request.display_name();

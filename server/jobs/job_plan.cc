@@ -66,7 +66,8 @@ absl::Status CoreTaskRunner::PlanCheckpoint(const std::string& digest, int threa
     ASSIGN_OR_RETURN(const QuantizePlan quantize, PlanQuantization(*checkpoint, candidate, threads));
     AddToEstimate(quantize, spec, plan.estimate);
     tasks.AddCandidate(*checkpoint, digest, quantize, candidate);
-    if (spec.kind == JobKind::kStudy && NeedsStatistics(candidate) && probed.insert(candidate.error_feedback).second) {
+    if (spec.kind == JobKind::kStudy && spec.probes && NeedsStatistics(candidate) &&
+        probed.insert(candidate.error_feedback).second) {
       tasks.AddProbes(*checkpoint, digest, tasks.candidates() - 1, /*allocate=*/false);
     }
   }

@@ -180,6 +180,7 @@ absl::StatusOr<QuantizeSpec> StoredQuantizeSpec(json j) {
 
 absl::Status ReadStudy(const json& j, JobSpec& spec) {
   j.at("checkpoints").get_to(spec.checkpoints);
+  j.at("probes").get_to(spec.probes);
   for (const json& method : j.at("methods")) {
     ASSIGN_OR_RETURN(spec.methods.emplace_back(), StoredQuantizeSpec(method));
   }
@@ -203,6 +204,7 @@ std::string JobSpecToJson(const JobSpec& spec) {
   if (spec.curve_only) j["curve_only"] = true;
   if (spec.kind == JobKind::kStudy) {
     j["checkpoints"] = spec.checkpoints;
+    j["probes"] = spec.probes;
     for (const QuantizeSpec& method : spec.methods) j["methods"].push_back(json::parse(QuantizeSpecToJson(method)));
   }
   return j.dump(-1, ' ', false, json::error_handler_t::replace);

@@ -46,6 +46,7 @@ struct JobSpec {
   // Studies: every method on every checkpoint; `checkpoint` is the first one.
   std::vector<std::string> checkpoints;
   std::vector<QuantizeSpec> methods;
+  bool probes = true;  // of single tensors, from which KL is predicted
   TextSelection calibration;
   TextSelection evaluation;
   double max_kl = 0;  // quality gate: mean KL in nats a token; 0 = no limit

@@ -11,8 +11,9 @@ LDLQ = ["--error-feedback"]
 TARGET_KL = "0.02"
 # Rows of the study: enough of them to rank, on both models.
 STUDIES = {
-    "smollm2": ["--methods", "joint,joint+scale,joint+ldlq,polar,scalar,w8a8", "--rates", "3,3.5,4,4.5,5.5"],
-    "gemma3": ["--methods", "joint,joint+scale,polar,w8a8", "--rates", "3.5,4,5.5", "--evaluation-windows", "4"],
+    "smollm2": ["--methods", "joint,joint+scale,joint+ldlq,polar,scalar,w8a8", "--rates", "3,3.5,4,4.5,5.5",
+                "--no-probes"],
+    "gemma3": ["--methods", "joint,joint+scale,w8a8", "--rates", "4,5.5", "--evaluation-windows", "4", "--no-probes"],
 }
 
 

@@ -54,7 +54,7 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
        "--target-bpw --target-bytes --target-kl --target-ppl --one-rate --ladder --curve-only --embedding-bits"},
       {"study",
        "table --methods --rates --calibration --calibration-windows --evaluation --evaluation-windows "
-       "--window-tokens --name --priority --watch --validate-only"},
+       "--window-tokens --name --priority --watch --validate-only --no-probes"},
       {"study table", "--format --output"},
       {"watch", "job"},
       {"jobs", "list get watch cancel retry delete"},
@@ -117,8 +117,9 @@ TEST_F(QamctlTest, TargetsLaddersAndRulesReachTheServer) {
 }
 
 TEST_F(QamctlTest, AStudyNamesItsMethodsAndWritesItsTable) {
-  ASSERT_EQ(Run({"study", "large", "--methods", "joint+ldlq,w8a8", "--rates", "3.5,4"}).code, kExitOk);
+  ASSERT_EQ(Run({"study", "large", "--methods", "joint+ldlq,w8a8", "--rates", "3.5,4", "--no-probes"}).code, kExitOk);
   const v1::CreateStudyJobRequest& request = server_.state().study;
+  EXPECT_TRUE(request.without_probes());
   ASSERT_EQ(request.methods_size(), 2);
   EXPECT_TRUE(request.methods(0).spec().error_feedback());
   EXPECT_EQ(request.methods(0).rates_size(), 2);

@@ -316,6 +316,15 @@ TEST_F(CoreJobTest, AStudyMeasuresEveryMethodOnEveryCheckpoint) {
   EXPECT_GT(scaled.predicted_kl, 0.3 * scaled.quality.kl_mean);
   EXPECT_LT(scaled.predicted_kl, 3 * scaled.quality.kl_mean);
   EXPECT_EQ(StudyJson(*study), StudyJson(*service.jobs().GetStudy(done.job.id)));
+
+  args.spec.probes = false;
+  args.spec.methods.resize(1);
+  const auto quick = service.jobs().CreateStudyJob(args);
+  ASSERT_TRUE(quick.ok()) << quick.status();
+  const JobView rows = service.Finish(quick->job.id);
+  ASSERT_EQ(rows.candidates.size(), 2u) << rows.job.error.message;
+  EXPECT_EQ(rows.candidates[0].measured.quality.kl_mean, study->rows[0].quality.kl_mean);
+  EXPECT_EQ(service.jobs().GetStudy(quick->job.id)->rows[0].predicted_kl, 0);
 }
 
 TEST_F(CoreJobTest, ShortTextFailsWithBothCounts) {
