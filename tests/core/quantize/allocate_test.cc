@@ -17,6 +17,7 @@ const std::vector<double> kChoices = {3, 3.5, 4, 4.5, 5};
 
 std::vector<double> Distortions() {
   std::vector<double> out;
+  out.reserve(kChoices.size());
   for (double rate : kChoices) out.push_back(1.9 * std::exp2(-2 * rate));
   return out;
 }
