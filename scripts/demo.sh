@@ -28,6 +28,8 @@ free_port() {
 start_server() {
   local log=$DEMO/server.log
   mkdir -p "$DEMO"
+  # Now, not when the server's process gets to it: what an earlier server wrote must not be read.
+  : >"$log"
   "$BUILD/server/qamserve" --data-dir "$DEMO/data" --listen "127.0.0.1:$1" --metrics-listen "127.0.0.1:$2" \
     >"$log" 2>&1 </dev/null &
   SERVER_PID=$!
@@ -108,9 +110,15 @@ demo() {
   step "quantizing at 5.5 bits a weight"
   show_and_run quantize smollm2 --bpw 5.5 --name smollm2-5.5 "${texts[@]}" --watch
   step "the report"
-  show_and_run report smollm2-5.5
+  # Newest first: a demo of an earlier version may have left one of the same name.
+  local artifact
+  artifact=$("$BUILD/client/qamctl" artifacts --json |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["artifacts"][0]["name"][:22])')
+  show_and_run report "$artifact"
   step "loading the artifact and chatting with it"
-  show_and_run load smollm2-5.5 --name smol
+  # What an earlier demo served under this name came back with the server.
+  "$BUILD/client/qamctl" unload smol >/dev/null 2>&1 || true
+  show_and_run load "$artifact" --name smol
   show_and_run chat smol --message "What is the capital of France? Answer in one sentence." \
     --temperature 0 --max-tokens 64
 
