@@ -186,7 +186,7 @@ void PrintQuality(Session& session, const v1::QualityReport& quality) {
 }
 
 void PrintCandidates(Session& session, const v1::Job& job) {
-  if (job.candidates_size() < 2 && job.kind() != "study") return;
+  if (session.json() || (job.candidates_size() < 2 && job.kind() != "study")) return;
   Table table({{"METHOD"},
                {"BPW", Align::kRight},
                {"SIZE", Align::kRight},

@@ -179,7 +179,7 @@ class Jobs final : public v1::JobService::Service {
   Status GetStudy(ServerContext*, const v1::GetStudyRequest* request, v1::StudyTable* table) override {
     Lock lock(state_.mutex);
     state_.study_table = *request;
-    table->set_content("model,kl\n");
+    table->set_content(request->format() == v1::STUDY_FORMAT_CSV ? "model,kl\n" : "{}\n");
     return Status::OK;
   }
 

@@ -17,6 +17,10 @@ constexpr const char* kCommands[] = {"upload MODEL",
                                      "quantize large",
                                      "quantize MODEL --watch",
                                      "quantize large --validate-only",
+                                     "quantize large --watch",
+                                     "study large",
+                                     "study large --watch",
+                                     "study table jobs/1",
                                      "watch jobs/1",
                                      "jobs",
                                      "jobs list --state running",
@@ -68,6 +72,8 @@ TEST_F(QamctlTest, EveryCommandPrintsJsonOnly) {
   v1::Job done;
   done.set_name("jobs/1");
   done.set_state(v1::JOB_STATE_SUCCEEDED);
+  done.add_candidates();
+  done.add_candidates();
   server_.state().watch = {done};
   server_.state().report.set_json("{\n  \"format\": 1\n}\n");
   stdin_ = "hi\n";
