@@ -17,7 +17,8 @@ namespace qamserve {
 //     |                       ---cancel----+--------------> CANCELLED --+--retry--.
 //     '---------------------------------------------------------------------------'
 //
-// GATING begins with the first task that can refuse the artifact (assemble). SUCCEEDED and REJECTED are for good.
+// GATING begins with the first task that can refuse an artifact (assemble) and lasts through all later rounds.
+// SUCCEEDED and REJECTED are for good.
 enum class JobEvent { kStart, kGate, kLoseWorkers, kSucceed, kReject, kFail, kCancel, kRetry };
 const char* JobEventName(JobEvent event);
 
