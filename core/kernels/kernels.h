@@ -160,9 +160,11 @@ struct Kernels {
 
 // Built in always; the reference that others are tested against.
 const Kernels& ScalarKernels();
-// Null if this build or this machine has none.
+// Null if this build or this machine has none. They need AVX2, FMA and F16C.
 const Kernels* Avx2Kernels();
-// The fastest that this machine runs. `name` picks one ("scalar", "avx2"); null if it cannot run here.
+// The same, for machines with AVX-512 F, BW, DQ, VL, VBMI and VNNI as well (Ice Lake, Zen 4 and later).
+const Kernels* Avx512Kernels();
+// The fastest that this machine runs. `name` picks one ("scalar", "avx2", "avx512"); null if it cannot run here.
 const Kernels& BestKernels();
 const Kernels* KernelsByName(std::string_view name);
 

@@ -1,4 +1,4 @@
-// 8-bit products: the reference against double arithmetic, AVX2 against the reference bit for bit.
+// 8-bit products: the reference against double arithmetic, every instruction set against the reference bit for bit.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include "core/base/rng.h"
 #include "core/codec/int8_packing.h"
 #include "core/kernels/kernels.h"
+#include "tests/core/kernels/tables.h"
 
 namespace qamserve {
 namespace {
@@ -99,9 +100,8 @@ TEST(ScalarInt8, IsTheProductToThreeRoundings) {
   }
 }
 
-TEST(Avx2Int8, ProductsEqualTheReferenceBitForBit) {
-  const Kernels* avx2 = Avx2Kernels();
-  if (avx2 == nullptr) GTEST_SKIP() << "this CPU has no AVX2, FMA and F16C";
+TEST(FastInt8, ProductsEqualTheReferenceBitForBit) {
+  if (FastKernels().empty()) GTEST_SKIP() << "this CPU runs the reference only";
   const int64_t ragged[] = {1, 2, 3, 8, 16, 17, 31, 32, 33};
   for (int64_t rows : ragged) {
     for (int64_t cols : {1, 2, 3, 8, 16, 17, 31, 32, 33, 63, 64, 65, 576}) {
@@ -110,8 +110,11 @@ TEST(Avx2Int8, ProductsEqualTheReferenceBitForBit) {
       for (int64_t tokens : ragged) {
         Int8Input some = x.input;
         some.tokens = tokens;
-        ASSERT_EQ(Multiply(*avx2, w.matrix, some), Multiply(ScalarKernels(), w.matrix, some))
-            << rows << " x " << cols << ", " << tokens << " tokens";
+        const std::vector<float> reference = Multiply(ScalarKernels(), w.matrix, some);
+        for (const Kernels* fast : FastKernels()) {
+          ASSERT_EQ(Multiply(*fast, w.matrix, some), reference)
+              << fast->name << ", " << rows << " x " << cols << ", " << tokens << " tokens";
+        }
       }
     }
   }
@@ -143,7 +146,7 @@ TEST(Int8, TheLargestValuesNeitherOverflowNorSaturate) {
       const float scale = 1;
       const float expected = static_cast<float>(weight * activation * static_cast<int32_t>(kInt8BlockCols)) +
                              static_cast<float>(weight * activation * 64);
-      for (const Kernels* kernels : {&ScalarKernels(), &BestKernels()}) {
+      for (const Kernels* kernels : AllKernels()) {
         float y = 0;
         kernels->int8_matmul({{data.data(), row_scale.data(), 1, cols}, {q.data(), cols, &scale, 1}, &y, 1, 0, 1});
         EXPECT_EQ(y, expected) << kernels->name << " " << weight << " " << activation;
@@ -206,9 +209,8 @@ TEST(ScalarInt8Wide, IsTheFloatProductButForTheActivationsRounding) {
   }
 }
 
-TEST(Avx2Int8Wide, ProductsEqualTheReferenceBitForBit) {
-  const Kernels* avx2 = Avx2Kernels();
-  if (avx2 == nullptr) GTEST_SKIP() << "this CPU has no AVX2, FMA and F16C";
+TEST(FastInt8Wide, ProductsEqualTheReferenceBitForBit) {
+  if (FastKernels().empty()) GTEST_SKIP() << "this CPU runs the reference only";
   const int64_t ragged[] = {1, 2, 3, 8, 17, 31, 32, 33};
   for (int64_t rows : ragged) {
     for (int64_t cols : {1, 2, 3, 8, 16, 17, 31, 32, 33, 63, 64, 65, 576, 2047, 2048, 2049, 4200}) {
@@ -218,8 +220,11 @@ TEST(Avx2Int8Wide, ProductsEqualTheReferenceBitForBit) {
       for (int64_t tokens : ragged) {
         PackedInput some = x.input;
         some.tokens = tokens;
-        ASSERT_EQ(Multiply(*avx2, w.matrix, some), Multiply(ScalarKernels(), w.matrix, some))
-            << rows << " x " << cols << ", " << tokens << " tokens";
+        const std::vector<float> reference = Multiply(ScalarKernels(), w.matrix, some);
+        for (const Kernels* fast : FastKernels()) {
+          ASSERT_EQ(Multiply(*fast, w.matrix, some), reference)
+              << fast->name << ", " << rows << " x " << cols << ", " << tokens << " tokens";
+        }
       }
     }
   }
@@ -253,7 +258,7 @@ TEST(Int8Wide, TheLargestValuesDoNotOverflow) {
       const float scale = 1;
       const auto block = static_cast<float>(int64_t{weight} * activation * kInt8WideBlockCols);
       const float expected = block + block + static_cast<float>(weight * activation * 64);
-      for (const Kernels* kernels : {&ScalarKernels(), &BestKernels()}) {
+      for (const Kernels* kernels : AllKernels()) {
         float y = 0;
         kernels->int8_wide_matmul({{data.data(), row_scale.data(), 1, cols}, {q.data(), cols, &scale, 1}, &y, 1, 0, 1});
         EXPECT_EQ(y, expected) << kernels->name << " " << weight << " " << activation;
@@ -264,9 +269,12 @@ TEST(Int8Wide, TheLargestValuesDoNotOverflow) {
 
 TEST(Activations8, QuantizeWithinHalfAStepAndPadWithZeros) {
   for (int64_t cols : {1, 7, 8, 9, 63, 64, 577}) {
-    const Activations reference(ScalarKernels(), 2, cols, 9), x(BestKernels(), 2, cols, 9);
-    ASSERT_EQ(x.q, reference.q);
-    ASSERT_EQ(x.scale, reference.scale);
+    const Activations x(ScalarKernels(), 2, cols, 9);
+    for (const Kernels* kernels : FastKernels()) {
+      const Activations fast(*kernels, 2, cols, 9);
+      ASSERT_EQ(fast.q, x.q) << kernels->name;
+      ASSERT_EQ(fast.scale, x.scale) << kernels->name;
+    }
     const int64_t padded = PaddedCols(cols);
     for (int64_t t = 0; t < 2; ++t) {
       const float scale = x.scale[static_cast<size_t>(t)];
@@ -284,7 +292,7 @@ TEST(Activations8, QuantizeWithinHalfAStepAndPadWithZeros) {
 
 TEST(Activations8, RoundsToEvenAndLeavesAZeroRowZero) {
   const std::vector<float> x = {127, 0.5f, 1.5f, -0.5f, -2.5f, 126.4f, -126.6f, 0};
-  for (const Kernels* kernels : {&ScalarKernels(), &BestKernels()}) {
+  for (const Kernels* kernels : AllKernels()) {
     std::vector<int8_t> q(64, 1);
     EXPECT_EQ(kernels->quantize_input8(x.data(), 8, 64, q.data()), 1.0f);
     EXPECT_EQ(std::vector<int8_t>(q.begin(), q.begin() + 9), (std::vector<int8_t>{127, 0, 2, 0, -2, 126, -127, 0, 0}));

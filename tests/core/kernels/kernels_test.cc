@@ -11,6 +11,7 @@
 #include "core/base/rng.h"
 #include "core/codec/half.h"
 #include "core/codec/packing.h"
+#include "tests/core/kernels/tables.h"
 
 namespace qamserve {
 namespace {
@@ -90,17 +91,19 @@ TEST(ScalarPacked, IsTheProductOfTheDecodedMatrix) {
   }
 }
 
-TEST(Avx2, PackedProductsEqualTheReferenceBitForBit) {
-  const Kernels* avx2 = Avx2Kernels();
-  if (avx2 == nullptr) GTEST_SKIP() << "this CPU has no AVX2, FMA and F16C";
+TEST(FastPacked, ProductsEqualTheReferenceBitForBit) {
+  if (FastKernels().empty()) GTEST_SKIP() << "this CPU runs the reference only";
   for (int bits = 5; bits <= 12; ++bits) {
     for (int64_t tokens : {1, 2, 3, 17, 65}) {
       for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{32, 64}, {33, 576}, {1, 1}, {70, 1100}}) {
         if (tokens > 3 && bits != 11 && bits != 7) continue;
         const Packed w(bits, rows, cols, static_cast<uint64_t>(bits * 1000 + rows));
         const Activations x(ScalarKernels(), tokens, cols, 3);
-        ASSERT_EQ(Multiply(*avx2, w.matrix, x.input), Multiply(ScalarKernels(), w.matrix, x.input))
-            << bits << " bits, " << tokens << " tokens, " << rows << " x " << cols;
+        const std::vector<float> reference = Multiply(ScalarKernels(), w.matrix, x.input);
+        for (const Kernels* fast : FastKernels()) {
+          ASSERT_EQ(Multiply(*fast, w.matrix, x.input), reference)
+              << fast->name << ", " << bits << " bits, " << tokens << " tokens, " << rows << " x " << cols;
+        }
       }
     }
   }
@@ -130,8 +133,10 @@ TEST(Packed, TheLargestValuesDoNotOverflow) {
   const float scale = 1;
   const PackedInput x{q.data(), 4096, &scale, 1};
   const float expected = 255.0f * kMaxActivation * 4096;
-  const std::vector<float> y = Multiply(BestKernels(), w.matrix, x);
-  for (size_t r = 0; r < y.size(); ++r) EXPECT_NEAR(y[r] / (expected * w.row_scale[r]), 1, 1e-6);
+  for (const Kernels* kernels : AllKernels()) {
+    const std::vector<float> y = Multiply(*kernels, w.matrix, x);
+    for (size_t r = 0; r < y.size(); ++r) EXPECT_NEAR(y[r] / (expected * w.row_scale[r]), 1, 1e-6) << kernels->name;
+  }
 }
 
 std::vector<float> Dense(const Kernels& kernels, const std::vector<float>& x, const DenseRows& w, int64_t tokens,
@@ -141,8 +146,7 @@ std::vector<float> Dense(const Kernels& kernels, const std::vector<float>& x, co
   return y;
 }
 
-TEST(Dense, ReferenceIsRightAndAvx2EqualsIt) {
-  const Kernels* avx2 = Avx2Kernels();
+TEST(Dense, ReferenceIsRightAndTheOthersEqualIt) {
   for (DenseType type : {DenseType::kF32, DenseType::kF16, DenseType::kBF16}) {
     for (int64_t tokens : {1, 2, 3, 4, 50}) {
       for (const auto& [outs, k] : {std::pair<int64_t, int64_t>{1, 8}, {7, 64}, {33, 576}}) {
@@ -167,8 +171,9 @@ TEST(Dense, ReferenceIsRightAndAvx2EqualsIt) {
             ASSERT_NEAR(reference[static_cast<size_t>(t * outs + o)], expected, 1e-6 * static_cast<double>(k) + 1e-5);
           }
         }
-        if (avx2 != nullptr) {
-          ASSERT_EQ(Dense(*avx2, x, rows, tokens, outs, k), reference);
+        for (const Kernels* fast : FastKernels()) {
+          ASSERT_EQ(Dense(*fast, x, rows, tokens, outs, k), reference)
+              << fast->name << ", " << tokens << " tokens, " << outs << " x " << k;
         }
       }
     }
@@ -196,25 +201,30 @@ TEST(Softmax, MatchesLibmAndIgnoresMaskedScores) {
   double sum = 0;
   const float top = *std::max_element(s.begin(), s.end());
   for (size_t i = 0; i < 40; ++i) sum += expected[i] = std::exp(static_cast<double>(s[i]) - static_cast<double>(top));
-  for (const Kernels* kernels : {&ScalarKernels(), &BestKernels()}) {
+  std::vector<float> reference = s;
+  ScalarKernels().softmax(reference.data(), 64);
+  for (const Kernels* kernels : AllKernels()) {
     std::vector<float> p = s;
     kernels->softmax(p.data(), 64);
     for (size_t i = 0; i < 64; ++i) ASSERT_NEAR(p[i], expected[i] / sum, 2e-7) << kernels->name;
     for (size_t i = 40; i < 64; ++i) ASSERT_EQ(p[i], 0.0f);
+    ASSERT_EQ(p, reference) << kernels->name;
   }
 }
 
-TEST(Elementwise, ReferenceMatchesLibmAndAvx2EqualsIt) {
+TEST(Elementwise, ReferenceMatchesLibmAndTheOthersEqualIt) {
   const Kernels& scalar = ScalarKernels();
-  const Kernels& best = BestKernels();
   std::vector<float> gate = Random(256, 1, 10);
   gate[0] = 0, gate[1] = 100, gate[2] = -100, gate[3] = -1e30f;
   const std::vector<float> up = Random(256, 2);
   for (bool gelu : {false, true}) {
-    std::vector<float> a = gate, b = gate;
+    std::vector<float> a = gate;
     (gelu ? scalar.gelu_mul : scalar.silu_mul)(a.data(), up.data(), 256);
-    (gelu ? best.gelu_mul : best.silu_mul)(b.data(), up.data(), 256);
-    ASSERT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)), 0);
+    for (const Kernels* fast : FastKernels()) {
+      std::vector<float> b = gate;
+      (gelu ? fast->gelu_mul : fast->silu_mul)(b.data(), up.data(), 256);
+      ASSERT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)), 0) << fast->name;
+    }
     for (size_t i = 4; i < gate.size(); ++i) {
       const double g = gate[i];
       const double u = gelu ? 2 * std::sqrt(2 / 3.14159265358979) * (g + 0.044715 * g * g * g) : g;
@@ -222,10 +232,13 @@ TEST(Elementwise, ReferenceMatchesLibmAndAvx2EqualsIt) {
     }
     for (float v : a) ASSERT_TRUE(std::isfinite(v));
   }
-  std::vector<float> a(256), b(256);
+  std::vector<float> a(256);
   scalar.rms_norm(gate.data() + 8, up.data(), 1e-5f, 248, a.data());
-  best.rms_norm(gate.data() + 8, up.data(), 1e-5f, 248, b.data());
-  EXPECT_EQ(a, b);
+  for (const Kernels* fast : FastKernels()) {
+    std::vector<float> b(256);
+    fast->rms_norm(gate.data() + 8, up.data(), 1e-5f, 248, b.data());
+    EXPECT_EQ(a, b) << fast->name;
+  }
   double squares = 0;
   for (size_t i = 8; i < 256; ++i) squares += static_cast<double>(gate[i]) * static_cast<double>(gate[i]);
   EXPECT_NEAR(a[5], static_cast<double>(gate[13]) / std::sqrt(squares / 248 + 1e-5) * static_cast<double>(up[5]), 1e-5);
@@ -234,6 +247,9 @@ TEST(Elementwise, ReferenceMatchesLibmAndAvx2EqualsIt) {
 TEST(Dispatch, NamesWhatRuns) {
   EXPECT_EQ(KernelsByName("scalar"), &ScalarKernels());
   EXPECT_EQ(KernelsByName("avx2"), Avx2Kernels());
+  EXPECT_EQ(KernelsByName("avx512"), Avx512Kernels());
+  for (const Kernels* kernels : AllKernels()) EXPECT_EQ(KernelsByName(kernels->name), kernels);
+  EXPECT_EQ(&BestKernels(), AllKernels().back());
   EXPECT_EQ(KernelsByName("riscv"), nullptr);
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/base/rng.h"
 #include "core/kernels/trellis_search.h"
+#include "tests/core/kernels/tables.h"
 
 namespace qamserve {
 namespace {
@@ -98,8 +99,8 @@ TEST(TrellisMatmul, EveryInstructionSetMultipliesTheDecodedMatrix) {
       }
       expected *= 0.5 * static_cast<double>(row_scale[static_cast<size_t>(row)]);
       EXPECT_NEAR(y[static_cast<size_t>((tokens - 1) * rows + row)], expected, 1e-5 * std::fabs(expected) + 1);
-      if (const Kernels* avx2 = Avx2Kernels()) {
-        ASSERT_EQ(Multiply(*avx2, w, x), y) << bits << " bits, " << tokens << " tokens";
+      for (const Kernels* fast : FastKernels()) {
+        ASSERT_EQ(Multiply(*fast, w, x), y) << fast->name << ", " << bits << " bits, " << tokens << " tokens";
       }
     }
   }
@@ -120,9 +121,11 @@ TEST(TrellisMatmul, TheLargestValuesDoNotOverflow) {
   const std::vector<float> row_scale(32, 1.0f);
   const float scale = 1;
   const double expected = 2048.0 * kMaxActivation * (std::abs(value[0]) + std::abs(value[1]));
-  for (float y : Multiply(BestKernels(), {codes.data(), row_scale.data(), nullptr, bits, 32, 4096},
-                          {q.data(), 4096, &scale, 1})) {
-    EXPECT_NEAR(static_cast<double>(y) / expected, 1, 1e-6);
+  for (const Kernels* kernels : AllKernels()) {
+    for (float y : Multiply(*kernels, {codes.data(), row_scale.data(), nullptr, bits, 32, 4096},
+                            {q.data(), 4096, &scale, 1})) {
+      EXPECT_NEAR(static_cast<double>(y) / expected, 1, 1e-6) << kernels->name;
+    }
   }
 }
 
@@ -165,13 +168,15 @@ TEST(TrellisSearch, ReachesTheTabulatedErrorOnAGaussian) {
 }
 
 TEST(TrellisSearch, EveryInstructionSetFindsTheSameCodes) {
-  const Kernels* avx2 = Avx2Kernels();
-  if (avx2 == nullptr) GTEST_SKIP() << "this CPU has no AVX2, FMA and F16C";
+  if (FastKernels().empty()) GTEST_SKIP() << "this CPU runs the reference only";
   for (int bits = kMinTrellisPairBits; bits <= kMaxTrellisPairBits; ++bits) {
-    std::vector<uint16_t> fast, reference;
-    GaussianError(*avx2, bits, 2, &fast);
+    std::vector<uint16_t> reference;
     GaussianError(ScalarKernels(), bits, 2, &reference);
-    EXPECT_EQ(fast, reference) << bits;
+    for (const Kernels* kernels : FastKernels()) {
+      std::vector<uint16_t> fast;
+      GaussianError(*kernels, bits, 2, &fast);
+      EXPECT_EQ(fast, reference) << kernels->name << ", " << bits << " bits";
+    }
   }
 }
 
