@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 
+#include "core/kernels/kernels.h"
 #include "server/options.h"
 #include "server/server.h"
 #include "server/telemetry/log.h"
@@ -57,6 +58,8 @@ int Main(int argc, char** argv) {
     std::fputs(parsed.output.c_str(), *parsed.exit_code == 0 ? stdout : stderr);
     return *parsed.exit_code;
   }
+  // Before any thread starts: kernels are looked up all over core/.
+  if (!parsed.options.kernels.empty()) setenv(kKernelsVariable, parsed.options.kernels.c_str(), 1);
   const sigset_t signals = BlockSignals();
   const absl::StatusOr<std::shared_ptr<Log>> log = Log::Create(parsed.options.log_level);
   if (!log.ok()) return Fail(MessageOf(log.status()));

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "core/kernels/kernels.h"
 #include "server/telemetry/log.h"
 
 namespace qamserve {
@@ -70,13 +71,15 @@ void AddAddressFlags(Flags& flags, ServerOptions& o) {
 
 void AddLimitFlags(Flags& flags, ServerOptions& o) {
   flags.Add("--threads", o.threads, "Threads of a job and of each served model; 0 = all cores");
+  flags.Add("--kernels", o.kernels, "Instruction set of the kernels: scalar, avx2 or avx512; empty = the fastest here");
   flags.Add("--memory-limit-mib", o.memory_limit_mib,
             "MiB that served models may take together; 0 = three quarters of the machine's memory");
   flags.Add("--kv-mib", o.kv_mib, "MiB of KV cache of one served model, all sequences together");
   flags.Add("--max-running", o.max_running, "Sequences that one served model works on at a time");
   flags.Add("--max-waiting", o.max_waiting, "Requests that wait for one served model; more are refused");
   flags.Add("--disk-reserve-mib", o.disk_reserve_mib, "MiB left free on the disk of --data-dir");
-  flags.Add("--upload-retention-hours", o.upload_retention_hours, "Hours after which an unfinished upload is forgotten");
+  flags.Add("--upload-retention-hours", o.upload_retention_hours,
+            "Hours after which an unfinished upload is forgotten");
   flags.Add("--lease-seconds", o.lease_seconds, "Seconds after which the task of a silent worker is given to another");
   flags.Add("--drain-seconds", o.drain_seconds, "Seconds that running generations get after SIGTERM");
   flags.Add("--log-level", o.log_level, "debug, info, warning, error or off; the log is JSON lines on stderr");
@@ -152,6 +155,9 @@ absl::Status ValidateOptions(const ServerOptions& o) {
     return InvalidArgument("OPTION", "--import-mode must be copy or reference; got \"{}\"", o.import_mode);
   }
   RETURN_IF_ERROR(CheckRange("--threads", o.threads, 0, 1024));
+  if (!o.kernels.empty() && KernelsByName(o.kernels) == nullptr) {
+    return InvalidArgument("OPTION", "--kernels is \"{}\"; this machine runs {}", o.kernels, KernelNames());
+  }
   constexpr double kMaxMib = int64_t{1} << 30;  // a pebibyte
   RETURN_IF_ERROR(CheckRange("--memory-limit-mib", static_cast<double>(o.memory_limit_mib), 0, kMaxMib));
   RETURN_IF_ERROR(CheckRange("--kv-mib", static_cast<double>(o.kv_mib), 1, kMaxMib));
@@ -191,9 +197,10 @@ ParsedOptions ParseOptions(int argc, const char* const* argv, Environment enviro
 absl::StatusOr<ListenAddress> ParseListenAddress(std::string_view flag, const std::string& text) {
   ListenAddress address;
   const size_t colon = text.rfind(':');
-  const bool ok = colon != std::string::npos && colon > 0 &&
-                  absl::SimpleAtoi(absl::string_view(text.data() + colon + 1, text.size() - colon - 1), &address.port) &&
-                  address.port >= 0 && address.port <= 65535;
+  const bool ok =
+      colon != std::string::npos && colon > 0 &&
+      absl::SimpleAtoi(absl::string_view(text.data() + colon + 1, text.size() - colon - 1), &address.port) &&
+      address.port >= 0 && address.port <= 65535;
   if (ok) address.host = text.substr(0, colon);
   if (address.host.size() > 2 && address.host.front() == '[' && address.host.back() == ']') {
     address.host = address.host.substr(1, address.host.size() - 2);

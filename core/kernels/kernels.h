@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace qamserve {
@@ -164,8 +165,14 @@ const Kernels& ScalarKernels();
 const Kernels* Avx2Kernels();
 // The same, for machines with AVX-512 F, BW, DQ, VL, VBMI and VNNI as well (Ice Lake, Zen 4 and later).
 const Kernels* Avx512Kernels();
-// The fastest that this machine runs. `name` picks one ("scalar", "avx2", "avx512"); null if it cannot run here.
-const Kernels& BestKernels();
+// "scalar", "avx2" or "avx512"; null if it cannot run here.
 const Kernels* KernelsByName(std::string_view name);
+// Those that can run here: "scalar, avx2".
+std::string KernelNames();
+// Names the kernels to use, so that instruction sets can be compared; programs check it when they start.
+inline constexpr char kKernelsVariable[] = "QAMSERVE_KERNELS";
+// The fastest that this machine runs, or those that kKernelsVariable names. Ends the process if it names none of
+// KernelNames().
+const Kernels& BestKernels();
 
 }  // namespace qamserve

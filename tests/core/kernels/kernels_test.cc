@@ -251,6 +251,24 @@ TEST(Dispatch, NamesWhatRuns) {
   for (const Kernels* kernels : AllKernels()) EXPECT_EQ(KernelsByName(kernels->name), kernels);
   EXPECT_EQ(&BestKernels(), AllKernels().back());
   EXPECT_EQ(KernelsByName("riscv"), nullptr);
+  for (const Kernels* kernels : AllKernels()) EXPECT_NE(KernelNames().find(kernels->name), std::string::npos);
+}
+
+TEST(Dispatch, CanBeTold) {
+  for (const Kernels* kernels : AllKernels()) {
+    setenv(kKernelsVariable, std::string(kernels->name).c_str(), 1);
+    EXPECT_EQ(&BestKernels(), kernels);
+  }
+  unsetenv(kKernelsVariable);
+}
+
+TEST(DispatchDeathTest, EndsWhereItIsToldWhatIsNotHere) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto use = [] {
+    setenv(kKernelsVariable, "riscv", 1);
+    BestKernels();
+  };
+  EXPECT_EXIT(use(), testing::ExitedWithCode(EXIT_FAILURE), "riscv.*this machine runs scalar");
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "core/base/rng.h"
 #include "core/evaluate/evaluate.h"
 #include "core/model/artifact.h"
+#include "core/kernels/kernels.h"
 #include "core/model/model.h"
 #include "core/quantize/feedback.h"
 #include "core/quantize/strip.h"
@@ -140,6 +141,24 @@ TEST(Digest, IsTheSameForAnyNumberOfThreads) {
     EXPECT_EQ(DigestWith(2, spec), one) << QuantizeSpecToJson(spec);
     EXPECT_EQ(DigestWith(7, spec), one) << QuantizeSpecToJson(spec);
     EXPECT_TRUE(digests.insert(one).second) << QuantizeSpecToJson(spec);
+  }
+}
+
+// Calibration, channel scales, feedback and search run on the kernels of each instruction set in turn.
+TEST(Digest, IsTheSameForEveryInstructionSet) {
+  const auto digest_on = [](const Kernels& kernels, const QuantizeSpec& spec) {
+    setenv(kKernelsVariable, std::string(kernels.name).c_str(), 1);
+    std::string digest = DigestWith(2, spec);
+    unsetenv(kKernelsVariable);
+    return digest;
+  };
+  for (const QuantizeSpec& spec : Methods()) {
+    const std::string reference = digest_on(ScalarKernels(), spec);
+    ASSERT_TRUE(IsSha256(reference)) << QuantizeSpecToJson(spec) << reference;
+    for (const Kernels* kernels : {Avx2Kernels(), Avx512Kernels()}) {
+      if (kernels == nullptr) continue;
+      EXPECT_EQ(digest_on(*kernels, spec), reference) << kernels->name << QuantizeSpecToJson(spec);
+    }
   }
 }
 
