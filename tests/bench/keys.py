@@ -102,6 +102,9 @@ KEYS = {
     "smollm2.decode.gb_per_second": Key("GB/s", "weight bytes read a second while decoding"),
     "smollm2.decode.bandwidth_fraction": Key(
         "ratio", "the same over the read bandwidth that a plain loop reaches with as many threads"),
+    "smollm2.ldlq.peak_rss_over_plan": Key(
+        "ratio", "peak resident memory of calibrating, quantizing and assembling with error feedback, over what the plan "
+        "promised: a block of the model, its statistics, a tensor and its factor for each thread", "<=", 1),
     "bounded.quantize.peak_rss_ratio": Key(
         "ratio", "peak resident memory over 768 MiB while a random Llama of at least 2 GiB is calibrated, quantized and "
         "assembled, with data memory limited to 768 MiB", "<=", 1),

@@ -208,6 +208,20 @@ def bounded(context):
              f"{result['total_seconds']:.0f} s")}
 
 
+def feedback_memory(context):
+    command = [context.program("tests/bench/quality_bench"), "quantize", "--model", context.model("smollm2"), "--bpw", 4,
+               "--error-feedback", "--calibration-windows", 2, "--threads", context.threads, "--quiet", "--work-dir",
+               context.work / "feedback-memory"]
+    try:
+        result = context.run_json(command)
+    finally:
+        shutil.rmtree(context.work / "feedback-memory", ignore_errors=True)
+    peak, plan = result["peak_rss_bytes"], result["planned_peak_bytes"]
+    return {"smollm2.ldlq.peak_rss_over_plan": Figure(
+        peak / plan, context.show(command), peer=f"plan: {plan / 2**20:.0f} MiB", ratio=peak / plan,
+        note=f"peak {peak / 2**20:.0f} MiB")}
+
+
 def measurements():
     """(keys it gives, function of a Context), in an order that leaves no artifact to be made twice."""
     out = [([f"{model}.tokenizer.mismatches"], functools.partial(tokenizer, model=model))
@@ -230,5 +244,6 @@ def measurements():
     out.append((["gemma3.joint_scale.5.5.kl"], functools.partial(kl, model="gemma3", bpw="5.5", scale=True)))
     out.append((["smollm2.decode.ratio_q5_0", "smollm2.decode.tokens_per_second", "smollm2.decode.gb_per_second",
                  "smollm2.decode.bandwidth_fraction"], decode))
+    out.append((["smollm2.ldlq.peak_rss_over_plan"], feedback_memory))
     out.append((["bounded.quantize.peak_rss_ratio"], bounded))
     return out
