@@ -10,11 +10,12 @@
 #include "core/codec/trellis.h"
 #include "core/kernels/cpu/int8_avx2.h"
 #include "core/kernels/cpu/int8_wide_avx2.h"
-#include "core/kernels/cpu/lanes_avx2.h"
 
 namespace qamserve {
 namespace avx2 {
 namespace {
+
+#include "core/kernels/cpu/lanes_avx2.inc"
 
 #include "core/kernels/cpu/float_kernels.inc"
 

@@ -1,14 +1,21 @@
 // Kernels for AVX-512. This file is compiled with what Avx512Kernels() asks for enabled; nothing in it runs unless the
-// CPU has all of it. What is not here yet is AVX2's.
+// CPU has all of it. Float kernels keep to eight lanes, as their definition does, and gain what 32 registers give.
 #include "core/kernels/kernels.h"
 
 #if defined(__x86_64__)
 
 #include <immintrin.h>
 
+#include "core/kernels/cpu/int8_avx512.h"
+#include "core/kernels/cpu/packed_avx512.h"
+
 namespace qamserve {
 namespace avx512 {
 namespace {
+
+#include "core/kernels/cpu/lanes_avx2.inc"
+
+#include "core/kernels/cpu/float_kernels.inc"
 
 // Two vectors of the running minimum stay in registers while the points stream by. Squares, their sum and the entry
 // are one instruction, whose sums wrap as uint32: three instructions a vector, and bound by the second-level cache (256
@@ -30,26 +37,20 @@ void TrellisStep(const TrellisStepArgs& a) {
   }
 }
 
-Kernels Table(const Kernels& avx2) {
-  Kernels kernels = avx2;
-  kernels.name = "avx512";
-  kernels.trellis_step = TrellisStep;
-  return kernels;
-}
-
-// The builtin asks the system, too, whether it keeps the wide registers and the masks.
-bool CanRun() {
-  return Avx2Kernels() != nullptr && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
-}
-
 }  // namespace
 }  // namespace avx512
 
 const Kernels* Avx512Kernels() {
-  static const Kernels kKernels = avx512::CanRun() ? avx512::Table(*Avx2Kernels()) : Kernels{};
-  return kKernels.trellis_step != nullptr ? &kKernels : nullptr;
+  static constexpr Kernels kKernels = {
+      "avx512",           avx512::DenseMatmul,    avx512::PackedMatmul,  avx512::QuantizeInput, avx512::RmsNorm,
+      avx512::Softmax,    avx512::SiluMul,        avx512::GeluMul,       avx512::ToFloat,       avx512::TrellisStep,
+      avx512::Int8Matmul, avx512::QuantizeInput8, avx512::Int8WideMatmul};
+  // The builtin asks the system, too, whether it keeps the wide registers and the masks.
+  const bool runs = Avx2Kernels() != nullptr && __builtin_cpu_supports("avx512f") &&
+                    __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
+                    __builtin_cpu_supports("avx512vnni");
+  return runs ? &kKernels : nullptr;
 }
 
 }  // namespace qamserve

@@ -1,4 +1,4 @@
-// Eight floats in plain C++: the meaning that lanes_avx2.h must match bit for bit.
+// Eight floats in plain C++: the meaning that lanes_avx2.inc must match bit for bit.
 #pragma once
 
 #include <bit>
