@@ -68,13 +68,14 @@ class Context:
         return pathlib.Path(done.stdout.splitlines()[-1])
 
     @functools.lru_cache
-    def peer_model(self, kind):
+    def peer_model(self, kind, eight_bit_head=False):
         """SmolLM2 as llama.cpp quantizes it: "F16" from the checkpoint's Q4_1, anything else from that F16."""
         source = self.model("smollm2") if kind == "F16" else self.peer_model("F16")
-        path = self.work / f"smollm2-{kind}.gguf"
+        path = self.work / f"smollm2-{kind}{'-head8' if eight_bit_head else ''}.gguf"
         if not path.exists():
             partial = path.with_suffix(".partial")
-            self.run([self.peer / "llama-quantize", "--allow-requantize", source, partial, kind], quiet=True)
+            head = ["--pure", "--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0"] if eight_bit_head else []
+            self.run([self.peer / "llama-quantize", "--allow-requantize", *head, source, partial, kind], quiet=True)
             partial.replace(path)
         return path
 
@@ -128,12 +129,15 @@ class Context:
     # --- the signature of a figure ---
 
     @functools.cached_property
+    def cpu_flags(self):
+        flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        return set(flags.group(1).split()) if flags else set()
+
+    @functools.cached_property
     def machine(self):
         text = pathlib.Path("/proc/cpuinfo").read_text()
         model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-        flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-        have = set(flags.group(1).split()) if flags else set()
-        isa = " ".join(flag for flag in NOTABLE_FLAGS if flag in have)
+        isa = " ".join(flag for flag in NOTABLE_FLAGS if flag in self.cpu_flags)
         name = model.group(1).strip() if model else platform.machine()
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB, {isa}"

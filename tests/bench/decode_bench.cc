@@ -1,4 +1,5 @@
-// Tokens a second of one sequence: a model fed one token at a time, from an empty cache, as llama-bench -p 0 -n N does.
+// Tokens a second of one sequence from an empty cache: fed one token at a time, as llama-bench -p 0 -n N does, or all at
+// once (--prefill N), as -p N -n 0.
 // Prints one JSON object: tokens_per_second (a number for each repetition), bytes_per_token, gb_per_second,
 // read_gb_per_second (measured here, same threads), bandwidth_fraction, kernel, threads.
 #include <CLI/CLI.hpp>
@@ -22,6 +23,7 @@ namespace {
 struct Options {
   std::string model;
   int tokens = 128;
+  int prefill = 0;  // tokens of a prompt; 0 = decode
   int repetitions = 3;
   int threads = 2;
   int64_t bandwidth_bytes = int64_t{512} << 20;  // 16 times a 32 MiB cache
@@ -41,18 +43,34 @@ absl::Status Decode(const Model& model, int n, Workspace& workspace, ThreadPool&
   return absl::OkStatus();
 }
 
+// Feeds a prompt and asks for the logits after it.
+absl::Status Prefill(const Model& model, int n, Workspace& workspace, ThreadPool& pool) {
+  KvCache cache(model.config(), n);
+  Rng rng(1);
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < n; ++i) {
+    tokens.push_back(static_cast<int32_t>(rng.NextU64() % static_cast<uint64_t>(model.config().vocab_size)));
+  }
+  std::vector<float> logits;
+  const SequenceChunk chunk{.tokens = tokens, .cache = &cache};
+  return model.Forward({&chunk, 1}, workspace, pool, logits);
+}
+
 absl::StatusOr<nlohmann::json> Run(const Options& options) {
   ASSIGN_OR_RETURN(const FileSet files, FileSet::FromPath(options.model));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, Model::Load(files));
   ThreadPool pool(options.threads);
   Workspace workspace;
   RETURN_IF_ERROR(Decode(*model, std::min(options.tokens, 16), workspace, pool));  // pages in, caches warm
+  const bool prefill = options.prefill > 0;
+  const int tokens = prefill ? options.prefill : options.tokens;
+  if (prefill) RETURN_IF_ERROR(Prefill(*model, tokens, workspace, pool));
   std::vector<double> rates;
   for (int i = 0; i < options.repetitions; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    RETURN_IF_ERROR(Decode(*model, options.tokens, workspace, pool));
+    RETURN_IF_ERROR(prefill ? Prefill(*model, tokens, workspace, pool) : Decode(*model, tokens, workspace, pool));
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    rates.push_back(options.tokens / seconds.count());
+    rates.push_back(tokens / seconds.count());
   }
   std::vector<double> sorted = rates;
   std::sort(sorted.begin(), sorted.end());
@@ -78,6 +96,7 @@ int main(int argc, char** argv) {
   CLI::App app("Measures batch-1 decoding of an artifact or a checkpoint.");
   app.add_option("--model", options.model, "Artifact folder, Hugging Face folder or GGUF file")->required();
   app.add_option("--tokens", options.tokens, "Tokens of a repetition")->check(CLI::Range(1, 100000));
+  app.add_option("--prefill", options.prefill, "Tokens of a prompt, fed at once")->check(CLI::Range(1, 100000));
   app.add_option("--repetitions", options.repetitions)->check(CLI::Range(1, 1000));
   app.add_option("--threads", options.threads)->check(CLI::Range(1, 1024));
   CLI11_PARSE(app, argc, argv);

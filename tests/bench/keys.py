@@ -102,6 +102,16 @@ KEYS = {
     "smollm2.decode.gb_per_second": Key("GB/s", "weight bytes read a second while decoding"),
     "smollm2.decode.bandwidth_fraction": Key(
         "ratio", "the same over the read bandwidth that a plain loop reaches with as many threads"),
+    **{f"smollm2.{stem}.{isa}": Key(
+        "ratio", f"batch-1 tokens/s at {rate} bpw over llama-bench's on {kind}, the head in 8 bits on both sides; our "
+        f"kernels for {isa}, rounds of both in turn, median", ">=", limit)
+       for stem, rate, kind, limits in (("decode.ratio_q5_0", "5.5", "Q5_0", (0.9, 1.4)),
+                                        ("decode.ratio_q4_0", "4.5", "Q4_0", (0.9, 1.4)),
+                                        ("decode40.ratio_q4_0", "4.0", "Q4_0", (1.0, 1.0)))
+       for isa, limit in zip(("avx2", "avx512"), limits)},
+    "smollm2.prefill512.ratio_q5_0": Key(
+        "ratio", "tokens/s of a prompt of 512 tokens at 5.5 bpw over llama-bench's on Q5_0, the head in 8 bits on both "
+        "sides; rounds of both in turn, median", ">=", 1),
     "smollm2.ldlq.peak_rss_over_plan": Key(
         "ratio", "peak resident memory of calibrating, quantizing and assembling with error feedback, over what the plan "
         "promised: a block of the model, its statistics, a tensor and its factor for each thread", "<=", 1),

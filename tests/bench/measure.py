@@ -6,6 +6,7 @@ import statistics
 import sys
 
 import measure_jobs
+import measure_speed
 from context import REPOSITORY, Unmeasurable
 from figure import Figure
 from keys import JOINT_KL, JOINT_SCALE_KL_LIMIT, METHOD_KL_LIMIT
@@ -244,6 +245,7 @@ def measurements():
     out.append((["gemma3.joint_scale.5.5.kl"], functools.partial(kl, model="gemma3", bpw="5.5", scale=True)))
     out.append((["smollm2.decode.ratio_q5_0", "smollm2.decode.tokens_per_second", "smollm2.decode.gb_per_second",
                  "smollm2.decode.bandwidth_fraction"], decode))
+    out += measure_speed.measurements()
     out.append((["smollm2.ldlq.peak_rss_over_plan"], feedback_memory))
     out.append((["bounded.quantize.peak_rss_ratio"], bounded))
     return out

@@ -1,0 +1,93 @@
+"""Speed of decoding and prefill beside llama.cpp, each instruction set by itself, the head in 8 bits on both sides."""
+import functools
+import statistics
+
+from context import Unmeasurable
+from figure import Figure
+
+ROUNDS = 5
+REPETITIONS = 3
+DECODE_TOKENS = 128
+PREFILL_TOKENS = 512
+ISAS = {"avx2": ["avx2", "fma", "f16c"],
+        "avx512": ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512_vnni"]}
+# Stem of the keys: our rate, their type, what is run.
+DECODE = {"smollm2.decode.ratio_q5_0": ("5.5", "Q5_0"), "smollm2.decode.ratio_q4_0": ("4.5", "Q4_0"),
+          "smollm2.decode40.ratio_q4_0": ("4.0", "Q4_0")}
+
+
+def artifact(context, rate):
+    """An artifact to be timed: calibrated on random tokens, which its speed does not depend on."""
+    folder = context.work / f"smollm2.speed.{rate}"
+    if not (folder / "artifact/model.safetensors").exists():
+        context.run_json([context.program("tests/bench/quality_bench"), "quantize", "--model", context.model("smollm2"),
+                          "--bpw", rate, "--embedding-bits", 8, "--calibration-windows", 1, "--window-tokens", 256,
+                          "--threads", context.threads, "--quiet", "--work-dir", folder])
+    return folder / "artifact"
+
+
+def interleaved(context, commands):
+    """The results of every command, {name: [one of each round]}: rounds in which all are run in turn."""
+    seen = {name: [] for name in commands}
+    for _ in range(ROUNDS):
+        for name, command in commands.items():
+            seen[name].append(context.run_json(command))
+    return seen
+
+
+def peer_rates(samples):
+    return [statistics.median(sample[0]["samples_ts"]) for sample in samples]
+
+
+def ours(context, isa, model, *options):
+    return ["env", f"QAMSERVE_KERNELS={isa}", context.program("tests/bench/decode_bench"), "--model", model, *options,
+            "--repetitions", REPETITIONS, "--threads", context.threads]
+
+
+def bandwidth_note(results):
+    """What decoding moves; a prompt of many tokens is not bound by it."""
+    rate, fraction = (statistics.median(mine[field] for mine in results) for field in ("gb_per_second",
+                                                                                       "bandwidth_fraction"))
+    return f", {rate:.1f} GB/s of weights, {100 * fraction:.0f} % of read bandwidth"
+
+
+def compare(context, rate, kind, our_options, peer_options, more_note=lambda results: ""):
+    """A figure for each instruction set of this machine, slowest first."""
+    here = [isa for isa, flags in ISAS.items() if set(flags) <= context.cpu_flags]
+    if not here:
+        raise Unmeasurable("this machine has neither AVX2 nor AVX-512")
+    commands = {isa: ours(context, isa, artifact(context, rate), *our_options) for isa in here}
+    commands["peer"] = [context.peer / "llama-bench", "-m", context.peer_model(kind, eight_bit_head=True),
+                        *peer_options, "-t", context.threads, "-r", REPETITIONS, "-o", "json"]
+    seen = interleaved(context, commands)
+    theirs = peer_rates(seen.pop("peer"))
+    out = {}
+    for isa, results in seen.items():
+        ratios = [mine["median_tokens_per_second"] / peer for mine, peer in zip(results, theirs)]
+        speed = statistics.median(mine["median_tokens_per_second"] for mine in results)
+        note = f"{speed:.1f} tokens/s{more_note(results)}; ratios {min(ratios):.3f} to {max(ratios):.3f}"
+        command = f"{context.show(commands[isa])} ; {context.show(commands['peer'])}"
+        out[isa] = Figure(statistics.median(ratios), command, note=note, ratio=statistics.median(ratios),
+                          peer=f"llama-bench {kind}, all that its build has: {statistics.median(theirs):.1f} tokens/s")
+    return out
+
+
+def decode(context, stem):
+    rate, kind = DECODE[stem]
+    figures = compare(context, rate, kind, ["--tokens", DECODE_TOKENS], ["-p", 0, "-n", DECODE_TOKENS],
+                      bandwidth_note)
+    return {f"{stem}.{isa}": figure for isa, figure in figures.items()}
+
+
+def prefill(context):
+    figures = compare(context, "5.5", "Q5_0", ["--prefill", PREFILL_TOKENS], ["-p", PREFILL_TOKENS, "-n", 0])
+    isa = list(figures)[-1]
+    figures[isa].note += f"; our kernels for {isa}"
+    return {"smollm2.prefill512.ratio_q5_0": figures[isa]}
+
+
+def measurements():
+    """(keys it gives, function of a Context)."""
+    out = [([f"{stem}.{isa}" for isa in ISAS], functools.partial(decode, stem=stem)) for stem in DECODE]
+    out.append((["smollm2.prefill512.ratio_q5_0"], prefill))
+    return out
