@@ -15,6 +15,8 @@ namespace qamserve {
 namespace avx2 {
 namespace {
 
+constexpr int kDotTokens = 3;
+
 #include "core/kernels/cpu/lanes_avx2.inc"
 
 #include "core/kernels/cpu/float_kernels.inc"

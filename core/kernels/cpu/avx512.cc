@@ -13,6 +13,8 @@ namespace qamserve {
 namespace avx512 {
 namespace {
 
+constexpr int kDotTokens = 6;
+
 #include "core/kernels/cpu/lanes_avx2.inc"
 
 #include "core/kernels/cpu/float_kernels.inc"

@@ -166,7 +166,7 @@ std::vector<float> Dense(const Kernels& kernels, const std::vector<float>& x, co
 
 TEST(Dense, ReferenceIsRightAndTheOthersEqualIt) {
   for (DenseType type : {DenseType::kF32, DenseType::kF16, DenseType::kBF16}) {
-    for (int64_t tokens : {1, 2, 3, 4, 50}) {
+    for (int64_t tokens : {1, 2, 3, 4, 9, 50}) {
       for (const auto& [outs, k] : {std::pair<int64_t, int64_t>{1, 8}, {7, 64}, {33, 576}}) {
         const std::vector<float> x = Random(static_cast<size_t>(tokens * k), 1);
         std::vector<float> w = Random(static_cast<size_t>(outs * k), 2);
