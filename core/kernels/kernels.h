@@ -40,7 +40,7 @@ struct DenseMatmulArgs {
 
 // A quantized linear layer as it lies on disk (core/codec/packing.h). Codes are looked up in a table or, without one,
 // are those of the trellis (core/codec/trellis.h). A table has a codebook's form (core/codec/codebook.h): entries of
-// codes that differ in the two sign bits only are the same magnitudes, negated; at most 127 up to 9 bits, 255 from 10 on.
+// codes that differ in the two sign bits only are the same magnitudes, negated; at most 127 up to 9 bits, else 255.
 struct PackedMatrix {
   const uint8_t* codes = nullptr;    // PackedBytes(rows, cols, pair_bits)
   const float* row_scale = nullptr;  // [rows padded to 32]: row norm x step; 0 in the padding

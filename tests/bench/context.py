@@ -12,8 +12,8 @@ import sys
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # Vector instructions that decide which kernels run.
-NOTABLE_FLAGS = ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8",
-                 "asimd", "asimddp", "sve"]
+NOTABLE_FLAGS = ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vbmi", "avx512_vnni", "avx512_bf16", "avx_vnni",
+                 "amx_int8", "asimd", "asimddp", "sve"]
 
 
 class Unmeasurable(Exception):

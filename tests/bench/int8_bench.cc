@@ -72,7 +72,7 @@ nlohmann::json Run(const Kernels& kernels, const Options& options) {
 int main(int argc, char** argv) {
   qamserve::Options options;
   CLI::App app("Measures products of 8-bit weights and activations, one thread.");
-  app.add_option("--kernel", options.kernel, "scalar or avx2 (default: the fastest)");
+  app.add_option("--kernel", options.kernel, "scalar, avx2 or avx512 (default: the fastest)");
   app.add_option("--rows", options.rows)->check(CLI::Range(1, 1 << 24));
   app.add_option("--cols", options.cols)->check(CLI::Range(1, 1 << 20));
   app.add_option("--tokens", options.tokens, "Batches to measure")->check(CLI::Range(1, 4096));

@@ -15,9 +15,13 @@ namespace qamserve {
 namespace avx2 {
 namespace {
 
-#include "core/kernels/cpu/lanes_avx2.inc"
+constexpr int kDotTokens = 3;
 
+// The second is written over the first.
+// clang-format off
+#include "core/kernels/cpu/lanes_avx2.inc"
 #include "core/kernels/cpu/float_kernels.inc"
+// clang-format on
 
 constexpr int kTileCodes = kTileRows * kTilePairs;  // 1024
 constexpr int kPrefetchTiles = 6;                   // ahead of use; measured best of 0, 2, 6, 12 in the layout study

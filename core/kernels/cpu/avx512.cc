@@ -13,9 +13,13 @@ namespace qamserve {
 namespace avx512 {
 namespace {
 
-#include "core/kernels/cpu/lanes_avx2.inc"
+constexpr int kDotTokens = 6;
 
+// The second is written over the first.
+// clang-format off
+#include "core/kernels/cpu/lanes_avx2.inc"
 #include "core/kernels/cpu/float_kernels.inc"
+// clang-format on
 
 // Two vectors of the running minimum stay in registers while the points stream by. Squares, their sum and the entry
 // are one instruction, whose sums wrap as uint32: three instructions a vector, and bound by the second-level cache (256

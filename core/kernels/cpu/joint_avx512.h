@@ -4,6 +4,8 @@
 // ones and adds by fours: the four pairs of a row. A 14-bit activation is two signed bytes, 128 h + l.
 #pragma once
 
+#include <utility>
+
 #include "core/kernels/cpu/codes_avx512.h"
 
 namespace qamserve::avx512 {
@@ -12,17 +14,18 @@ namespace qamserve::avx512 {
 struct PairActivations {
   int32_t even_high, even_low, odd_high, odd_low;
 };
-// As many columns as are prepared at once.
-constexpr int64_t kChunkCols = 8192;
+// A chunk of columns of kTokens tokens. What is prepared at once is the same for any number of them.
+template <int kTokens>
 struct ChunkActivations {
-  PairActivations pairs[kChunkCols / 8];
-  int32_t block_sums[kChunkCols / kPackedBlockCols];  // of whole activations
+  static constexpr int64_t kCols = 8192 / (kTokens > 2 ? 4 : kTokens);
+  PairActivations pairs[kTokens][kCols / 8];
+  int32_t block_sums[kTokens][kCols / kPackedBlockCols];  // of whole activations
+  static_assert(kCols % kPackedBlockCols == 0);
 };
-static_assert(sizeof(ChunkActivations) <= kPackedScratchBytes);
-static_assert(kChunkCols % kPackedBlockCols == 0 && 2 * kMaxActivation / 128 <= 127);
+static_assert(sizeof(ChunkActivations<1>) + 64 <= kPackedScratchBytes && kMaxActivation / 128 + 1 <= 127);
 
 // `cols` is a multiple of 64.
-inline void PrepareActivations(const int16_t* q, int64_t cols, ChunkActivations* out) {
+inline void PrepareActivations(const int16_t* q, int64_t cols, PairActivations* pairs, int32_t* block_sums) {
   const __m512i by_fours = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   __m512i sum = _mm512_setzero_si512();
   for (int64_t c = 0; c < cols; c += 32) {
@@ -30,10 +33,10 @@ inline void PrepareActivations(const int16_t* q, int64_t cols, ChunkActivations*
     const __m512i high = _mm512_srai_epi16(_mm512_add_epi16(whole, _mm512_set1_epi16(64)), 7);  // -64..64
     const __m512i low = _mm512_sub_epi16(whole, _mm512_slli_epi16(high, 7));                    // -64..63
     const __m512i bytes = _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaa, high, _mm512_slli_epi16(low, 8));
-    _mm512_storeu_si512(out->pairs + c / 8, _mm512_shuffle_epi8(bytes, by_fours));
+    _mm512_storeu_si512(pairs + c / 8, _mm512_shuffle_epi8(bytes, by_fours));
     sum = _mm512_dpwssd_epi32(sum, whole, _mm512_set1_epi16(1));
     if ((c + 32) % kPackedBlockCols == 0 || c + 32 == cols) {
-      out->block_sums[c / kPackedBlockCols] = _mm512_reduce_add_epi32(sum);
+      block_sums[c / kPackedBlockCols] = _mm512_reduce_add_epi32(sum);
       sum = _mm512_setzero_si512();
     }
   }
@@ -45,81 +48,103 @@ inline void PrepareActivations(const int16_t* q, int64_t cols, ChunkActivations*
 template <int kBits>
 constexpr int kOffset = kBits <= 9 ? 128 : 0;
 
-template <int kBits, int v>
-inline void AddHalfLine(const uint8_t* tile, int h, const MagnitudeTable<kBits>& table, __m512i even_high,
-                        __m512i even_low, __m512i odd_high, __m512i odd_low, __m512i& high, __m512i& low) {
+// Sums of 128 times what the bytes h and of what the bytes l came to, for the rows of half a line.
+struct HalfSums {
+  __m512i high = _mm512_setzero_si512(), low = _mm512_setzero_si512();
+};
+
+// `pairs` are those of the line's tile, `stride` apart from token to token, `sums` two apart.
+template <int kBits, int kTokens, int v>
+inline void AddHalfLine(const uint8_t* tile, int h, const MagnitudeTable<kBits>& table, const PairActivations* pairs,
+                        int64_t stride, HalfSums* sums) {
   HalfLineCodes codes = LookUpHalfLine<kBits, v>(tile, h, table);
   const __m512i zero = _mm512_setzero_si512();
   if constexpr (kOffset<kBits> != 0) {
     codes.x = _mm512_mask_sub_epi8(codes.x, codes.negative_x, zero, codes.x);
     codes.y = _mm512_mask_sub_epi8(codes.y, codes.negative_y, zero, codes.y);
-  } else {
-    even_high = _mm512_mask_sub_epi8(even_high, codes.negative_x, zero, even_high);
-    even_low = _mm512_mask_sub_epi8(even_low, codes.negative_x, zero, even_low);
-    odd_high = _mm512_mask_sub_epi8(odd_high, codes.negative_y, zero, odd_high);
-    odd_low = _mm512_mask_sub_epi8(odd_low, codes.negative_y, zero, odd_low);
   }
-  high = _mm512_dpbusd_epi32(high, codes.x, even_high);
-  low = _mm512_dpbusd_epi32(low, codes.x, even_low);
-  high = _mm512_dpbusd_epi32(high, codes.y, odd_high);
-  low = _mm512_dpbusd_epi32(low, codes.y, odd_low);
+  for (int t = 0; t < kTokens; ++t) {
+    const PairActivations& q = pairs[t * stride + v];
+    __m512i even_high = SetDword(q.even_high), even_low = SetDword(q.even_low);
+    __m512i odd_high = SetDword(q.odd_high), odd_low = SetDword(q.odd_low);
+    if constexpr (kOffset<kBits> == 0) {
+      even_high = _mm512_mask_sub_epi8(even_high, codes.negative_x, zero, even_high);
+      even_low = _mm512_mask_sub_epi8(even_low, codes.negative_x, zero, even_low);
+      odd_high = _mm512_mask_sub_epi8(odd_high, codes.negative_y, zero, odd_high);
+      odd_low = _mm512_mask_sub_epi8(odd_low, codes.negative_y, zero, odd_low);
+    }
+    HalfSums& s = sums[2 * t];
+    s.high = _mm512_dpbusd_epi32(s.high, codes.x, even_high);
+    s.low = _mm512_dpbusd_epi32(s.low, codes.x, even_low);
+    s.high = _mm512_dpbusd_epi32(s.high, codes.y, odd_high);
+    s.low = _mm512_dpbusd_epi32(s.low, codes.y, odd_low);
+  }
 }
 
-template <int kBits, int v>
-inline void AddLine(const uint8_t* tile, const MagnitudeTable<kBits>& table, const PairActivations* pairs,
-                    __m512i* high, __m512i* low) {
-  const PairActivations& q = pairs[v];
-  const __m512i even_high = SetDword(q.even_high), even_low = SetDword(q.even_low);
-  const __m512i odd_high = SetDword(q.odd_high), odd_low = SetDword(q.odd_low);
-  AddHalfLine<kBits, v>(tile, 0, table, even_high, even_low, odd_high, odd_low, high[0], low[0]);
-  AddHalfLine<kBits, v>(tile, 1, table, even_high, even_low, odd_high, odd_low, high[1], low[1]);
+// One token takes both halves of a line in turn, which have the same activations; more leave registers for the sums of
+// one half only.
+template <int kBits, int kTokens, int... v>
+inline void AddTile(const uint8_t* tile, const MagnitudeTable<kBits>& table, const PairActivations* pairs,
+                    int64_t stride, HalfSums* sums, std::integer_sequence<int, v...>) {
+  if constexpr (kTokens == 1) {
+    ((AddHalfLine<kBits, 1, v>(tile, 0, table, pairs, stride, sums),
+      AddHalfLine<kBits, 1, v>(tile, 1, table, pairs, stride, sums + 1)),
+     ...);
+  } else {
+    (AddHalfLine<kBits, kTokens, v>(tile, 0, table, pairs, stride, sums), ...);
+    (AddHalfLine<kBits, kTokens, v>(tile, 1, table, pairs, stride, sums + 1), ...);
+  }
 }
 
 // Adds columns of a strip to the float sums of its rows, a block at a time.
-template <int kBits>
-inline void AddChunk(const uint8_t* tile, int64_t cols, const MagnitudeTable<kBits>& table, const ChunkActivations& q,
-                     __m512* totals) {
-  const PairActivations* pairs = q.pairs;
+template <int kBits, int kTokens>
+inline void AddChunk(const uint8_t* tile, int64_t cols, const MagnitudeTable<kBits>& table,
+                     const ChunkActivations<kTokens>& q, __m512 (*totals)[2]) {
+  constexpr int64_t kStride = ChunkActivations<kTokens>::kCols / 8;
+  const PairActivations* pairs = q.pairs[0];
   for (int64_t block = 0; block * kPackedBlockCols < cols; ++block) {
     const int64_t left = cols - block * kPackedBlockCols;
     const int64_t tiles = (left < kPackedBlockCols ? left : kPackedBlockCols) / kTileCols;
-    __m512i high[2] = {}, low[2] = {};
+    HalfSums sums[2 * kTokens];
     for (int64_t c = 0; c < tiles; ++c, tile += TileBytes(kBits), pairs += 8) {
       PrefetchTile(tile, TileBytes(kBits));
-      AddLine<kBits, 0>(tile, table, pairs, high, low);
-      AddLine<kBits, 1>(tile, table, pairs, high, low);
-      AddLine<kBits, 2>(tile, table, pairs, high, low);
-      AddLine<kBits, 3>(tile, table, pairs, high, low);
-      AddLine<kBits, 4>(tile, table, pairs, high, low);
-      AddLine<kBits, 5>(tile, table, pairs, high, low);
-      AddLine<kBits, 6>(tile, table, pairs, high, low);
-      AddLine<kBits, 7>(tile, table, pairs, high, low);
+      AddTile<kBits, kTokens>(tile, table, pairs, kStride, sums, std::make_integer_sequence<int, 8>());
     }
-    const __m512i offset = SetDword(kOffset<kBits> * q.block_sums[block]);
-    __m512i sums[2];
-    for (int i = 0; i < 2; ++i) {
-      sums[i] = _mm512_sub_epi32(_mm512_add_epi32(_mm512_slli_epi32(high[i], 7), low[i]), offset);
+    for (int t = 0; t < kTokens; ++t) {
+      const __m512i offset = SetDword(kOffset<kBits> * q.block_sums[t][block]);
+      __m512i rows[2];
+      for (int h = 0; h < 2; ++h) {
+        const HalfSums& s = sums[2 * t + h];
+        rows[h] = _mm512_sub_epi32(_mm512_add_epi32(_mm512_slli_epi32(s.high, 7), s.low), offset);
+      }
+      FlushBlock(rows, totals[t]);
     }
-    FlushBlock(sums, totals);
   }
 }
 
-// One token. Measured on one core from its second-level cache, G weights/s against AVX2's 9: 72 at 5 and 6 bits, 62 at
-// 7, 70 at 8, 63 at 9, 50 at 10, 32 at 11, 15 at 12. The activations stay prepared while there is one chunk of them.
-template <int kBits>
-void OneToken(const PackedMatmulArgs& a) {
+// Tokens [first, first + kTokens). Measured on one core from its second-level cache, G weights/s times tokens:
+//            8 bits  9  10  11  12
+//   1 token      90 89  40  31  18   (AVX2: 9 at every rate)
+//   2            77 83  49  38  24   (33, 30, -, 22, 16 by decoding to words as larger groups do)
+//   4            64 62  47  40  32   (53, 51, -, 40, 30)
+// Activations are prepared once if one chunk holds them.
+template <int kBits, int kTokens>
+void FewTokens(const PackedMatmulArgs& a, int64_t first) {
+  using Chunk = ChunkActivations<kTokens>;
   const MagnitudeTable<kBits> table(a.w.table, kOffset<kBits>);
   const int64_t padded = PaddedCols(a.w.cols);
-  auto* q = static_cast<ChunkActivations*>(a.scratch);
+  auto* q = static_cast<Chunk*>(a.scratch);
   for (int64_t strip = a.strip_begin; strip < a.strip_end; ++strip) {
     const uint8_t* tiles = a.w.codes + strip * StripBytes(a.w.cols, kBits);
-    __m512 totals[2] = {};
-    for (int64_t begin = 0; begin < padded; begin += kChunkCols) {
-      const int64_t cols = padded - begin < kChunkCols ? padded - begin : kChunkCols;
-      if (strip == a.strip_begin || padded > kChunkCols) PrepareActivations(a.x.q + begin, cols, q);
-      AddChunk<kBits>(tiles + begin / kTileCols * TileBytes(kBits), cols, table, *q, totals);
+    __m512 totals[kTokens][2] = {};
+    for (int64_t begin = 0; begin < padded; begin += Chunk::kCols) {
+      const int64_t cols = padded - begin < Chunk::kCols ? padded - begin : Chunk::kCols;
+      for (int t = 0; t < kTokens && (strip == a.strip_begin || padded > Chunk::kCols); ++t) {
+        PrepareActivations(a.x.q + (first + t) * a.x.stride + begin, cols, q->pairs[t], q->block_sums[t]);
+      }
+      AddChunk<kBits, kTokens>(tiles + begin / kTileCols * TileBytes(kBits), cols, table, *q, totals);
     }
-    StoreRows(a, strip, 0, totals);
+    for (int t = 0; t < kTokens; ++t) StoreRows(a, strip, first + t, totals[t]);
   }
 }
 
@@ -149,18 +174,10 @@ inline void DecodeHalfLine(const uint8_t* tile, int h, const MagnitudeTable<kBit
   _mm512_store_si512(out + 3 * kTileRows, _mm512_mask_blend_epi16(kUpper, _mm512_srli_epi32(x.odd, 16), y.odd));
 }
 
-template <int kBits>
-inline void DecodeTile(const uint8_t* tile, const MagnitudeTable<kBits>& table, int32_t* entries) {
-  for (int h = 0; h < 2; ++h) {
-    DecodeHalfLine<kBits, 0>(tile, h, table, entries);
-    DecodeHalfLine<kBits, 1>(tile, h, table, entries);
-    DecodeHalfLine<kBits, 2>(tile, h, table, entries);
-    DecodeHalfLine<kBits, 3>(tile, h, table, entries);
-    DecodeHalfLine<kBits, 4>(tile, h, table, entries);
-    DecodeHalfLine<kBits, 5>(tile, h, table, entries);
-    DecodeHalfLine<kBits, 6>(tile, h, table, entries);
-    DecodeHalfLine<kBits, 7>(tile, h, table, entries);
-  }
+template <int kBits, int... v>
+inline void DecodeTile(const uint8_t* tile, const MagnitudeTable<kBits>& table, int32_t* entries,
+                       std::integer_sequence<int, v...>) {
+  for (int h = 0; h < 2; ++h) (DecodeHalfLine<kBits, v>(tile, h, table, entries), ...);
 }
 
 }  // namespace qamserve::avx512

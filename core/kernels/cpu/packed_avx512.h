@@ -82,9 +82,20 @@ void PackedMatmulBits(const PackedMatmulArgs& a) {
       return TokenGroups<kBits>(a, DecodeTrellisTile<kBits>);
     }
   }
-  if (a.x.tokens == 1) return OneToken<kBits>(a);
+  switch (a.x.tokens) {
+    case 1:
+      return FewTokens<kBits, 1>(a, 0);
+    case 2:
+      return FewTokens<kBits, 2>(a, 0);
+    case 3:
+      return FewTokens<kBits, 3>(a, 0);
+    case 4:
+      return FewTokens<kBits, 4>(a, 0);
+  }
   const MagnitudeTable<kBits> table(a.w.table, 0);
-  TokenGroups<kBits>(a, [&](const uint8_t* tile, int32_t* entries) { DecodeTile<kBits>(tile, table, entries); });
+  TokenGroups<kBits>(a, [&](const uint8_t* tile, int32_t* entries) {
+    DecodeTile(tile, table, entries, std::make_integer_sequence<int, 8>());
+  });
 }
 
 inline void PackedMatmul(const PackedMatmulArgs& unaligned) {

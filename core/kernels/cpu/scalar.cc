@@ -11,6 +11,8 @@ namespace qamserve {
 namespace scalar {
 namespace {
 
+constexpr int kDotTokens = 3;
+
 #include "core/kernels/cpu/float_kernels.inc"
 
 // The exact integer sum of one row over columns [begin, end) of the padded width.
