@@ -1,5 +1,7 @@
 // Stands in for all sources of this folder that need a CUDA compiler, where there is none.
+#include "core/kernels/cuda/buffer.h"
 #include "core/kernels/cuda/device.h"
+#include "core/kernels/cuda/trellis_search.h"
 
 namespace qamserve {
 namespace {
@@ -11,5 +13,20 @@ absl::Status NotBuilt() {
 }  // namespace
 
 absl::StatusOr<CudaPlatform> FindCudaDevices() { return NotBuilt(); }
+
+// No object of either class is ever made.
+void CudaStream::Destroy::operator()(CUstream_st*) const {}
+void CudaBuffer::Free::operator()(void*) const {}
+absl::StatusOr<CudaStream> CudaStream::Create(int) { return NotBuilt(); }
+absl::Status CudaStream::Wait() const { return NotBuilt(); }
+absl::StatusOr<CudaBuffer> CudaBuffer::Allocate(int64_t, const CudaStream&) { return NotBuilt(); }
+absl::Status CudaBuffer::Upload(const void*, int64_t, const CudaStream&) const { return NotBuilt(); }
+absl::Status CudaBuffer::Download(void*, int64_t, const CudaStream&) const { return NotBuilt(); }
+
+absl::Status LaunchTrellisSearch(const CudaTrellisArgs&, const CudaStream&) { return NotBuilt(); }
+absl::Status CudaTrellisSearch(int, std::span<const float>, std::span<const float>, std::span<uint16_t>,
+                               const CudaStream&) {
+  return NotBuilt();
+}
 
 }  // namespace qamserve
