@@ -73,10 +73,15 @@ struct TrellisBlock {
   // b bits name the state of a group that a path came through.
   using From = std::conditional_t<kBits <= 8, uint8_t, uint16_t>;
 
-  alignas(16) uint32_t cost[kGroups][kRings];  // of paths that end in a group; then of entering from it
-  alignas(16) uint32_t partial[kChunks][kGroups][kRings];
+  // Read and written by 16 bytes where there are so many.
+  struct alignas(kRings < 4 ? 4 * kRings : 16) PerRing {
+    uint32_t of[kRings];
+  };
+
+  PerRing cost[kGroups];  // of paths that end in a group; then of entering from it
+  PerRing partial[kChunks][kGroups];
+  PerRing factor[2][kTileRows];  // -2 t in units of a cost, of even and odd columns
   From from[kTileRows][kGroups][kRings];
-  int16_t target[kTileRows][kRings][2];
   uint32_t least[2][kRings];  // of `cost`, by the parity of the step that subtracts it
   uint32_t group[kRings];     // at the seam: before the first row and after the last
 
@@ -84,16 +89,22 @@ struct TrellisBlock {
   QAMSERVE_HOST_DEVICE void LoadTargets(int thread, const float* x, const float* y, int count) {
     for (int i = thread; i < kTileRows * kRings; i += kThreads) {
       const int ring = i / kTileRows, row = i % kTileRows;
-      target[row][ring][0] = static_cast<int16_t>(ring < count ? TrellisTarget(x[i]) : 0);
-      target[row][ring][1] = static_cast<int16_t>(ring < count ? TrellisTarget(y[i]) : 0);
+      factor[0][row].of[ring] = FactorOf(ring < count ? TrellisTarget(x[i]) : 0);
+      factor[1][row].of[ring] = FactorOf(ring < count ? TrellisTarget(y[i]) : 0);
     }
+  }
+  QAMSERVE_HOST_DEVICE static uint32_t FactorOf(int target) {
+    return static_cast<uint32_t>(-2 * target) << kTrellisItemBits;
+  }
+  QAMSERVE_HOST_DEVICE static int TargetOf(uint32_t factor) {
+    return -static_cast<int32_t>(factor) / (2 << kTrellisItemBits);
   }
 
   // Phase: a run that may begin anywhere, or one that begins in `group`.
   QAMSERVE_HOST_DEVICE void Begin(int thread, bool free) {
     for (int i = thread; i < kGroups * kRings; i += kThreads) {
       const int g = i / kRings, ring = i % kRings;
-      cost[g][ring] = free || group[ring] == static_cast<uint32_t>(g) ? 0 : kTrellisMaxCost;
+      cost[g].of[ring] = free || group[ring] == static_cast<uint32_t>(g) ? 0 : kTrellisMaxCost;
     }
     if (thread < kRings) least[0][thread] = 0;
   }
@@ -101,29 +112,25 @@ struct TrellisBlock {
   // Phase: costs become those of entering `row` from a group, with |t|^2.
   QAMSERVE_HOST_DEVICE void Enter(int thread, int step, int row) {
     const int ring = thread % kRings;
-    const int tx = target[row][ring][0], ty = target[row][ring][1];
+    const int tx = TargetOf(factor[0][row].of[ring]), ty = TargetOf(factor[1][row].of[ring]);
     const auto square = static_cast<uint32_t>(tx * tx + ty * ty);
     const uint32_t lowest = least[step & 1][ring];
     for (int g = thread / kRings; g < kGroups; g += kThreads / kRings) {
-      const uint32_t above = cost[g][ring] - lowest;
-      cost[g][ring] = ((above < kTrellisMaxCost ? above : kTrellisMaxCost) + square) << kTrellisItemBits;
+      const uint32_t above = cost[g].of[ring] - lowest;
+      cost[g].of[ring] = ((above < kTrellisMaxCost ? above : kTrellisMaxCost) + square) << kTrellisItemBits;
     }
     if (thread < kRings) least[(step + 1) & 1][ring] = ~uint32_t{0};
   }
 
   // Phase: the cheapest of this thread's states of its groups, for every ring.
   QAMSERVE_HOST_DEVICE void Scan(int thread, int row) {
-    uint32_t mx[kRings], my[kRings];  // -2 t
-    for (int r = 0; r < kRings; ++r) {
-      mx[r] = static_cast<uint32_t>(-2 * target[row][r][0]) << kTrellisItemBits;
-      my[r] = static_cast<uint32_t>(-2 * target[row][r][1]) << kTrellisItemBits;
-    }
+    const PerRing fx = factor[0][row], fy = factor[1][row];
     for (int slot = 0; slot < kSlots; ++slot) {
       const int g = slot * kThreads + (thread & static_cast<int>(kGroupMask));
       const int chunk = thread / kGroups;  // 0 where a group is one thread's
       const uint32_t first = static_cast<uint32_t>(chunk * kItems) << (kTrellisStateBits - kBits);
-      uint32_t best[kRings];
-      for (int r = 0; r < kRings; ++r) best[r] = ~uint32_t{0};
+      PerRing best;
+      for (int r = 0; r < kRings; ++r) best.of[r] = ~uint32_t{0};
 #if defined(__CUDA_ARCH__)
 #pragma unroll 4
 #endif
@@ -131,13 +138,14 @@ struct TrellisBlock {
         const uint32_t state = (first + (item << (kTrellisStateBits - kBits))) | static_cast<uint32_t>(g);
         const int32_t vx = TrellisValueByBytes<0>(state), vy = TrellisValueByBytes<1>(state);
         const uint32_t own = (static_cast<uint32_t>(vx * vx + vy * vy) << kTrellisItemBits) + item;
-        const uint32_t* entry = cost[state >> kBits];
+        const PerRing entry = cost[state >> kBits];
         for (int r = 0; r < kRings; ++r) {
-          const uint32_t sum = entry[r] + mx[r] * static_cast<uint32_t>(vx) + my[r] * static_cast<uint32_t>(vy);
-          best[r] = AddThenLeast(sum, own, best[r]);
+          const uint32_t sum =
+              entry.of[r] + fx.of[r] * static_cast<uint32_t>(vx) + fy.of[r] * static_cast<uint32_t>(vy);
+          best.of[r] = AddThenLeast(sum, own, best.of[r]);
         }
       }
-      for (int r = 0; r < kRings; ++r) partial[chunk][g][r] = best[r];
+      partial[chunk][g] = best;
     }
   }
 
@@ -146,15 +154,15 @@ struct TrellisBlock {
     const int ring = thread % kRings;
     uint32_t lowest = ~uint32_t{0};
     for (int g = thread / kRings; g < kGroups; g += kThreads / kRings) {
-      uint32_t best = partial[0][g][ring];
+      uint32_t best = partial[0][g].of[ring];
       int chunk = 0;
       for (int c = 1; c < kChunks; ++c) {
-        if (partial[c][g][ring] >> kTrellisItemBits >= best >> kTrellisItemBits) continue;
-        best = partial[c][g][ring];
+        if (partial[c][g].of[ring] >> kTrellisItemBits >= best >> kTrellisItemBits) continue;
+        best = partial[c][g].of[ring];
         chunk = c;
       }
       const uint32_t total = best >> kTrellisItemBits;
-      cost[g][ring] = total;
+      cost[g].of[ring] = total;
       from[step][g][ring] = static_cast<From>(static_cast<uint32_t>(chunk * kItems) + (best & (kTrellisCostUnit - 1)));
       lowest = total < lowest ? total : lowest;
     }
@@ -169,7 +177,7 @@ struct TrellisBlock {
     const int ring = thread % kRings;
     const uint32_t lowest = least[kTileRows & 1][ring];
     for (int g = thread / kRings; g < kGroups; g += kThreads / kRings) {
-      if (cost[g][ring] == lowest) LowerTo(&group[ring], static_cast<uint32_t>(g));
+      if (cost[g].of[ring] == lowest) LowerTo(&group[ring], static_cast<uint32_t>(g));
     }
   }
 
