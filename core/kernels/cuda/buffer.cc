@@ -45,6 +45,7 @@ absl::StatusOr<CudaBuffer> CudaBuffer::Allocate(int64_t bytes, const CudaStream&
 }
 
 absl::Status CudaBuffer::Upload(const void* from, int64_t bytes, const CudaStream& stream) const {
+  if (bytes == 0) return absl::OkStatus();
   if (bytes > bytes_) return OutOfRange("CUDA_COPY", "{} bytes do not fit a buffer of {}", bytes, bytes_);
   return CudaStatus(
       cudaMemcpyAsync(data_.get(), from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream.handle()),
@@ -52,6 +53,7 @@ absl::Status CudaBuffer::Upload(const void* from, int64_t bytes, const CudaStrea
 }
 
 absl::Status CudaBuffer::Download(void* to, int64_t bytes, const CudaStream& stream) const {
+  if (bytes == 0) return absl::OkStatus();
   if (bytes > bytes_) return OutOfRange("CUDA_COPY", "a buffer of {} bytes has no {}", bytes_, bytes);
   return CudaStatus(
       cudaMemcpyAsync(to, data_.get(), static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream.handle()),

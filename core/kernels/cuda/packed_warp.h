@@ -1,25 +1,26 @@
-// How a warp multiplies a strip of 32 rows of packed codes by activations: which bytes a lane reads, what they decode to,
-// where that goes in the matrix instruction and how exact sums come out. For host and device, so that a test on any
+// How a warp multiplies a strip of 32 rows of packed codes by activations: which bytes a lane reads, what they decode
+// to, where that goes in the matrix instruction and how exact sums come out. For host and device, so that a test on any
 // machine can run 32 lanes and a model of the instruction against the scalar reference.
 //
-// A step is 256 columns, four tiles. Lane 4 g + t reads rows 4 g .. 4 g + 3 of tile t: 16 bytes of every line, so that a
-// warp reads whole lines. The instruction is mma.m16n8k16 (half x half, summed in float) with weights as A, and columns of B
-// that are the parts of tokens. For k-step s (0..15), which is pairs 2 s and 2 s + 1 of each tile, and half h of a lane's
-// rows:
+// A step is 256 columns, four tiles. Lane 4 g + t reads rows 4 g .. 4 g + 3 of tile t: 16 bytes of every line, so that
+// a warp reads whole lines. The instruction is mma.m16n8k16 (half x half, summed in float) with weights as A, and
+// columns of B that are the parts of tokens. For k-step s (0..15), which is pairs 2 s and 2 s + 1 of each tile, and
+// half h of a lane's rows:
 //   A   a0 row 4 g + 2 h, pair 2 s     a1 row 4 g + 2 h + 1, pair 2 s     a2, a3 the same rows, pair 2 s + 1
 //   B   b0 column g: activations of pair 2 s of tile t                    b1 those of pair 2 s + 1
 //   C   c0, c1 row 4 g + 2 h, columns 2 t, 2 t + 1                        c2, c3 row 4 g + 2 h + 1
 // The instruction's own order of k and rows does not matter as long as A, B and C agree, so nothing is moved.
 //
-// Sums are exact: an activation of 14 bits is 128 hi + lo with |hi|, |lo| <= 64, the two being neighbouring columns of B;
-// weights are at most 510, so a sum over a step is below 2^23 and each product and partial sum is a whole number that
-// float holds. 128 C[hi] + C[lo] then is the integer that the reference sums.
+// Sums are exact: an activation of 14 bits is 128 hi + lo with |hi|, |lo| <= 64, the two being neighbouring columns of
+// B; weights are at most 510, so a sum over a step is below 2^23 and each product and partial sum is a whole number
+// that float holds. 128 C[hi] + C[lo] then is the integer that the reference sums.
 #pragma once
 
 #include <cstdint>
 
 #include "core/codec/packing.h"
-#include "core/kernels/cuda/trellis_block.h"
+#include "core/codec/trellis.h"
+#include "core/kernels/cuda/bytes.h"
 #if !defined(__CUDA_ARCH__)
 #include "core/codec/half.h"
 #endif
@@ -30,8 +31,8 @@ inline constexpr int kStepTiles = 4;
 inline constexpr int64_t kStepCols = kStepTiles * kTileCols;  // half a block of kPackedBlockCols
 inline constexpr int kMmaSteps = kTilePairs / 2;
 inline constexpr int kLaneRows = 4;
-inline constexpr int kGroupPairs = 4;                        // pairs that share a byte line
-inline constexpr int kGroups = kTilePairs / kGroupPairs;
+inline constexpr int kGroupPairs = 4;  // pairs that share a byte line
+inline constexpr int kPairGroups = kTilePairs / kGroupPairs;
 
 // Half precision bits of a whole number up to 2048.
 QAMSERVE_HOST_DEVICE inline uint32_t HalfOfInt(int v) {
@@ -44,23 +45,10 @@ QAMSERVE_HOST_DEVICE inline uint32_t HalfOfInt(int v) {
 #endif
 }
 
-// Bytes 0..3 are those of x, 4..7 those of y; nibble i of `select` names byte i of the result.
-QAMSERVE_HOST_DEVICE inline uint32_t PickBytes(uint32_t x, uint32_t y, uint32_t select) {
-#if defined(__CUDA_ARCH__)
-  return __byte_perm(x, y, select);
-#else
-  uint32_t result = 0;
-  for (int i = 0; i < 4; ++i) {
-    const uint32_t from = select >> (4 * i) & 7u;
-    result |= ((from < 4 ? x >> (8 * from) : y >> (8 * (from - 4))) & 255u) << (8 * i);
-  }
-  return result;
-#endif
-}
-
 QAMSERVE_HOST_DEVICE inline uint32_t ShiftLeft(uint32_t x, int by) { return by >= 0 ? x << by : x >> -by; }
 
-// A line of a tile holds a 32-bit word for each row. A lane sees the words of its four rows, kBack rows above them first.
+// A line of a tile holds a 32-bit word for each row. A lane sees the words of its four rows, kBack rows above them
+// first.
 template <int kBits, int kBackRows>
 struct PackedLane {
   static constexpr int kBack = kBackRows;
@@ -85,8 +73,8 @@ struct PackedLane {
 
 // What codes become in half precision: half2 (even column in the low half) of lane rows 0..3, pairs 4 v .. 4 v + 3.
 
-// Codes that name entries of a table in shared memory, of which every lane has a copy in its own bank: entry i of lane l
-// is the word at TableOffset(i) + 4 l. From 10 bits on a table has one quadrant and codes have signs.
+// Codes that name entries of a table in shared memory, of which every lane has a copy in its own bank: entry i of lane
+// l is the word at TableOffset(i) + 4 l. From 10 bits on a table has one quadrant and codes have signs.
 template <int kBits>
 struct TableDecoder {
   using Lane = PackedLane<kBits, 0>;
@@ -114,33 +102,29 @@ struct TableDecoder {
           const uint32_t two = PickBytes(bytes, low, pair < 2 ? 0x1504u : 0x3726u);
           address = pair % 2 == 0 ? two & 0xffffu : two >> 16;
         }
-        if (kEntryBits >= 10) address |= (lane.extra[kEntryBits >= 10][row] >> (8 * pair + v) & 1u) << 16;
+        if constexpr (kEntryBits >= 10) address |= (lane.extra[1][row] >> (8 * pair + v) & 1u) << 16;
         out[row][pair] = *reinterpret_cast<const uint32_t*>(table + address) ^ Signs(lane, row, v, pair);
       }
     }
   }
   // Sign bits where a half2 has them.
   QAMSERVE_HOST_DEVICE static uint32_t Signs(const Lane& lane, int row, int v, int pair) {
-    if (!kSigned) return 0;
-    constexpr int kX = kSigned ? Lane::kExtra - 2 : 0, kY = kSigned ? Lane::kExtra - 1 : 0;
-    const uint32_t both = PickBytes(lane.extra[kX][row], lane.extra[kY][row], pair < 2 ? 0x5410u : 0x7632u);
-    return both << (15 - 8 * (pair % 2) - v) & 0x80008000u;
+    if constexpr (!kSigned) {
+      return 0;
+    } else {
+      constexpr int kX = Lane::kExtra - 2, kY = Lane::kExtra - 1;
+      const uint32_t both = PickBytes(lane.extra[kX][row], lane.extra[kY][row], pair < 2 ? 0x5410u : 0x7632u);
+      return both << (15 - 8 * (pair % 2) - v) & 0x80008000u;
+    }
   }
 };
 
-// half2 of a trellis state, of which bits above the 16th do not matter. A sum of four bytes is below 1024: as the mantissa of
-// a half between 1024 and 2048 it is 1024 too large.
+// half2 of a trellis state, of which bits above the 16th do not matter. A sum of four bytes is below 1024: as the
+// mantissa of a half between 1024 and 2048 it is 1024 too large.
 QAMSERVE_HOST_DEVICE inline uint32_t TrellisHalves(uint32_t state) {
   constexpr uint32_t kThousand = 0x6400;  // 1024
-  uint32_t sums = 0;
-  {
-    constexpr uint32_t a = kTrellisA[0], b = uint32_t{kTrellisB[0]} << 16, c = uint32_t{kTrellisC[0]} << 16;
-    sums = AddBytes((state * a & 0xffffu) | (state * b + c), kThousand);
-  }
-  {
-    constexpr uint32_t a = kTrellisA[1], b = uint32_t{kTrellisB[1]} << 16, c = uint32_t{kTrellisC[1]} << 16;
-    sums += AddBytes((state * a & 0xffffu) | (state * b + c), kThousand) << 16;
-  }
+  const uint32_t sums =
+      AddBytes(TrellisBytes<0>(state), kThousand) + (AddBytes(TrellisBytes<1>(state), kThousand) << 16);
 #if defined(__CUDA_ARCH__)
   constexpr uint32_t kOffset = 0xe5fee5fe;  // -(1024 + kTrellisMaxValue), twice
   uint32_t halves;
@@ -201,9 +185,24 @@ QAMSERVE_HOST_DEVICE inline constexpr int64_t FragmentStepBytes(int tokens) {
   return int64_t{kMmaSteps} * (2 * tokens) * kStepTiles * 8;
 }
 
+// Steps of a round: a block of threads holds the activations of one at a time, and each of its warps does one step.
+inline constexpr int kRoundSteps = 16;
+inline constexpr int64_t kRoundCols = kRoundSteps * kStepCols;
+
 // The integer sum of a row and a token over a step, of what the instruction gave for its two columns.
 QAMSERVE_HOST_DEVICE inline int32_t StepSum(float hi, float lo) {
   return 128 * static_cast<int32_t>(hi) + static_cast<int32_t>(lo);
+}
+
+// Adds the steps of a round to the sum of the blocks before it, in the reference's order: two steps are a block of
+// kPackedBlockCols and add as integers, blocks add as floats. sum(i) is that of the round's i-th step.
+template <typename Sum>
+QAMSERVE_HOST_DEVICE inline float AddRound(float total, int steps, const Sum& sum) {
+  for (int i = 0; i < steps; i += 2) {
+    const int32_t block = i + 1 < steps ? sum(i) + sum(i + 1) : sum(i);
+    total += static_cast<float>(block);
+  }
+  return total;
 }
 
 }  // namespace qamserve

@@ -14,27 +14,10 @@
 #include <type_traits>
 
 #include "core/codec/trellis.h"
+#include "core/kernels/cuda/bytes.h"
 #include "core/kernels/trellis_cost.h"
 
 namespace qamserve {
-
-// Sum of the four bytes and of c.
-QAMSERVE_HOST_DEVICE inline uint32_t AddBytes(uint32_t bytes, uint32_t c) {
-#if defined(__CUDA_ARCH__)
-  return __dp4a(bytes, 0x01010101u, c);
-#else
-  return (bytes & 255u) + (bytes >> 8 & 255u) + (bytes >> 16 & 255u) + (bytes >> 24) + c;
-#endif
-}
-
-// TrellisValue by one multiply-add less: the second product comes out in the upper half.
-template <int kColumn>
-QAMSERVE_HOST_DEVICE inline int32_t TrellisValueByBytes(uint32_t state) {
-  constexpr uint32_t a = kTrellisA[kColumn], b = uint32_t{kTrellisB[kColumn]} << 16,
-                     c = uint32_t{kTrellisC[kColumn]} << 16;
-  const uint32_t bytes = (state * a & 0xffffu) | (state * b + c);
-  return static_cast<int32_t>(AddBytes(bytes, static_cast<uint32_t>(-kTrellisMaxValue)));
-}
 
 // min(a + b, least), one instruction from Hopper on.
 QAMSERVE_HOST_DEVICE inline uint32_t AddThenLeast(uint32_t a, uint32_t b, uint32_t least) {
@@ -62,7 +45,7 @@ struct TrellisBlock {
   static constexpr int kGroups = 1 << (kTrellisStateBits - kBits);  // see TrellisTable
   static constexpr int kTops = 1 << kBits;                          // states of a group
   static constexpr uint32_t kGroupMask = kGroups - 1;
-  // Bounded by `from`: 16 to 128 KiB, so that the largest block (b = 7, 161 KiB) fits an A100's 163 KiB.
+  // Bounded by `from`: 16 to 128 KiB, so that the largest block (b = 7, 162 KiB) fits an A100's 163 KiB.
   static constexpr int kRings = kBits == 5 ? 2 : kBits == 6 ? 4 : 8;
   // A thread looks at kItems states of each of kSlots groups, the states of a group being shared by kChunks threads.
   static constexpr int kSlots = kGroups > kThreads ? kGroups / kThreads : 1;

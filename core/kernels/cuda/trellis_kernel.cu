@@ -17,6 +17,9 @@ struct AllThreads {
 };
 
 // One block of kThreads threads for every kRings rings; its shared memory is one TrellisBlock.
+// Not measured yet. Counted in sm_90 machine code (nvcc 13.0), for 8 rings: 5.6 instructions a state of a ring, 3.4 of
+// them on the multipliers, which at 1.755 GHz would be 66 M weights/s of an H200. 56 to 96 registers (at most 128 with
+// 512 threads), no spills; 35 (11 bits) to 162 KiB (7 bits) of shared memory.
 template <int kBits>
 __global__ void __launch_bounds__(TrellisBlock<kBits>::kThreads, 1)
     TrellisKernel(const float* x, const float* y, uint16_t* codes, int64_t rings) {

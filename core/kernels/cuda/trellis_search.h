@@ -11,7 +11,7 @@
 namespace qamserve {
 
 // Queues the search; returns before it is done. Needs no device memory but that of the arguments (10 bytes a weight
-// pair), and 91 to 161 KiB of shared memory a block: FAILED_PRECONDITION (CUDA_SHARED_MEMORY) on devices with less.
+// pair), and 35 to 163 KiB of shared memory a block: FAILED_PRECONDITION (CUDA_SHARED_MEMORY) on devices with less.
 // INVALID_ARGUMENT (BPW_RANGE) for rates without a trellis.
 absl::Status LaunchTrellisSearch(const CudaTrellisArgs& args, const CudaStream& stream);
 

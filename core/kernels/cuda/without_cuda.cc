@@ -1,6 +1,7 @@
 // Stands in for all sources of this folder that need a CUDA compiler, where there is none.
 #include "core/kernels/cuda/buffer.h"
 #include "core/kernels/cuda/device.h"
+#include "core/kernels/cuda/matmul.h"
 #include "core/kernels/cuda/trellis_search.h"
 
 namespace qamserve {
@@ -28,5 +29,10 @@ absl::Status CudaTrellisSearch(int, std::span<const float>, std::span<const floa
                                const CudaStream&) {
   return NotBuilt();
 }
+
+int64_t CudaPackedScratchBytes(int64_t) { return 0; }
+absl::Status LaunchPackedMatmul(const PackedMatmulArgs&, const CudaStream&) { return NotBuilt(); }
+absl::Status LaunchInt8Matmul(const Int8MatmulArgs&, const CudaStream&) { return NotBuilt(); }
+absl::Status LaunchInt8WideMatmul(const Int8WideMatmulArgs&, const CudaStream&) { return NotBuilt(); }
 
 }  // namespace qamserve
