@@ -18,7 +18,8 @@ function(qamserve_find_cuda reason)
   set(nvcc "${CMAKE_CUDA_COMPILER}")
   if(NOT nvcc)
     # check_language looks on the PATH only; toolkits put nvcc beside it.
-    find_program(QAMSERVE_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_PATH ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)
+    find_program(QAMSERVE_NVCC NAMES "$ENV{CUDACXX}" nvcc HINTS ENV CUDA_PATH ENV CUDA_HOME PATHS /usr/local/cuda
+                 PATH_SUFFIXES bin)
     set(nvcc "${QAMSERVE_NVCC}")
   endif()
   if(NOT nvcc)
@@ -51,8 +52,8 @@ if(NOT QAMSERVE_CUDA STREQUAL "OFF")
     set(QAMSERVE_HAS_CUDA TRUE)
   elseif(QAMSERVE_CUDA STREQUAL "ON")
     message(FATAL_ERROR "QAMSERVE_CUDA is ON, but ${qamserve_no_cuda}. Install the CUDA toolkit, "
-                        "${qamserve_cuda_minimum} or later (nvcc and the static runtime; no driver), and put nvcc on the "
-                        "PATH or name it with -DCMAKE_CUDA_COMPILER; or configure with -DQAMSERVE_CUDA=OFF.")
+                        "${qamserve_cuda_minimum} or later (nvcc and the static runtime; no driver), and put nvcc on "
+                        "the PATH or name it with -DCMAKE_CUDA_COMPILER; or configure with -DQAMSERVE_CUDA=OFF.")
   else()
     message(STATUS "CUDA kernels: none, since ${qamserve_no_cuda}")
   endif()
