@@ -19,11 +19,28 @@ if(QAMSERVE_MOLD)
   add_link_options(-fuse-ld=mold)
 endif()
 
-add_compile_options(-Wall -Wextra -Wno-missing-field-initializers -fno-omit-frame-pointer
+include(Cuda)
+
+set(qamserve_options -Wall -Wextra -Wno-missing-field-initializers -fno-omit-frame-pointer
   # Two machines must give the same bytes: a*b+c is fused only where the code says fma.
   -ffp-contract=off)
 if(QAMSERVE_WERROR)
-  add_compile_options(-Werror)
+  list(APPEND qamserve_options -Werror)
+endif()
+add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:${qamserve_options}>")
+if(QAMSERVE_HAS_CUDA)
+  # CMake 3.25 knows no C++20 for this compiler: it ends where the standard is required and drops it in silence where it
+  # is not, so the flag is written out.
+  set(CMAKE_CUDA_STANDARD_REQUIRED OFF)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+    add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>")
+  endif()
+  # The host half of a .cu file gets the options of the others but -Wextra, which nvcc's own stubs do not pass.
+  add_compile_options(
+    "$<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;-Xcompiler=-Wall,-fno-omit-frame-pointer,-ffp-contract=off>")
+  if(QAMSERVE_WERROR)
+    add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:--Werror=all-warnings;-Xcompiler=-Werror>")
+  endif()
 endif()
 include_directories(${PROJECT_SOURCE_DIR})
 

@@ -2,7 +2,7 @@
 
 # C++ files of the project, tracked or new.
 cpp_files() {
-  git ls-files -co --exclude-standard -- '*.cc' '*.h' | while read -r file; do
+  git ls-files -co --exclude-standard -- '*.cc' '*.h' '*.cu' '*.cuh' | while read -r file; do
     if [ -f "$file" ]; then echo "$file"; fi
   done
 }

@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "core/base/file.h"
+#include "core/kernels/cuda/device.h"
+#include "core/kernels/kernels.h"
 #include "server/serving/core_model_loader.h"
 #include "server/store/sqlite_metadata_store.h"
 
@@ -57,6 +59,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
                                  {"metrics_port", server->metrics_port()},
                                  {"data_dir", options.data_dir},
                                  {"roles", options.roles}});
+  server->log_->Info("kernels", {{"cpu", std::string(BestKernels().name)}, {"cuda", DescribeCuda(FindCudaDevices())}});
   return server;
 }
 

@@ -1,33 +1,23 @@
 #include "core/kernels/trellis_search.h"
 
 #include <algorithm>
-#include <cmath>
+
+#include "core/kernels/trellis_cost.h"
 
 namespace qamserve {
 namespace {
 
 // Points and targets are scaled so that squared distances leave the low bits of a cost to the item.
 constexpr int kPointScale = 32;
-constexpr int kItemBits = 10;
-static_assert(1 << kItemBits == kPointScale * kPointScale);
+static_assert(kTrellisCostUnit == kPointScale * kPointScale);
 static_assert(2 * kTrellisMaxValue * kPointScale <= 32767, "differences must fit int16");
-// The largest step is 2 x (2 x 510 x 32)^2 = 2.13e9; a cost that is cut off at this still fits uint32 after it.
-constexpr uint32_t kMaxCost = (uint32_t{1} << 21) - 1;
-// Rows before and after the seam that the free search looks at: 16 lose 0.07 dB to trying every state, 6 lose 0.24 dB
-// (4 bits a weight).
-constexpr int kSeamRows = 16;
 
 int32_t Point(int x, int y) {
   return static_cast<int32_t>((static_cast<uint32_t>(x) & 0xffffu) | static_cast<uint32_t>(y) << 16);
 }
 
-// Rounded to whole units (1/148 of a standard deviation), so that squared distances keep the low bits free.
 int32_t TargetPoint(float x, float y) {
-  const auto limit = static_cast<float>(kTrellisMaxValue);
-  const auto scaled = [&](float v) {
-    return static_cast<int>(std::nearbyint(std::clamp(v, -limit, limit))) * kPointScale;
-  };
-  return Point(scaled(x), scaled(y));
+  return Point(TrellisTarget(x) * kPointScale, TrellisTarget(y) * kPointScale);
 }
 
 }  // namespace
@@ -84,7 +74,7 @@ TrellisSearch::TrellisSearch(const TrellisTable& table, const Kernels& kernels)
 void TrellisSearch::Step(int32_t target, uint16_t* from) {
   for (size_t i = 0; i < entry_.size(); ++i) {
     const uint32_t item = static_cast<uint32_t>(i) & static_cast<uint32_t>(table_.items_ - 1);  // a power of two
-    entry_[i] = std::min(cost_[table_.before_[i]], kMaxCost) << kItemBits | item;
+    entry_[i] = std::min(cost_[table_.before_[i]], kTrellisMaxCost) << kTrellisItemBits | item;
   }
   kernels_.trellis_step({.points = table_.points_.data(),
                          .entries = entry_.data(),
@@ -94,16 +84,16 @@ void TrellisSearch::Step(int32_t target, uint16_t* from) {
                          .target = target,
                          .best = best_.data()});
   const auto groups = static_cast<size_t>(table_.groups_);
-  constexpr uint32_t kItemMask = (1u << kItemBits) - 1;
+  constexpr uint32_t kItemMask = (1u << kTrellisItemBits) - 1;
   for (size_t g = 0; g < groups; ++g) {
-    cost_[g] = best_[g] >> kItemBits;
+    cost_[g] = best_[g] >> kTrellisItemBits;
     from[g] = static_cast<uint16_t>(best_[g] & kItemMask);
   }
   // At 11 bits a group goes on where kMaxItems ended: the first of the least wins.
   for (size_t other = groups; other < best_.size(); ++other) {
     const size_t g = other % groups;
-    if (best_[other] >> kItemBits >= cost_[g]) continue;
-    cost_[g] = best_[other] >> kItemBits;
+    if (best_[other] >> kTrellisItemBits >= cost_[g]) continue;
+    cost_[g] = best_[other] >> kTrellisItemBits;
     from[g] = static_cast<uint16_t>(other / groups * static_cast<size_t>(table_.items_) + (best_[other] & kItemMask));
   }
   uint32_t least = ~uint32_t{0};
@@ -112,7 +102,7 @@ void TrellisSearch::Step(int32_t target, uint16_t* from) {
 }
 
 void TrellisSearch::Run(int first, int count, int start, uint32_t* states) {
-  std::fill(cost_.begin(), cost_.end(), start < 0 ? 0 : kMaxCost);
+  std::fill(cost_.begin(), cost_.end(), start < 0 ? 0 : kTrellisMaxCost);
   if (start >= 0) cost_[static_cast<size_t>(start)] = 0;
   const auto groups = static_cast<size_t>(table_.groups_);
   for (int i = 0; i < count; ++i)
@@ -129,9 +119,9 @@ void TrellisSearch::Run(int first, int count, int start, uint32_t* states) {
 
 void TrellisSearch::Encode(const float* x, const float* y, uint16_t* codes) {
   for (int r = 0; r < kTileRows; ++r) targets_[r] = TargetPoint(x[r], y[r]);
-  uint32_t states[2 * kSeamRows + kTileRows];
-  Run(kTileRows - kSeamRows, 2 * kSeamRows, -1, states);
-  Run(0, kTileRows, static_cast<int>(states[kSeamRows] >> table_.pair_bits_), states);
+  uint32_t states[2 * kTrellisSeamRows + kTileRows];
+  Run(kTileRows - kTrellisSeamRows, 2 * kTrellisSeamRows, -1, states);
+  Run(0, kTileRows, static_cast<int>(states[kTrellisSeamRows] >> table_.pair_bits_), states);
   for (int r = 0; r < kTileRows; ++r) {
     codes[r] = static_cast<uint16_t>(states[r] & ((1u << table_.pair_bits_) - 1));
   }

@@ -24,6 +24,12 @@ METHOD_ABOUT = {
 }
 JOINT_SCALE_KL_LIMIT = {"5.5": 0.016, "4.0": 0.13, "3.5": 0.25}
 
+# Codec, rate, least fraction of the read bandwidth (None: only to know the figure), what it is.
+GPU_PRODUCTS = [("joint", "5.5", 0.8, "product from codes of the joint codec"),
+                ("joint", "4.0", 0.8, "the same at 4 bpw"),
+                ("trellis", "4.0", None, "product from codes of the trellis codec"),
+                ("int8", "8.0", 0.8, "product of 8-bit weights and activations")]
+
 
 @dataclasses.dataclass(frozen=True)
 class Key:
@@ -115,6 +121,13 @@ KEYS = {
     "smollm2.ldlq.peak_rss_over_plan": Key(
         "ratio", "peak resident memory of calibrating, quantizing and assembling with error feedback, over what the plan "
         "promised: a block of the model, its statistics, a tensor and its factor for each thread", "<=", 1),
+    "gpu.read.gb_per_second": Key("GB/s", "what a kernel reads that does nothing else"),
+    **{f"gpu.{codec}.{rate}.read_fraction": Key(
+        "ratio", f"{about}: bytes of codes a second over what the reading kernel reaches; one token, matrices of 28672 x "
+        "4096 that are together four times the cache", ">=" if limit else "", limit or 0)
+       for codec, rate, limit, about in GPU_PRODUCTS},
+    "gpu.trellis_search.4.0.weights_per_second": Key(
+        "weights/s", "the search of 2^16 states at 4 bpw on a GPU, the codes of the CPU's search"),
     "bounded.quantize.peak_rss_ratio": Key(
         "ratio", "peak resident memory over 768 MiB while a random Llama of at least 2 GiB is calibrated, quantized and "
         "assembled, with data memory limited to 768 MiB", "<=", 1),

@@ -1,5 +1,6 @@
 """The measurements. Each function takes a Context and gives rows {key: Figure} of what it measured on the way."""
 import functools
+import json
 import re
 import shutil
 import statistics
@@ -9,7 +10,7 @@ import measure_jobs
 import measure_speed
 from context import REPOSITORY, Unmeasurable
 from figure import Figure
-from keys import JOINT_KL, JOINT_SCALE_KL_LIMIT, METHOD_KL_LIMIT
+from keys import GPU_PRODUCTS, JOINT_KL, JOINT_SCALE_KL_LIMIT, METHOD_KL_LIMIT
 
 WINDOW_TOKENS = 1024
 DECODE_ROUNDS = 5
@@ -223,6 +224,24 @@ def feedback_memory(context):
         note=f"peak {peak / 2**20:.0f} MiB")}
 
 
+def gpu(context):
+    command = [context.program("tests/bench/gpu_bench"), "--tokens", 1]
+    lines = [json.loads(line) for line in context.run(command).splitlines()]
+    shown = context.show(command)
+    read = next(line for line in lines if line["kind"] == "read")
+    peer = f"reading kernel: {read['gb_per_second']:.0f} GB/s"
+    out = {"gpu.read.gb_per_second": Figure(read["gb_per_second"], shown, note=read["device"])}
+    for codec, rate, _, _ in GPU_PRODUCTS:
+        product = next(line for line in lines if line["kind"] == "product" and line["codec"] == codec and
+                       line.get("pair_bits", 16) == 2 * float(rate) and line.get("activation_bits", 8) == 8)
+        out[f"gpu.{codec}.{rate}.read_fraction"] = Figure(
+            product["read_fraction"], shown, peer=peer, ratio=product["read_fraction"],
+            note=f"{read['device']}, {product['microseconds']:.1f} us")
+    search = next(line for line in lines if line["kind"] == "trellis_search" and line["pair_bits"] == 8)
+    out["gpu.trellis_search.4.0.weights_per_second"] = Figure(search["weights_per_second"], shown, note=read["device"])
+    return out
+
+
 def measurements():
     """(keys it gives, function of a Context), in an order that leaves no artifact to be made twice."""
     out = [([f"{model}.tokenizer.mismatches"], functools.partial(tokenizer, model=model))
@@ -247,5 +266,7 @@ def measurements():
                  "smollm2.decode.bandwidth_fraction"], decode))
     out += measure_speed.measurements()
     out.append((["smollm2.ldlq.peak_rss_over_plan"], feedback_memory))
+    out.append((["gpu.read.gb_per_second", *(f"gpu.{codec}.{rate}.read_fraction" for codec, rate, _, _ in GPU_PRODUCTS),
+                 "gpu.trellis_search.4.0.weights_per_second"], gpu))
     out.append((["bounded.quantize.peak_rss_ratio"], bounded))
     return out

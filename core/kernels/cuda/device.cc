@@ -1,0 +1,56 @@
+#include "core/kernels/cuda/device.h"
+
+#include <cuda_runtime_api.h>
+
+#include "core/kernels/cuda/runtime.h"
+
+namespace qamserve {
+namespace {
+
+absl::StatusOr<CudaDevice> DeviceAt(int ordinal) {
+  cudaDeviceProp properties;
+  RETURN_IF_ERROR(CudaStatus(cudaGetDeviceProperties(&properties, ordinal), "reading a device's properties"));
+  CudaDevice device;
+  device.ordinal = ordinal;
+  device.name = properties.name;
+  device.capability = 10 * properties.major + properties.minor;
+  device.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
+  device.multiprocessors = properties.multiProcessorCount;
+  device.shared_bytes = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
+  device.l2_bytes = properties.l2CacheSize;
+  return device;
+}
+
+}  // namespace
+
+absl::Status CudaStatus(cudaError_t error, std::string_view doing) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  const std::string message = fmt::format("{}: {} ({})", doing, cudaGetErrorString(error), cudaGetErrorName(error));
+  if (error == cudaErrorMemoryAllocation) return ResourceExhausted("CUDA_MEMORY", "{}", message);
+  return Internal("CUDA_ERROR", "{}", message);
+}
+
+absl::StatusOr<CudaPlatform> FindCudaDevices() {
+  CudaProbe probe;
+  // Neither fails for want of a driver; the version is then 0.
+  RETURN_IF_ERROR(CudaStatus(cudaDriverGetVersion(&probe.driver_version), "asking for the driver"));
+  RETURN_IF_ERROR(CudaStatus(cudaRuntimeGetVersion(&probe.runtime_version), "asking for the runtime"));
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorInsufficientDriver) {
+    probe.outcome = CudaProbe::Outcome::kInsufficientDriver;
+  } else if (error == cudaErrorNoDevice) {
+    probe.outcome = CudaProbe::Outcome::kNoDevice;
+  } else if (error != cudaSuccess) {
+    probe.outcome = CudaProbe::Outcome::kOther;
+    probe.error = cudaGetErrorString(error);
+  }
+  if (error != cudaSuccess) cudaGetLastError();  // else the next call would report it again
+  for (int ordinal = 0; ordinal < count; ++ordinal) {
+    ASSIGN_OR_RETURN(CudaDevice device, DeviceAt(ordinal));
+    probe.devices.push_back(std::move(device));
+  }
+  return JudgeCudaProbe(probe);
+}
+
+}  // namespace qamserve

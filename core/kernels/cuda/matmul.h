@@ -1,0 +1,29 @@
+// The packed and 8-bit products of core/kernels/kernels.h on a GPU, for the few tokens of a decode step: the bits of
+// the scalar reference, from the bytes as they lie on disk.
+//
+// Arguments are those of the CPU kernels with all pointers to memory of the stream's device, weights at multiples of 16
+// bytes. More than 8 tokens are taken 8 at a time, which reads the weights as often. What holds a kernel back is
+// counted from its machine code in the .cu files; nothing has been measured yet.
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/status.h"
+#include "core/kernels/cuda/buffer.h"
+#include "core/kernels/kernels.h"
+
+namespace qamserve {
+
+// What PackedMatmulArgs::scratch must hold: 64 bytes a column, whatever the number of tokens.
+int64_t CudaPackedScratchBytes(int64_t cols);
+
+// Queue the product and return. Of tables for 10 bits and more only the quadrant without sign bits is read: the others
+// must be its mirror images, as those of all codebooks are. INVALID_ARGUMENT (CUDA_MATMUL) names an argument that the
+// kernels do not take; FAILED_PRECONDITION (CUDA_SHARED_MEMORY) if a block gets too little: one token of a joint codec
+// needs 11 (5 bits) to 147 KiB (12 bits).
+absl::Status LaunchPackedMatmul(const PackedMatmulArgs& args, const CudaStream& stream);
+// At most kInt8BlockCols columns.
+absl::Status LaunchInt8Matmul(const Int8MatmulArgs& args, const CudaStream& stream);
+absl::Status LaunchInt8WideMatmul(const Int8WideMatmulArgs& args, const CudaStream& stream);
+
+}  // namespace qamserve

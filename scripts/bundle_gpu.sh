@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# usage: scripts/bundle_gpu.sh FOLDER
+# Builds the GPU tests and the GPU bench and puts them into FOLDER with the libraries that they need. FOLDER/run.sh
+# [GTEST_FILTER] then tests and measures on a machine that has a GPU, its driver and a C++ library as new as this
+# machine's, and nothing else of ours; results are in FOLDER/results.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+folder=${1:?usage: scripts/bundle_gpu.sh FOLDER}
+build=${BUILD:-build}
+tests=(cuda_device_test cuda_trellis_test cuda_matmul_test)
+
+grep -q '^CMAKE_CUDA_COMPILER:' "$build/CMakeCache.txt" 2>/dev/null ||
+  { echo "error: $build/ is not configured with CUDA kernels (see QAMSERVE_CUDA in cmake/Cuda.cmake)" >&2; exit 1; }
+cmake --build "$build" --target "${tests[@]}" gpu_bench
+mkdir -p "$folder/lib"
+for test in "${tests[@]}"; do cp "$build/tests/core/kernels/$test" "$folder/"; done
+cp "$build/tests/bench/gpu_bench" "$folder/"
+strip "$folder"/cuda_*_test "$folder/gpu_bench"
+# The C and C++ libraries are the other machine's: its driver brings libraries that need them.
+for program in "$folder"/cuda_*_test "$folder/gpu_bench"; do ldd "$program"; done |
+  awk '$3 ~ /^\// { print $3 }' | sort -u | grep -Ev '/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s)\.so' |
+  xargs -I{} cp -L {} "$folder/lib/"
+cat >"$folder/run.sh" <<'RUN'
+#!/bin/sh
+# Tests first: a figure of a kernel that is wrong is worth nothing.
+cd "$(dirname "$0")" || exit
+mkdir -p results
+export LD_LIBRARY_PATH="$PWD/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+status=0
+for test in ./cuda_*_test; do
+  log=results/${test#./}.log
+  "$test" --gtest_filter="${1:-*}" >"$log" 2>&1 || status=1
+  cat "$log"
+done
+./gpu_bench >results/gpu_bench.jsonl || status=1
+cat results/gpu_bench.jsonl
+exit $status
+RUN
+chmod +x "$folder/run.sh"
+du -sh "$folder"
