@@ -3,6 +3,7 @@
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
 #include "client/qamctl/text.h"
+#include "client/qamctl/text_flags.h"
 #include "client/qamctl/watch_view.h"
 
 namespace qamserve::qamctl {
@@ -24,10 +25,7 @@ struct QuantizeFlags {
   int embedding_bits = 0;
   std::string rotation = "full";
   uint64_t seed = 0;
-  std::string calibration;
-  int calibration_windows = 0;
-  std::string evaluation;
-  int evaluation_windows = 0;
+  TextFlags calibration, evaluation;
   int window_tokens = 0;
   double max_kl = 0;
   std::vector<std::string> rates;  // FILTER=BITS
@@ -72,11 +70,11 @@ absl::Status AddRates(const QuantizeFlags& flags, v1::QuantizeSpec& spec) {
 
 absl::StatusOr<v1::CreateQuantizeJobRequest> ToRequest(Session& session, const QuantizeFlags& flags) {
   v1::CreateQuantizeJobRequest request;
-  ASSIGN_OR_RETURN(const std::string calibration, ResolveText(session, flags.calibration));
-  ASSIGN_OR_RETURN(const std::string evaluation, ResolveText(session, flags.evaluation));
+  v1::QuantizeSpec& spec = *request.mutable_spec();
+  ASSIGN_OR_RETURN(*spec.mutable_calibration(), ResolveSelection(session, flags.calibration, flags.window_tokens));
+  ASSIGN_OR_RETURN(*spec.mutable_evaluation(), ResolveSelection(session, flags.evaluation, flags.window_tokens));
   ASSIGN_OR_RETURN(const std::string checkpoint, ResolveCheckpoint(session, flags.checkpoint));
   request.set_checkpoint(checkpoint);
-  v1::QuantizeSpec& spec = *request.mutable_spec();
   spec.set_codec(kCodecs.at(flags.codec));
   spec.set_error_feedback(flags.error_feedback);
   spec.set_bpw(flags.bpw);
@@ -84,12 +82,6 @@ absl::StatusOr<v1::CreateQuantizeJobRequest> ToRequest(Session& session, const Q
   spec.set_channel_scale(!flags.no_channel_scale);
   spec.set_rotation(kRotations.at(flags.rotation));
   spec.set_seed(flags.seed);
-  spec.mutable_calibration()->set_text(calibration);
-  spec.mutable_calibration()->set_windows(flags.calibration_windows);
-  spec.mutable_calibration()->set_window_tokens(flags.window_tokens);
-  spec.mutable_evaluation()->set_text(evaluation);
-  spec.mutable_evaluation()->set_windows(flags.evaluation_windows);
-  spec.mutable_evaluation()->set_window_tokens(flags.window_tokens);
   spec.set_max_kl(flags.max_kl);
   RETURN_IF_ERROR(AddRates(flags, spec));
   request.set_display_name(flags.name);
@@ -120,21 +112,23 @@ absl::Status Quantize(Session& session, const QuantizeFlags& flags) {
 }
 
 void AddTextFlags(CLI::App& app, QuantizeFlags& flags) {
-  app.add_option("--calibration", flags.calibration,
+  app.add_option("--calibration", flags.calibration.text,
                  "Text to calibrate on: a local file or texts/{sha256} (default: the model's own samples)")
       ->type_name("TEXT");
-  app.add_option("--calibration-windows", flags.calibration_windows,
+  app.add_option("--calibration-windows", flags.calibration.windows,
                  "Windows of it to use (default 8, 16 with --error-feedback)")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
-  app.add_option("--evaluation", flags.evaluation,
+  AddTemplateFlag(app, "calibration", flags.calibration);
+  app.add_option("--evaluation", flags.evaluation.text,
                  "Text to measure on: a local file or texts/{sha256} (default: the model's own samples)")
       ->type_name("TEXT");
-  app.add_option("--evaluation-windows", flags.evaluation_windows, "Windows of it to use (default 8)")
+  app.add_option("--evaluation-windows", flags.evaluation.windows, "Windows of it to use (default 8)")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
   app.add_option("--window-tokens", flags.window_tokens, "Tokens in a window (default 1024)")
       ->check(CLI::PositiveNumber)
+  AddTemplateFlag(app, "evaluation", flags.evaluation);
       ->type_name("N");
 }
 

@@ -149,8 +149,9 @@ struct ArtifactInputs {
   std::vector<TensorOutcome> outcomes;  // likewise
   std::string display_name;
   std::string checkpoint_digest;
-  std::string calibration_source;  // "text" or "own samples" or "none"
-  std::string calibration_digest;  // SHA-256 of the token ids
+  std::string calibration_source;          // "text" or "own samples" or "none"
+  bool calibration_chat_template = false;  // the text was shaped by the model's chat template
+  std::string calibration_digest;          // SHA-256 of the token ids
   // Of the finished folder (DigestFiles); goes into the report.
   std::map<std::string, std::string> file_digests;
 };

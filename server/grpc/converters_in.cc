@@ -68,6 +68,7 @@ absl::StatusOr<TextSelection> TextSelectionFromProto(const v1::TextSelection& te
   }
   selection.windows = text.windows();
   selection.window_tokens = text.window_tokens();
+  if (text.has_chat_template()) selection.chat_template = text.chat_template();
   return selection;
 }
 

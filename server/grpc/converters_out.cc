@@ -19,6 +19,7 @@ v1::TextSelection ToProto(const TextSelection& selection) {
   text.set_text(NameOrEmpty("texts", selection.text));
   text.set_windows(selection.windows);
   text.set_window_tokens(selection.window_tokens);
+  if (selection.chat_template) text.set_chat_template(*selection.chat_template);
   return text;
 }
 
@@ -154,6 +155,7 @@ v1::QualityReport ToProto(const QualityReport& report) {
   message.set_second_half_kl_mean(report.second_half_kl_mean);
   message.set_kernels(report.kernels);
   return message;
+  message.set_chat_template(report.chat_template);
 }
 
 v1::JobState ToProto(JobState state) { return static_cast<v1::JobState>(state); }

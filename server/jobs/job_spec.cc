@@ -35,13 +35,17 @@ absl::Status NormalizeSelection(std::string_view field, TextSelection& selection
 }
 
 json SelectionToJson(const TextSelection& selection) {
-  return {{"text", selection.text}, {"windows", selection.windows}, {"window_tokens", selection.window_tokens}};
+  json j = {{"text", selection.text}, {"windows", selection.windows}, {"window_tokens", selection.window_tokens}};
+  // A plain text has the key that it always had.
+  if (selection.chat_template.value_or(false)) j["chat_template"] = true;
+  return j;
 }
 
 TextSelection SelectionFromJson(const json& j) {
   return {.text = j.at("text").get<std::string>(),
           .windows = j.at("windows").get<int32_t>(),
-          .window_tokens = j.at("window_tokens").get<int32_t>()};
+          .window_tokens = j.at("window_tokens").get<int32_t>(),
+          .chat_template = j.value("chat_template", false)};
 }
 
 // `fn` reads with nlohmann, which throws; what is read here was written by this program.

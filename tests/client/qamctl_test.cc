@@ -51,17 +51,19 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"quantize",
        "--bpw --no-channel-scale --rotation --seed --calibration --calibration-windows --evaluation "
        "--evaluation-windows --window-tokens --max-kl --name --load-as --priority --watch --validate-only --rate "
-       "--target-bpw --target-bytes --target-kl --target-ppl --one-rate --ladder --curve-only --embedding-bits"},
+       "--target-bpw --target-bytes --target-kl --target-ppl --one-rate --ladder --curve-only --embedding-bits "
+       "--calibration-template --evaluation-template"},
       {"study",
        "table --methods --rates --calibration --calibration-windows --evaluation --evaluation-windows "
-       "--window-tokens --name --priority --watch --validate-only --no-probes"},
+       "--window-tokens --name --priority --watch --validate-only --no-probes --calibration-template "
+       "--evaluation-template"},
       {"study table", "--format --output"},
       {"watch", "job"},
       {"jobs", "list get watch cancel retry delete"},
       {"jobs list", "--state"},
       {"cancel", "job"},
       {"report", "--worst"},
-      {"eval", "--text --windows --window-tokens --no-watch --validate-only"},
+      {"eval", "--text --windows --window-tokens --template --no-watch --validate-only"},
       {"artifacts", "list get download export delete"},
       {"artifacts list", "--checkpoint"},
       {"artifacts download", "--output"},

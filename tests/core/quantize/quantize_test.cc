@@ -443,12 +443,21 @@ TEST(Report, RoundTripsItsFigures) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->kl_mean, report.kl_mean);
   EXPECT_EQ(read->windows, 8);
+  report.chat_template = true;
   EXPECT_EQ(read->text_source, "text");
   EXPECT_FALSE(QualityReportFromJson("{}").ok());
 }
 
 TEST(Windows, CutsInOrderAndSaysWhenTheTextIsShort) {
+  EXPECT_TRUE(read->chat_template);
   std::vector<int32_t> tokens(100);
+  // Of a version that did not know templates.
+  std::string old = QualityReportToJson(report);
+  const std::string field = "\"chat_template\":true,";
+  ASSERT_NE(old.find(field), std::string::npos);
+  old.erase(old.find(field), field.size());
+  ASSERT_TRUE(QualityReportFromJson(old).ok());
+  EXPECT_FALSE(QualityReportFromJson(old)->chat_template);
   for (int i = 0; i < 100; ++i) tokens[static_cast<size_t>(i)] = i;
   const auto windows = CutWindows(tokens, 3, 30, 7);
   ASSERT_TRUE(windows.ok());

@@ -35,6 +35,22 @@ TEST(ConvertersTest, AQuantizeSpecComesBackAsItWent) {
   EXPECT_EQ(ToProto(*job).SerializeAsString(), spec.SerializeAsString());
 }
 
+TEST(ConvertersTest, AChatTemplateIsAskedForRefusedOrLeftToTheServer) {
+  v1::TextSelection text;
+  EXPECT_EQ(TextSelectionFromProto(text)->chat_template, std::nullopt);
+  for (const bool value : {false, true}) {
+    text.set_chat_template(value);
+    const auto selection = TextSelectionFromProto(text);
+    ASSERT_TRUE(selection.ok());
+    EXPECT_EQ(selection->chat_template, value);
+    JobSpec job;
+    job.calibration = *selection;
+    EXPECT_EQ(ToProto(job).calibration().has_chat_template(), true);
+    EXPECT_EQ(ToProto(job).calibration().chat_template(), value);
+    EXPECT_FALSE(ToProto(job).evaluation().has_chat_template());
+  }
+}
+
 TEST(ConvertersTest, TargetsAndLaddersTakeThePlaceOfARate) {
   v1::QuantizeSpec spec;
   spec.mutable_target()->set_kl(0.02);

@@ -168,6 +168,107 @@ TEST_F(CoreJobTest, WorksWithoutTextAndGatesOnQuality) {
   EXPECT_TRUE(service.catalog().ListArtifacts({}, "")->items.empty());
 }
 
+// The report of a finished job's artifact.
+std::string ReportOf(Service& service, const JobView& done) {
+  const auto artifact = service.catalog().GetArtifact(done.job.artifact);
+  if (!artifact.ok()) return artifact.status().ToString() + done.job.error.message;
+  return *service.catalog().FileSetOf("artifact", artifact->files)->ReadText("report.json", 1 << 20);
+}
+
+TEST_F(CoreJobTest, OwnSamplesBeginAsTheChatTemplateDoes) {
+  Service service(dir_, "samples", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  args.spec.calibration = {.text = "", .windows = 2, .window_tokens = 32};
+  args.spec.evaluation = {.text = "", .windows = 2, .window_tokens = 32};
+  service.StartWorker();
+  const auto created = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  const JobView chat = service.Finish(created->job.id);
+  ASSERT_EQ(chat.job.state, JobState::kSucceeded) << chat.job.error.message;
+  EXPECT_TRUE(chat.quality->chat_template);
+  EXPECT_EQ(chat.quality->text_source, "own samples");
+  EXPECT_NE(ReportOf(service, chat).find("\"chat_template\": true"), std::string::npos);
+  // To ask for what is the default is the same job.
+  args.spec.calibration.chat_template = true;
+  EXPECT_EQ(service.jobs().CreateQuantizeJob(args)->job.id, chat.job.id);
+
+  args.spec.calibration.chat_template = false;
+  args.spec.evaluation.chat_template = false;
+  const auto plain = service.Finish(service.jobs().CreateQuantizeJob(args)->job.id);
+  ASSERT_EQ(plain.job.state, JobState::kSucceeded) << plain.job.error.message;
+  EXPECT_FALSE(plain.quality->chat_template);
+  EXPECT_NE(plain.quality->text_digest, chat.quality->text_digest);
+  EXPECT_EQ(ReportOf(service, plain).find("\"chat_template\": true"), std::string::npos);
+
+  // No room for what the template prints.
+  args.spec.evaluation = {.text = "", .windows = 1, .window_tokens = 2};
+  const auto narrow = service.Finish(service.jobs().CreateQuantizeJob(args)->job.id);
+  EXPECT_EQ(narrow.job.state, JobState::kFailed);
+  EXPECT_EQ(narrow.job.error.reason, "WINDOW_TOKENS_RANGE") << narrow.job.error.message;
+}
+
+TEST_F(CoreJobTest, ConversationsAreRenderedByTheModelsTemplate) {
+  std::string lines;
+  for (int i = 0; i < 60; ++i) {
+    lines += fmt::format(
+        "{{\"messages\": [{{\"role\": \"user\", \"content\": \"say {}\"}}, {{\"role\": \"assistant\", "
+        "\"content\": \"it is {}\"}}]}}\n",
+        i, i * i);
+  }
+  ASSERT_TRUE(WriteFileAtomically(dir_ / "import/text.txt", lines).ok());
+  Service service(dir_, "chats", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  args.spec.calibration.windows = 3;
+  service.StartWorker();
+  const auto created = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  const JobView chat = service.Finish(created->job.id);
+  ASSERT_EQ(chat.job.state, JobState::kSucceeded) << chat.job.error.message;
+  EXPECT_TRUE(chat.quality->chat_template);
+  EXPECT_EQ(chat.quality->text_source, "text");
+  EXPECT_NE(ReportOf(service, chat).find("\"chat_template\": true"), std::string::npos);
+
+  // As it is, JSON and all, where the user says so; of one text both sides must say the same.
+  args.spec.calibration.chat_template = false;
+  EXPECT_EQ(ReasonOf(service.jobs().CreateQuantizeJob(args).status()), "CHAT_TEMPLATE_CONFLICT");
+  args.spec.evaluation.chat_template = false;
+  const auto plain = service.Finish(service.jobs().CreateQuantizeJob(args)->job.id);
+  ASSERT_EQ(plain.job.state, JobState::kSucceeded) << plain.job.error.message;
+  EXPECT_NE(plain.quality->text_digest, chat.quality->text_digest);
+
+  // A line that is none is found when the text is read.
+  ASSERT_TRUE(WriteFileAtomically(dir_ / "import/text.txt", lines + "nonsense\n").ok());
+  args = Import(service);
+  const auto broken = service.Finish(service.jobs().CreateQuantizeJob(args)->job.id);
+  EXPECT_EQ(broken.job.error.reason, "CONVERSATION_INVALID");
+  EXPECT_NE(broken.job.error.message.find("line 61"), std::string::npos) << broken.job.error.message;
+}
+
+TEST_F(CoreJobTest, ATemplateThatIsNotThereIsAnErrorWhereItIsNeeded) {
+  // A model whose tokenizer says nothing of chats.
+  ASSERT_TRUE(WriteFileAtomically(dir_ / "import/tiny/tokenizer_config.json",
+                                  "{\"bos_token\": \"<|endoftext|>\", \"eos_token\": \"<|im_end|>\"}")
+                  .ok());
+  ASSERT_TRUE(WriteFileAtomically(dir_ / "import/text.txt",
+                                  "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}\n" + SomeText())
+                  .ok());
+  Service service(dir_, "none", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  const absl::Status status = service.jobs().CreateQuantizeJob(args).status();
+  EXPECT_EQ(ReasonOf(status), "TEXT_TEMPLATE_MISSING");
+  EXPECT_TRUE(MessageOf(status).starts_with("evaluation.text")) << status;
+  args.spec.calibration.text = args.spec.evaluation.text = "";
+  args.spec.calibration.chat_template = true;
+  EXPECT_EQ(ReasonOf(service.jobs().CreateQuantizeJob(args).status()), "TEXT_TEMPLATE_MISSING");
+  args.spec.calibration.chat_template = std::nullopt;
+  EXPECT_TRUE(service.jobs().CreateQuantizeJob(args).ok()) << "from the first token, as before";
+  // A text without conversations has nothing to render.
+  ASSERT_TRUE(WriteFileAtomically(dir_ / "import/text.txt", SomeText()).ok());
+  args = Import(service);
+  args.spec.evaluation.chat_template = true;
+  EXPECT_EQ(ReasonOf(service.jobs().CreateQuantizeJob(args).status()), "CONVERSATION_INVALID");
+}
+
 TEST_F(CoreJobTest, ALadderGivesWhatSingleJobsGive) {
   Service service(dir_, "ladder", 2);
   CreateQuantizeJobArgs args = Import(service);
