@@ -32,6 +32,7 @@ const std::map<std::string, Method> kMethods = {
     {"scalar+scale", {v1::CODEC_SCALAR, true, false}},
     {"rtn", {v1::CODEC_UNIFORM, false, false, v1::ROTATION_NONE}},
     {"w8a8", {v1::CODEC_INT8, true, false, v1::ROTATION_NONE}},
+    {"full", {v1::CODEC_FULL, false, false, v1::ROTATION_NONE}},
 };
 const std::map<std::string, v1::StudyFormat> kFormats = {
     {"json", v1::STUDY_FORMAT_JSON}, {"csv", v1::STUDY_FORMAT_CSV}, {"html", v1::STUDY_FORMAT_HTML}};
@@ -65,9 +66,11 @@ absl::StatusOr<v1::CreateStudyJobRequest> ToRequest(Session& session, const Stud
     out.mutable_spec()->set_channel_scale(method.channel_scale);
     out.mutable_spec()->set_error_feedback(method.error_feedback);
     out.mutable_spec()->set_rotation(method.rotation);
-    // 8-bit integers have one rate.
+    // 8-bit integers have one rate, and so have floats.
     if (method.codec == v1::CODEC_INT8) {
       out.add_rates(8);
+    } else if (method.codec == v1::CODEC_FULL) {
+      out.add_rates(16);
     } else {
       out.mutable_rates()->Add(flags.rates.begin(), flags.rates.end());
     }
@@ -125,12 +128,12 @@ Action BuildStudy(CLI::App& app) {
       ->type_name("CHECKPOINT");
   app.add_option(
          "--methods", flags->methods,
-         "joint, trellis, polar, scalar, rtn, w8a8; the first four also with +scale, joint and trellis with +ldlq "
-         "(default joint,joint+scale,joint+ldlq,polar,w8a8)")
+         "joint, trellis, polar, scalar, rtn, w8a8, full; the first four also with +scale, joint and trellis with "
+         "+ldlq (default joint,joint+scale,joint+ldlq,polar,w8a8)")
       ->delimiter(',')
       ->check(CLI::IsMember(kMethods))
       ->type_name("NAME,...");
-  app.add_option("--rates", flags->rates, "Bits a weight of every method but w8a8 (default 3.5,4,5.5)")
+  app.add_option("--rates", flags->rates, "Bits a weight of every method but w8a8 and full (default 3.5,4,5.5)")
       ->delimiter(',')
       ->check(CLI::Range(2.5, 6.0))
       ->type_name("BITS,...");

@@ -74,6 +74,7 @@ std::string ReportJson(const QuantizeSpec& spec, const QuantizePlan& plan, const
                        {"bpw", Rounded(t.bpw)},
                        {"distortion", Rounded(t.distortion)},
                        {"weighted_error", Rounded(t.weighted_error)}});
+    if (!t.type.empty()) tensors.back()["type"] = t.type;
   }
   json embeddings = json::array();  // in the spec's embedding_bits; none if they were kept
   for (const QuantizePlan::Tensor& t : plan.embeddings) {

@@ -80,6 +80,10 @@ absl::Status NormalizeLadder(JobSpec& spec) {
 }
 
 absl::Status NormalizeRates(JobSpec& spec) {
+  if (spec.quantize.codec == Codec::kFull && (spec.target.any() || !spec.ladder.empty())) {
+    return InvalidArgument("CODEC_OPTION", "{} is set; codec full quantizes nothing and has one rate",
+                           spec.target.any() ? "target" : "ladder");
+  }
   RETURN_IF_ERROR(ValidateRateTarget(spec.target));
   if ((spec.target.any() || !spec.ladder.empty()) && !spec.quantize.rates.empty()) {
     return InvalidArgument("TARGET_CONFLICT", "rates of single tensors exclude a target and a ladder");

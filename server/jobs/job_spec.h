@@ -58,7 +58,7 @@ struct JobSpec {
 };
 
 // Fills in the defaults. INVALID_ARGUMENT names field and limit: WINDOWS_RANGE, WINDOW_TOKENS_RANGE, MAX_KL_RANGE,
-// LADDER_RATES, STUDY_SIZE, TARGET_CONFLICT, and those of ValidateQuantizeSpec and ValidateRateTarget.
+// LADDER_RATES, STUDY_SIZE, TARGET_CONFLICT, CODEC_OPTION, and those of ValidateQuantizeSpec and ValidateRateTarget.
 // `context_tokens` is the model's (the shortest one of a study).
 absl::StatusOr<JobSpec> NormalizeJobSpec(JobSpec spec, int64_t context_tokens);
 // Whether the job makes artifacts one after the other: by a target, a ladder or a study.

@@ -137,6 +137,31 @@ TEST_F(QamctlTest, AStudyNamesItsMethodsAndWritesItsTable) {
   EXPECT_EQ(server_.state().study_table.format(), v1::STUDY_FORMAT_CSV);
 }
 
+TEST_F(QamctlTest, WhatFlagsDoNotSayIsTheServersToChoose) {
+  ASSERT_EQ(Run({"quantize", "large", "--codec", "full"}).code, kExitOk);
+  const v1::QuantizeSpec& spec = server_.state().quantize.spec();
+  EXPECT_EQ(spec.codec(), v1::CODEC_FULL);
+  EXPECT_EQ(spec.bpw(), 0);
+  EXPECT_FALSE(spec.has_channel_scale());
+  EXPECT_EQ(spec.rotation(), v1::ROTATION_UNSPECIFIED);
+  EXPECT_FALSE(spec.calibration().has_chat_template());
+  ASSERT_EQ(
+      Run({"quantize", "large", "--rotation", "full", "--calibration-template", "on", "--evaluation-template", "off"})
+          .code,
+      kExitOk);
+  EXPECT_EQ(spec.rotation(), v1::ROTATION_FULL);
+  EXPECT_TRUE(spec.calibration().chat_template());
+  EXPECT_TRUE(spec.evaluation().has_chat_template());
+  EXPECT_FALSE(spec.evaluation().chat_template());
+  EXPECT_EQ(Run({"quantize", "large", "--evaluation-template", "maybe"}).code, kExitUsage);
+  ASSERT_EQ(Run({"study", "large", "--methods", "full,joint", "--rates", "4"}).code, kExitOk);
+  const v1::CreateStudyJobRequest& study = server_.state().study;
+  EXPECT_EQ(study.methods(0).spec().codec(), v1::CODEC_FULL);
+  EXPECT_EQ(study.methods(0).spec().rotation(), v1::ROTATION_NONE);
+  ASSERT_EQ(study.methods(0).rates_size(), 1);
+  EXPECT_EQ(study.methods(0).rates(0), 16);
+}
+
 TEST_F(QamctlTest, AnAmbiguousNameListsTheCandidates) {
   const Result prefix = Run({"quantize", "abcd"});
   EXPECT_THAT(prefix.err, AllOf(HasSubstr("AMBIGUOUS_NAME"), HasSubstr("checkpoints/abcd11111111 (small)"),

@@ -168,6 +168,42 @@ TEST_F(CoreJobTest, WorksWithoutTextAndGatesOnQuality) {
   EXPECT_TRUE(service.catalog().ListArtifacts({}, "")->items.empty());
 }
 
+TEST_F(CoreJobTest, FullPrecisionIsAMethodAmongOthers) {
+  TinyModelOptions half;
+  half.dtype = DType::kBF16;
+  ASSERT_TRUE(WriteTinyModel(half, dir_ / "import/tiny").ok());
+  Service service(dir_, "full", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  args.spec.quantize = {.codec = Codec::kFull, .bpw = 16, .channel_scale = false, .rotation = RotationKind::kNone};
+  const auto created = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  service.StartWorker();
+  const JobView done = service.Finish(created->job.id);
+  ASSERT_EQ(done.job.state, JobState::kSucceeded) << done.job.error.message;
+  EXPECT_EQ(done.tensors.size(), 14u);
+  EXPECT_EQ(done.tensors[0].type, "BF16");
+  EXPECT_LT(done.quality->kl_max, 1e-9) << "measured, and the weights are the checkpoint's own";
+  const auto artifact = service.catalog().GetArtifact(done.job.artifact);
+  ASSERT_TRUE(artifact.ok()) << artifact.status();
+  EXPECT_EQ(artifact->codec, "full");
+  EXPECT_EQ(artifact->bpw, 16);
+
+  CreateQuantizeJobArgs study = Import(service);
+  study.spec.checkpoints = {args.spec.checkpoint};
+  study.spec.methods = {args.spec.quantize, {.bpw = 4}};
+  const auto table = service.jobs().CreateStudyJob(study);
+  ASSERT_TRUE(table.ok()) << table.status();
+  const JobView rows = service.Finish(table->job.id);
+  ASSERT_EQ(rows.candidates.size(), 2u) << rows.job.error.message;
+  const auto measured = service.jobs().GetStudy(table->job.id);
+  ASSERT_TRUE(measured.ok()) << measured.status();
+  EXPECT_EQ(measured->rows[0].method, "full precision");
+  EXPECT_EQ(measured->rows[0].bpw, 16);
+  EXPECT_LT(measured->rows[0].quality.kl_mean, 1e-9);
+  EXPECT_GT(measured->rows[1].quality.kl_mean, 1e-5);
+  EXPECT_TRUE(StudyFromJson(StudyJson(*measured)).ok());
+}
+
 // The report of a finished job's artifact.
 std::string ReportOf(Service& service, const JobView& done) {
   const auto artifact = service.catalog().GetArtifact(done.job.artifact);
