@@ -4,6 +4,7 @@
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
 #include "client/qamctl/text.h"
+#include "client/qamctl/text_flags.h"
 #include "client/qamctl/watch_view.h"
 
 namespace qamserve::qamctl {
@@ -11,8 +12,7 @@ namespace {
 
 struct EvalFlags {
   std::string artifact;
-  std::string text;
-  int windows = 0;
+  TextFlags text;
   int window_tokens = 0;
   bool no_watch = false;
   bool validate_only = false;
@@ -94,9 +94,7 @@ absl::Status DeleteJob(Session& session, const std::string& text) {
 absl::Status Eval(Session& session, const EvalFlags& flags) {
   v1::CreateEvaluateJobRequest request;
   ASSIGN_OR_RETURN(*request.mutable_artifact(), ResolveArtifact(session, flags.artifact));
-  ASSIGN_OR_RETURN(*request.mutable_evaluation()->mutable_text(), ResolveText(session, flags.text));
-  request.mutable_evaluation()->set_windows(flags.windows);
-  request.mutable_evaluation()->set_window_tokens(flags.window_tokens);
+  ASSIGN_OR_RETURN(*request.mutable_evaluation(), ResolveSelection(session, flags.text, flags.window_tokens));
   request.set_validate_only(flags.validate_only);
   ASSIGN_OR_RETURN(const v1::Job job, session.client().CreateEvaluateJob(request));
   if (flags.validate_only) return PrintEstimate(session, job);
@@ -157,12 +155,13 @@ Action BuildEval(CLI::App& app) {
   app.add_option("artifact", flags->artifact, "Resource name, beginning of the digest, or display name")
       ->required()
       ->type_name("ARTIFACT");
-  app.add_option("--text", flags->text,
+  app.add_option("--text", flags->text.text,
                  "Text to measure on: a local file or texts/{sha256} (default: the model's own samples)")
       ->type_name("TEXT");
-  app.add_option("--windows", flags->windows, "Windows of it to use (default 8)")
+  app.add_option("--windows", flags->text.windows, "Windows of it to use (default 8)")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
+  AddTemplateFlag(app, "", flags->text);
   app.add_option("--window-tokens", flags->window_tokens, "Tokens in a window (default 1024)")
       ->check(CLI::PositiveNumber)
       ->type_name("N");

@@ -3,14 +3,16 @@
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
 #include "client/qamctl/text.h"
+#include "client/qamctl/text_flags.h"
 #include "client/qamctl/watch_view.h"
 
 namespace qamserve::qamctl {
 namespace {
 
-const std::map<std::string, v1::Codec> kCodecs = {{"joint", v1::CODEC_JOINT},     {"polar", v1::CODEC_POLAR},
-                                                  {"scalar", v1::CODEC_SCALAR},   {"uniform", v1::CODEC_UNIFORM},
-                                                  {"trellis", v1::CODEC_TRELLIS}, {"int8", v1::CODEC_INT8}};
+const std::map<std::string, v1::Codec> kCodecs = {{"joint", v1::CODEC_JOINT},   {"polar", v1::CODEC_POLAR},
+                                                  {"scalar", v1::CODEC_SCALAR}, {"uniform", v1::CODEC_UNIFORM},
+                                                  {"int8", v1::CODEC_INT8},     {"trellis", v1::CODEC_TRELLIS},
+                                                  {"full", v1::CODEC_FULL}};
 constexpr char kTargets[] = "Instead of --bpw";
 const std::map<std::string, v1::Rotation> kRotations = {
     {"full", v1::ROTATION_FULL}, {"block", v1::ROTATION_BLOCK}, {"none", v1::ROTATION_NONE}};
@@ -22,12 +24,9 @@ struct QuantizeFlags {
   bool no_channel_scale = false;
   bool error_feedback = false;
   int embedding_bits = 0;
-  std::string rotation = "full";
+  std::string rotation;
   uint64_t seed = 0;
-  std::string calibration;
-  int calibration_windows = 0;
-  std::string evaluation;
-  int evaluation_windows = 0;
+  TextFlags calibration, evaluation;
   int window_tokens = 0;
   double max_kl = 0;
   std::vector<std::string> rates;  // FILTER=BITS
@@ -72,24 +71,19 @@ absl::Status AddRates(const QuantizeFlags& flags, v1::QuantizeSpec& spec) {
 
 absl::StatusOr<v1::CreateQuantizeJobRequest> ToRequest(Session& session, const QuantizeFlags& flags) {
   v1::CreateQuantizeJobRequest request;
-  ASSIGN_OR_RETURN(const std::string calibration, ResolveText(session, flags.calibration));
-  ASSIGN_OR_RETURN(const std::string evaluation, ResolveText(session, flags.evaluation));
+  v1::QuantizeSpec& spec = *request.mutable_spec();
+  ASSIGN_OR_RETURN(*spec.mutable_calibration(), ResolveSelection(session, flags.calibration, flags.window_tokens));
+  ASSIGN_OR_RETURN(*spec.mutable_evaluation(), ResolveSelection(session, flags.evaluation, flags.window_tokens));
   ASSIGN_OR_RETURN(const std::string checkpoint, ResolveCheckpoint(session, flags.checkpoint));
   request.set_checkpoint(checkpoint);
-  v1::QuantizeSpec& spec = *request.mutable_spec();
   spec.set_codec(kCodecs.at(flags.codec));
   spec.set_error_feedback(flags.error_feedback);
   spec.set_bpw(flags.bpw);
   spec.set_embedding_bits(flags.embedding_bits);
-  spec.set_channel_scale(!flags.no_channel_scale);
-  spec.set_rotation(kRotations.at(flags.rotation));
+  // What a flag does not say is the server's to choose: it depends on the codec.
+  if (flags.no_channel_scale) spec.set_channel_scale(false);
+  if (!flags.rotation.empty()) spec.set_rotation(kRotations.at(flags.rotation));
   spec.set_seed(flags.seed);
-  spec.mutable_calibration()->set_text(calibration);
-  spec.mutable_calibration()->set_windows(flags.calibration_windows);
-  spec.mutable_calibration()->set_window_tokens(flags.window_tokens);
-  spec.mutable_evaluation()->set_text(evaluation);
-  spec.mutable_evaluation()->set_windows(flags.evaluation_windows);
-  spec.mutable_evaluation()->set_window_tokens(flags.window_tokens);
   spec.set_max_kl(flags.max_kl);
   RETURN_IF_ERROR(AddRates(flags, spec));
   request.set_display_name(flags.name);
@@ -120,19 +114,21 @@ absl::Status Quantize(Session& session, const QuantizeFlags& flags) {
 }
 
 void AddTextFlags(CLI::App& app, QuantizeFlags& flags) {
-  app.add_option("--calibration", flags.calibration,
+  app.add_option("--calibration", flags.calibration.text,
                  "Text to calibrate on: a local file or texts/{sha256} (default: the model's own samples)")
       ->type_name("TEXT");
-  app.add_option("--calibration-windows", flags.calibration_windows,
+  app.add_option("--calibration-windows", flags.calibration.windows,
                  "Windows of it to use (default 8, 16 with --error-feedback)")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
-  app.add_option("--evaluation", flags.evaluation,
+  AddTemplateFlag(app, "calibration", flags.calibration);
+  app.add_option("--evaluation", flags.evaluation.text,
                  "Text to measure on: a local file or texts/{sha256} (default: the model's own samples)")
       ->type_name("TEXT");
-  app.add_option("--evaluation-windows", flags.evaluation_windows, "Windows of it to use (default 8)")
+  app.add_option("--evaluation-windows", flags.evaluation.windows, "Windows of it to use (default 8)")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
+  AddTemplateFlag(app, "evaluation", flags.evaluation);
   app.add_option("--window-tokens", flags.window_tokens, "Tokens in a window (default 1024)")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
@@ -176,14 +172,14 @@ Action BuildQuantize(CLI::App& app) {
                  "Resource name, beginning of the digest, display name, or a local .gguf file or model folder")
       ->required()
       ->type_name("CHECKPOINT");
-  app.add_option("--bpw", flags->bpw, "Bits a weight: 2.5 to 6 in half bits (default 5.5); int8: 8")
-      ->check(CLI::Range(2.5, 8.0))
+  app.add_option("--bpw", flags->bpw, "Bits a weight: 2.5 to 6 in half bits (default 5.5); int8: 8, full: 16")
+      ->check(CLI::Range(2.5, 16.0))
       ->type_name("BITS");
   app.add_option("--codec", flags->codec,
                  "joint: a codebook of pairs; trellis: less error, slower to make, 2.5 to 5.5 bits; baselines: polar, "
-                 "scalar, uniform (round to nearest), int8 (W8A8)")
+                 "scalar, uniform (round to nearest), int8 (W8A8), full (16-bit floats, nothing quantized)")
       ->check(CLI::IsMember(kCodecs))
-      ->type_name("joint|trellis|polar|scalar|uniform|int8");
+      ->type_name("joint|trellis|polar|scalar|uniform|int8|full");
   app.add_flag("--error-feedback", flags->error_feedback,
                "Let columns make up for the rounding errors of those before them (LDLQ)");
   app.add_flag("--no-channel-scale", flags->no_channel_scale, "Do not weigh input channels by their activations");
@@ -192,7 +188,7 @@ Action BuildQuantize(CLI::App& app) {
       ->check(CLI::IsMember({8, 16}))
       ->type_name("8|16");
   app.add_option("--rotation", flags->rotation,
-                 "full: one Hadamard matrix over a row; block: power-of-two blocks; none")
+                 "full: one Hadamard matrix over a row (default); block: power-of-two blocks; none")
       ->check(CLI::IsMember(kRotations))
       ->type_name("full|block|none");
   app.add_option("--seed", flags->seed, "Of the rotation's signs (default 1)")->type_name("N");

@@ -5,6 +5,7 @@
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
 #include "client/qamctl/text.h"
+#include "client/qamctl/text_flags.h"
 #include "client/qamctl/watch_view.h"
 
 namespace qamserve::qamctl {
@@ -31,6 +32,7 @@ const std::map<std::string, Method> kMethods = {
     {"scalar+scale", {v1::CODEC_SCALAR, true, false}},
     {"rtn", {v1::CODEC_UNIFORM, false, false, v1::ROTATION_NONE}},
     {"w8a8", {v1::CODEC_INT8, true, false, v1::ROTATION_NONE}},
+    {"full", {v1::CODEC_FULL, false, false, v1::ROTATION_NONE}},
 };
 const std::map<std::string, v1::StudyFormat> kFormats = {
     {"json", v1::STUDY_FORMAT_JSON}, {"csv", v1::STUDY_FORMAT_CSV}, {"html", v1::STUDY_FORMAT_HTML}};
@@ -39,8 +41,8 @@ struct StudyFlags {
   std::vector<std::string> checkpoints;
   std::vector<std::string> methods = {"joint", "joint+scale", "joint+ldlq", "polar", "w8a8"};
   std::vector<double> rates = {3.5, 4, 5.5};
-  std::string calibration, evaluation;
-  int calibration_windows = 0, evaluation_windows = 0, window_tokens = 0;
+  TextFlags calibration, evaluation;
+  int window_tokens = 0;
   std::string name;
   int priority = 0;
   bool no_probes = false;
@@ -64,19 +66,17 @@ absl::StatusOr<v1::CreateStudyJobRequest> ToRequest(Session& session, const Stud
     out.mutable_spec()->set_channel_scale(method.channel_scale);
     out.mutable_spec()->set_error_feedback(method.error_feedback);
     out.mutable_spec()->set_rotation(method.rotation);
-    // 8-bit integers have one rate.
+    // 8-bit integers have one rate, and so have floats.
     if (method.codec == v1::CODEC_INT8) {
       out.add_rates(8);
+    } else if (method.codec == v1::CODEC_FULL) {
+      out.add_rates(16);
     } else {
       out.mutable_rates()->Add(flags.rates.begin(), flags.rates.end());
     }
   }
-  ASSIGN_OR_RETURN(*request.mutable_calibration()->mutable_text(), ResolveText(session, flags.calibration));
-  request.mutable_calibration()->set_windows(flags.calibration_windows);
-  request.mutable_calibration()->set_window_tokens(flags.window_tokens);
-  ASSIGN_OR_RETURN(*request.mutable_evaluation()->mutable_text(), ResolveText(session, flags.evaluation));
-  request.mutable_evaluation()->set_windows(flags.evaluation_windows);
-  request.mutable_evaluation()->set_window_tokens(flags.window_tokens);
+  ASSIGN_OR_RETURN(*request.mutable_calibration(), ResolveSelection(session, flags.calibration, flags.window_tokens));
+  ASSIGN_OR_RETURN(*request.mutable_evaluation(), ResolveSelection(session, flags.evaluation, flags.window_tokens));
   request.set_display_name(flags.name);
   request.set_priority(flags.priority);
   request.set_validate_only(flags.validate_only);
@@ -128,23 +128,25 @@ Action BuildStudy(CLI::App& app) {
       ->type_name("CHECKPOINT");
   app.add_option(
          "--methods", flags->methods,
-         "joint, trellis, polar, scalar, rtn, w8a8; the first four also with +scale, joint and trellis with +ldlq "
-         "(default joint,joint+scale,joint+ldlq,polar,w8a8)")
+         "joint, trellis, polar, scalar, rtn, w8a8, full; the first four also with +scale, joint and trellis with "
+         "+ldlq (default joint,joint+scale,joint+ldlq,polar,w8a8)")
       ->delimiter(',')
       ->check(CLI::IsMember(kMethods))
       ->type_name("NAME,...");
-  app.add_option("--rates", flags->rates, "Bits a weight of every method but w8a8 (default 3.5,4,5.5)")
+  app.add_option("--rates", flags->rates, "Bits a weight of every method but w8a8 and full (default 3.5,4,5.5)")
       ->delimiter(',')
       ->check(CLI::Range(2.5, 6.0))
       ->type_name("BITS,...");
-  app.add_option("--calibration", flags->calibration,
+  app.add_option("--calibration", flags->calibration.text,
                  "Text to calibrate on: a local file or texts/{sha256} (default: the models' own samples)")
       ->type_name("TEXT");
-  app.add_option("--calibration-windows", flags->calibration_windows, "Windows of it to use")->type_name("N");
-  app.add_option("--evaluation", flags->evaluation,
+  app.add_option("--calibration-windows", flags->calibration.windows, "Windows of it to use")->type_name("N");
+  AddTemplateFlag(app, "calibration", flags->calibration);
+  app.add_option("--evaluation", flags->evaluation.text,
                  "Text to measure on: a local file or texts/{sha256} (default: the models' own samples)")
       ->type_name("TEXT");
-  app.add_option("--evaluation-windows", flags->evaluation_windows, "Windows of it to use (default 8)")->type_name("N");
+  app.add_option("--evaluation-windows", flags->evaluation.windows, "Windows of it to use (default 8)")->type_name("N");
+  AddTemplateFlag(app, "evaluation", flags->evaluation);
   app.add_option("--window-tokens", flags->window_tokens, "Tokens in a window (default 1024)")->type_name("N");
   app.add_flag("--no-probes", flags->no_probes,
                "Do not try tensors one by one, from which KL is predicted: much faster");

@@ -170,9 +170,10 @@ void PrintQuality(Session& session, const v1::QualityReport& quality) {
     return;
   }
   const bool from_text = quality.text_source() == "text";
-  session.Print(fmt::format("measured on  {} windows of {} tokens, {} scored, {}{}", quality.windows(),
+  session.Print(fmt::format("measured on  {} windows of {} tokens, {} scored, {}{}{}", quality.windows(),
                             quality.window_tokens(), quality.scored_tokens(),
                             from_text ? "from the text given" : "the model's " + quality.text_source(),
+                            quality.chat_template() ? ", in its chat template" : "",
                             quality.kernels().empty() ? "" : ", " + quality.kernels() + " kernels"));
   // 1.96 standard errors: 95 % under a normal law.
   session.Print(fmt::format("perplexity   {:.4f} unquantized, {:.4f} quantized: {:+.3f} % ± {:.3f} % (95 %)",

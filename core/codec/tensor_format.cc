@@ -25,6 +25,8 @@ std::string_view CodecName(Codec codec) {
       return "trellis";
     case Codec::kInt8:
       return "int8";
+    case Codec::kFull:
+      return "full";
   }
   return "";
 }
@@ -50,6 +52,7 @@ const Codebook* CodebookOf(const TensorFormat& format) {
       return &CodebookFor(CodebookKind::kUniform, format.pair_bits);
     case Codec::kTrellis:
     case Codec::kInt8:
+    case Codec::kFull:
       break;
   }
   return nullptr;
@@ -59,6 +62,7 @@ absl::Status CheckTensorFormat(const TensorFormat& format) {
   int low = kMinPairBits, high = kMaxPairBits;
   if (format.codec == Codec::kTrellis) low = kMinTrellisPairBits, high = kMaxTrellisPairBits;
   if (format.codec == Codec::kInt8) low = high = kInt8PairBits;
+  if (format.codec == Codec::kFull) low = high = kFullPairBits;
   if (format.pair_bits >= low && format.pair_bits <= high) return absl::OkStatus();
   return InvalidArgument("BPW_RANGE", "bpw is {}; the limits of codec {} are {} and {}, in half bits",
                          format.pair_bits / 2.0, CodecName(format.codec), low / 2.0, high / 2.0);
@@ -69,6 +73,7 @@ int64_t CodesStripBytes(const TensorFormat& format, int64_t cols) {
 }
 
 int64_t CodesBytes(const TensorFormat& format, int64_t rows, int64_t cols) {
+  if (!HasCodes(format)) return rows * cols * static_cast<int64_t>(sizeof(uint16_t));
   return StripsDown(rows) * CodesStripBytes(format, cols);
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -34,10 +35,11 @@ struct QualityReport {
   double kl_p50 = 0, kl_p90 = 0, kl_p99 = 0, kl_p999 = 0, kl_max = 0;
   // Over positions window_tokens / 2 .. window_tokens - 2 of each window only: what llama-perplexity scores.
   double second_half_kl_mean = 0;
-  double top1_agreement = 0;  // 0..1
-  std::string text_source;    // "text" or "own samples"
-  std::string text_digest;    // of the token ids
-  std::string kernels;        // kKernelsVersion
+  double top1_agreement = 0;   // 0..1
+  std::string text_source;     // "text" or "own samples"
+  bool chat_template = false;  // the text was shaped by the model's chat template
+  std::string text_digest;     // of the token ids
+  std::string kernels;         // kKernelsVersion
 };
 std::string QualityReportToJson(const QualityReport& report);
 absl::StatusOr<QualityReport> QualityReportFromJson(const std::string& json);
@@ -71,8 +73,10 @@ absl::StatusOr<Perplexity> EvaluateBase(const Checkpoint& base, const std::vecto
 // INVALID_ARGUMENT (TEXT_TOO_SHORT) if there are not enough tokens; names both counts.
 absl::StatusOr<std::vector<std::vector<int32_t>>> CutWindows(const std::vector<int32_t>& tokens, int32_t windows,
                                                              int32_t window_tokens, std::optional<int32_t> bos);
-// The model's own samples at temperature 1, for data-free calibration and evaluation. Needs the whole model in memory.
-absl::StatusOr<std::vector<std::vector<int32_t>>> SampleWindows(const Model& model, int32_t first_token,
+// The model's own samples at temperature 1, for data-free calibration and evaluation; each window begins with the
+// tokens of `beginning`. Needs the whole model in memory. INVALID_ARGUMENT (WINDOW_TOKENS_RANGE) if the beginning is
+// empty or leaves no room in a window.
+absl::StatusOr<std::vector<std::vector<int32_t>>> SampleWindows(const Model& model, std::span<const int32_t> beginning,
                                                                 int32_t windows, int32_t window_tokens, uint64_t seed,
                                                                 ThreadPool& pool, ProgressFn progress);
 // SHA-256 over the ids as little-endian int32.

@@ -42,6 +42,7 @@ json ToJson(QualityReport report) {
   json out;
   VisitNumbers(report, [&](const char* name, double& value) { out[name] = Rounded(value); });
   VisitOthers(report, [&](const char* name, auto& value) { out[name] = value; });
+  out["chat_template"] = report.chat_template;
   return out;
 }
 
@@ -55,6 +56,8 @@ absl::StatusOr<QualityReport> QualityReportFromJson(const std::string& text) {
     const json in = json::parse(text);
     VisitNumbers(report, [&](const char* name, double& value) { value = in.at(name).get<double>(); });
     VisitOthers(report, [&](const char* name, auto& value) { in.at(name).get_to(value); });
+    // Earlier versions applied none and did not say so.
+    report.chat_template = in.value("chat_template", false);
   } catch (const json::exception& e) {
     return DataLoss("REPORT_INVALID", "quality report: {}", e.what());
   }
@@ -71,6 +74,7 @@ std::string ReportJson(const QuantizeSpec& spec, const QuantizePlan& plan, const
                        {"bpw", Rounded(t.bpw)},
                        {"distortion", Rounded(t.distortion)},
                        {"weighted_error", Rounded(t.weighted_error)}});
+    if (!t.type.empty()) tensors.back()["type"] = t.type;
   }
   json embeddings = json::array();  // in the spec's embedding_bits; none if they were kept
   for (const QuantizePlan::Tensor& t : plan.embeddings) {
@@ -80,7 +84,10 @@ std::string ReportJson(const QuantizeSpec& spec, const QuantizePlan& plan, const
                        {"codec", kCodecVersion},
                        {"spec", json::parse(QuantizeSpecToJson(spec))},
                        {"checkpoint", inputs.checkpoint_digest},
-                       {"calibration", {{"source", inputs.calibration_source}, {"digest", inputs.calibration_digest}}},
+                       {"calibration",
+                        {{"source", inputs.calibration_source},
+                         {"chat_template", inputs.calibration_chat_template},
+                         {"digest", inputs.calibration_digest}}},
                        {"bpw", Rounded(plan.bpw)},
                        {"weights", plan.weights},
                        {"weights_file_bytes", plan.artifact_bytes},

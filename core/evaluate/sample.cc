@@ -22,11 +22,17 @@ int32_t Sample(const float* logits, int64_t n, Rng& rng) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<std::vector<int32_t>>> SampleWindows(const Model& model, int32_t first_token,
+absl::StatusOr<std::vector<std::vector<int32_t>>> SampleWindows(const Model& model, std::span<const int32_t> beginning,
                                                                 int32_t windows, int32_t window_tokens, uint64_t seed,
                                                                 ThreadPool& pool, ProgressFn progress) {
+  const auto given = static_cast<int32_t>(beginning.size());
+  if (given == 0 || given >= window_tokens) {
+    return InvalidArgument("WINDOW_TOKENS_RANGE",
+                           "a window has {} tokens; samples begin with {} given ones and need at least one more",
+                           window_tokens, given);
+  }
   const auto count = static_cast<size_t>(windows);
-  std::vector<std::vector<int32_t>> out(count, {first_token});
+  std::vector<std::vector<int32_t>> out(count, {beginning.begin(), beginning.end()});
   std::vector<Rng> rngs;
   std::vector<KvCache> caches;
   for (size_t i = 0; i < count; ++i) {
@@ -35,9 +41,10 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> SampleWindows(const Model& mod
   }
   Workspace workspace;
   std::vector<float> logits;
-  for (int32_t t = 1; t < window_tokens; ++t) {
+  for (int32_t t = given; t < window_tokens; ++t) {
     std::vector<SequenceChunk> chunks;
-    for (size_t i = 0; i < count; ++i) chunks.push_back({std::span(out[i]).last(1), &caches[i]});
+    const size_t fresh = t == given ? beginning.size() : 1;
+    for (size_t i = 0; i < count; ++i) chunks.push_back({std::span(out[i]).last(fresh), &caches[i]});
     RETURN_IF_ERROR(model.Forward(chunks, workspace, pool, logits));
     const int64_t vocab = model.config().vocab_size;
     for (size_t i = 0; i < count; ++i) {

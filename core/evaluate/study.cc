@@ -237,12 +237,13 @@ std::string MethodName(const QuantizeSpec& spec) {
   std::string name(CodecName(spec.codec));
   if (spec.codec == Codec::kUniform) name = "round to nearest";
   if (spec.codec == Codec::kInt8) name = "W8A8";
+  if (spec.codec == Codec::kFull) name = "full precision";
   if (spec.channel_scale) name += " + scale";
   if (spec.error_feedback) name += " + LDLQ";
   if (!spec.rates.empty()) name += ", mixed rates";
   if (spec.embedding_bits != QuantizeSpec().embedding_bits)
     name += fmt::format(", {}-bit embeddings", spec.embedding_bits);
-  const bool plain = spec.codec == Codec::kUniform || spec.codec == Codec::kInt8;
+  const bool plain = spec.codec == Codec::kUniform || spec.codec == Codec::kInt8 || spec.codec == Codec::kFull;
   switch (spec.rotation) {
     case RotationKind::kFull:
       return plain ? name + " + rotation" : name;

@@ -37,8 +37,8 @@ struct Study {
   std::vector<StudyRow> rows;
 };
 
-// "joint", "joint + scale", "polar", "trellis + LDLQ", "round to nearest", "SmoothQuant W8A8". A rotation is named
-// where it departs from what is usual: none for the last two, full for the others.
+// "joint", "joint + scale", "polar", "trellis + LDLQ", "round to nearest", "SmoothQuant W8A8", "full precision". A
+// rotation is named where it departs from what is usual: none for the last three, full for the others.
 std::string MethodName(const QuantizeSpec& spec);
 
 // Rank correlation, -1 to 1; equal values share the mean of their ranks. NaN if there are fewer than 3 values, if all

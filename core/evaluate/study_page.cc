@@ -71,10 +71,14 @@ std::string PointNote(const StudyRow& row) {
                      PerplexityChange(row.quality));
 }
 
-// The methods of a study, each with the look that it has in every plot.
+// Full precision is in the tables only: its errors, decades below all others, would be most of a plot's height.
+bool IsPlotted(const StudyRow& row) { return row.spec.codec != Codec::kFull; }
+
+// The methods of a study that are plotted, each with the look that it has in every plot.
 std::vector<PlotSeries> MethodsOf(const Study& study) {
   std::vector<PlotSeries> methods;
   for (const StudyRow& row : study.rows) {
+    if (!IsPlotted(row)) continue;
     const bool known = std::any_of(methods.begin(), methods.end(),
                                    [&](const PlotSeries& method) { return method.name == row.method; });
     if (!known) methods.push_back(StyledSeries(methods.size(), row.method));
@@ -169,6 +173,7 @@ std::string PerplexityPlot(const Study& study) {
     const int marker = static_cast<int>(m);
     for (const size_t i : models[m].rows) {
       const StudyRow& row = study.rows[i];
+      if (!IsPlotted(row)) continue;
       const auto method = std::find_if(legend.begin(), legend.begin() + static_cast<ptrdiff_t>(methods),
                                        [&](const PlotSeries& one) { return one.name == row.method; });
       plot.series.push_back(
@@ -232,7 +237,10 @@ std::vector<PlotPoint> LayerPoints(const StudyRow& row, bool output_error) {
 // methods share come first, those at the nearest rates fill up.
 std::vector<size_t> TellingRows(const Study& study, const StudyModel& model) {
   std::map<double, std::vector<std::string>> methods_at;
-  for (const size_t i : model.rows) {
+  std::vector<size_t> rows = model.rows;
+  std::erase_if(rows, [&](size_t i) { return !IsPlotted(study.rows[i]); });
+  if (rows.empty()) return rows;
+  for (const size_t i : rows) {
     std::vector<std::string>& methods = methods_at[study.rows[i].spec.bpw];
     if (std::find(methods.begin(), methods.end(), study.rows[i].method) == methods.end()) {
       methods.push_back(study.rows[i].method);
@@ -240,7 +248,6 @@ std::vector<size_t> TellingRows(const Study& study, const StudyModel& model) {
   }
   const auto shared = std::max_element(methods_at.begin(), methods_at.end(),
                                        [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); });
-  std::vector<size_t> rows = model.rows;
   std::stable_sort(rows.begin(), rows.end(), [&](size_t i, size_t j) {
     return std::abs(study.rows[i].spec.bpw - shared->first) < std::abs(study.rows[j].spec.bpw - shared->first);
   });

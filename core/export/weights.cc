@@ -15,11 +15,6 @@ namespace {
 // Values of one piece: with their floats 6 MiB in BF16, many strips of the widest published layers.
 constexpr int64_t kPieceValues = int64_t{1} << 20;
 
-uint16_t FloatToBFloat16(float value) {  // to nearest even; the value is finite
-  const auto bits = std::bit_cast<uint32_t>(value);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
 bool IsInfinite16(DType dtype, uint16_t bits) {
   const uint16_t exponent = dtype == DType::kF16 ? 0x7c00 : 0x7f80;
   return (bits & exponent) == exponent;

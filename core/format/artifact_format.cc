@@ -31,8 +31,8 @@ absl::StatusOr<QuantizationConfig::Format> ReadFormat(const json& section, std::
   QuantizationConfig::Format format;
   ASSIGN_OR_RETURN(format.codec, Field<std::string>(section, "codec", origin));
   ASSIGN_OR_RETURN(format.pair_bits, Field<int>(section, "pair_bits", origin));
-  if (format.pair_bits < 5 || format.pair_bits > 16) {
-    return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.pair_bits is {}; the limits are 5 and 16", origin,
+  if (format.pair_bits < 5 || format.pair_bits > 32) {
+    return InvalidArgument("CONFIG_FIELD", "{}: quantization_config.pair_bits is {}; the limits are 5 and 32", origin,
                            format.pair_bits);
   }
   return format;

@@ -6,6 +6,8 @@
 //   NAME.codes          U8  [bytes]  packed codes (core/codec/packing.h), starting at a multiple of 128 in the file
 //   NAME.row_norm       F16 [rows]
 //   GROUP.channel_scale F16 [cols]   only with channel scales
+// or, of codec "full",
+//   NAME.weight         F16 or BF16 [rows, cols]
 // and every other tensor of the model under its Hugging Face name; embeddings in 8 bits have codes and norms, too.
 #pragma once
 

@@ -54,10 +54,11 @@ class SafetensorsWriter {
     // before it do not add up to one.
     bool aligned = false;
   };
-  // The data begins at a multiple of `alignment` (a power of two, up to 4096): the header is padded with spaces.
+  // The data begins at a multiple of `alignment` (a power of two, up to 4096): the header is padded with spaces, and
+  // further ones if the file would have less than `at_least_bytes`.
   static absl::StatusOr<SafetensorsWriter> Create(const std::string& path, const std::vector<Declaration>& tensors,
                                                   const std::map<std::string, std::string>& metadata,
-                                                  uint64_t alignment = 128);
+                                                  uint64_t alignment = 128, uint64_t at_least_bytes = 0);
   // The size that the file will have.
   static absl::StatusOr<uint64_t> TotalBytes(const std::vector<Declaration>& tensors,
                                              const std::map<std::string, std::string>& metadata,

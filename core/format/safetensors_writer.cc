@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <bit>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -69,7 +70,8 @@ struct Header {
 };
 
 absl::StatusOr<Header> MakeHeader(const std::string& path, const std::vector<SafetensorsWriter::Declaration>& tensors,
-                                  const std::map<std::string, std::string>& metadata, uint64_t alignment) {
+                                  const std::map<std::string, std::string>& metadata, uint64_t alignment,
+                                  uint64_t at_least_bytes) {
   if (!std::has_single_bit(alignment) || alignment > kMaxAlignment) {
     return InvalidArgument("SAFETENSORS_OFFSETS", "{}: alignment {} is not a power of two up to {}", path, alignment,
                            kMaxAlignment);
@@ -83,7 +85,9 @@ absl::StatusOr<Header> MakeHeader(const std::string& path, const std::vector<Saf
   } catch (const std::exception& error) {  // text that is not UTF-8
     return InvalidArgument("SAFETENSORS_HEADER", "{}: a name or metadata value cannot be JSON: {}", path, error.what());
   }
-  const uint64_t end = sizeof(uint64_t) + header.json.size();
+  const uint64_t least = sizeof(uint64_t) + header.json.size();
+  const uint64_t end = std::max(least, at_least_bytes - std::min(at_least_bytes, data_bytes));
+  header.json.append(end - least, ' ');
   header.json.append((alignment - end % alignment) % alignment, ' ');
   if (header.json.size() > kMaxSafetensorsHeaderBytes) {
     return InvalidArgument("SAFETENSORS_HEADER", "{}: a header of {} bytes; the limit is {}", path, header.json.size(),
@@ -98,15 +102,15 @@ absl::StatusOr<Header> MakeHeader(const std::string& path, const std::vector<Saf
 absl::StatusOr<uint64_t> SafetensorsWriter::TotalBytes(const std::vector<Declaration>& tensors,
                                                        const std::map<std::string, std::string>& metadata,
                                                        uint64_t alignment) {
-  ASSIGN_OR_RETURN(const Header header, MakeHeader("safetensors", tensors, metadata, alignment));
+  ASSIGN_OR_RETURN(const Header header, MakeHeader("safetensors", tensors, metadata, alignment, 0));
   return header.total_bytes;
 }
 
 absl::StatusOr<SafetensorsWriter> SafetensorsWriter::Create(const std::string& path,
                                                             const std::vector<Declaration>& tensors,
                                                             const std::map<std::string, std::string>& metadata,
-                                                            uint64_t alignment) {
-  ASSIGN_OR_RETURN(const Header header, MakeHeader(path, tensors, metadata, alignment));
+                                                            uint64_t alignment, uint64_t at_least_bytes) {
+  ASSIGN_OR_RETURN(const Header header, MakeHeader(path, tensors, metadata, alignment, at_least_bytes));
   const uint64_t length = header.json.size();
   ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
   RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(&length, 1))));

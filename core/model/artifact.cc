@@ -169,6 +169,13 @@ absl::StatusOr<Linear> ArtifactReader::LoadPacked(const std::string& name, int64
     }
     out.row_scale[static_cast<size_t>(r)] = norm * step;
   }
+  return out;
+}
+
+absl::StatusOr<Linear> ArtifactReader::LoadLinear(const std::string& name) const {
+  const int64_t rows = RowsOf(config_, name), cols = ColsOf(config_, name);
+  const bool packed = HasCodes(FormatOf(name));
+  ASSIGN_OR_RETURN(Linear out, packed ? LoadPacked(name, rows, cols) : LoadMatrix(name + ".weight", rows, cols));
   if (Has(name + ".bias")) {
     ASSIGN_OR_RETURN(out.bias, LoadVector(name + ".bias"));
   }
@@ -203,14 +210,17 @@ absl::StatusOr<LayerWeights> ArtifactReader::LoadLayer(int64_t layer) const {
     LinearGroup& group = *groups[g];
     group.name = names[g].name;
     for (const std::string& name : names[g].layers) {
-      ASSIGN_OR_RETURN(Linear linear, LoadPacked(name, RowsOf(config_, name), ColsOf(config_, name)));
+      ASSIGN_OR_RETURN(Linear linear, LoadLinear(name));
       group.layers.push_back(std::move(linear));
     }
     for (const Linear& linear : group.layers) {
-      if (linear.int8 == group.layers.front().int8) continue;
-      return Unimplemented("ARTIFACT_VERSION", "{}: the layers of {} are partly in 8 bits; all or none must be",
+      const Linear& first = group.layers.front();
+      if (linear.int8 == first.int8 && linear.packed() == first.packed()) continue;
+      return Unimplemented("ARTIFACT_VERSION",
+                           "{}: the layers of {} are partly in 8 bits or in full precision; all or none must be",
                            mapped_.path(), group.name);
     }
+    if (!group.layers.front().packed()) continue;
     ASSIGN_OR_RETURN(group.rotation, RotationFor(group.cols()));
     if (quantization_.channel_scale) {
       ASSIGN_OR_RETURN(group.inverse_scale, LoadChannelScale(group.name, group.cols()));

@@ -57,17 +57,23 @@ absl::Status CopyKept(const Checkpoint& checkpoint, const std::string& name, Saf
 
 absl::Status WriteWeights(const Checkpoint& checkpoint, const QuantizeSpec& spec, const QuantizePlan& plan,
                           const ArtifactInputs& inputs, ProgressFn progress, const std::string& path) {
-  ASSIGN_OR_RETURN(SafetensorsWriter writer,
-                   SafetensorsWriter::Create(path, ArtifactDeclarations(checkpoint, spec, plan), ArtifactMetadata(),
-                                             kCodesAlignment));
   std::vector<std::unique_ptr<SafetensorsReader>> packed;
   for (const std::string& file : inputs.packed) {
     ASSIGN_OR_RETURN(auto reader, SafetensorsReader::Open(FileSet(file, {{"packed.safetensors", file, 0}})));
     packed.push_back(std::move(reader));
   }
   const size_t n = plan.tensors.size();
+  // In file order the tensors of the plan come first, each under the name that it has in its packed file.
+  std::vector<SafetensorsWriter::Declaration> declarations = ArtifactDeclarations(checkpoint, spec, plan);
   for (size_t i = 0; i < n; ++i) {
-    RETURN_IF_ERROR(CopyTensor(*packed[i], plan.tensors[i].name + kCodesSuffix, writer));
+    const TensorInfo* info = packed[i]->Find(declarations[i].name);
+    if (info != nullptr && !HasCodes(plan.tensors[i].format)) declarations[i].dtype = info->dtype;
+  }
+  ASSIGN_OR_RETURN(SafetensorsWriter writer,
+                   SafetensorsWriter::Create(path, declarations, ArtifactMetadata(), kCodesAlignment,
+                                             static_cast<uint64_t>(plan.artifact_bytes)));
+  for (size_t i = 0; i < n; ++i) {
+    RETURN_IF_ERROR(CopyTensor(*packed[i], declarations[i].name, writer));
     RETURN_IF_ERROR(progress(0.8 * static_cast<double>(i + 1) / static_cast<double>(n)));
   }
   auto embedding_progress = [&](double fraction) { return progress(0.8 + 0.15 * fraction); };
@@ -77,7 +83,10 @@ absl::Status WriteWeights(const Checkpoint& checkpoint, const QuantizeSpec& spec
     if (!spec.channel_scale || (i > 0 && plan.tensors[i].group == plan.tensors[i - 1].group)) continue;
     RETURN_IF_ERROR(CopyTensor(*packed[i], plan.tensors[i].group + kChannelScaleSuffix, writer));
   }
-  for (size_t i = 0; i < n; ++i) RETURN_IF_ERROR(CopyTensor(*packed[i], plan.tensors[i].name + kRowNormSuffix, writer));
+  for (size_t i = 0; i < n; ++i) {
+    if (!HasCodes(plan.tensors[i].format)) continue;
+    RETURN_IF_ERROR(CopyTensor(*packed[i], plan.tensors[i].name + kRowNormSuffix, writer));
+  }
   RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(embedding_norms))));
   for (const std::string& name : KeptTensors(checkpoint, plan)) RETURN_IF_ERROR(CopyKept(checkpoint, name, writer));
   return writer.Commit();

@@ -47,6 +47,14 @@ absl::StatusOr<std::vector<uint16_t>> WriteEmbeddings(const Checkpoint& checkpoi
 // GATE_COVERAGE unless each is there, GATE_RECONSTRUCTION unless sampled rows come back to within half a step.
 absl::Status VerifyEmbeddings(const Checkpoint& checkpoint, const QuantizePlan& plan, const ArtifactReader& artifact);
 
+// The types that a tensor of codec full may be stored in: the checkpoint's where that has 16 bits, else BF16 or F16,
+// whichever loses less. The first has the longest name, so that a header that says it is never too short for another.
+std::vector<DType> FullTypes(const TensorInfo& info);
+// Writes a tensor of codec full, a few rows at a time, to `out_path` as NAME.weight. INVALID_ARGUMENT (TENSOR_RANGE)
+// names the tensor if no type holds its largest value.
+absl::StatusOr<TensorOutcome> StoreFullPrecision(const Checkpoint& checkpoint, const QuantizePlan::Tensor& tensor,
+                                                 ProgressFn progress, const std::string& out_path);
+
 // The tensors that are not quantized, by Hugging Face name, sorted.
 std::vector<std::string> KeptTensors(const Checkpoint& checkpoint, const QuantizePlan& plan);
 // The type a kept tensor is stored in: its own if that is a plain float type, else F16 (block types).

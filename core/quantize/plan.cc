@@ -86,6 +86,11 @@ std::vector<SafetensorsWriter::Declaration> ArtifactDeclarations(const Checkpoin
   std::vector<SafetensorsWriter::Declaration> out;
   for (const std::vector<QuantizePlan::Tensor>* tensors : {&plan.tensors, &plan.embeddings}) {
     for (const QuantizePlan::Tensor& t : *tensors) {
+      if (!HasCodes(t.format)) {
+        const std::string name = t.name + ".weight";
+        out.push_back({name, FullTypes(checkpoint.Info(name)).front(), {t.rows, t.cols}});
+        continue;
+      }
       out.push_back({t.name + kCodesSuffix, DType::kU8, {CodesBytes(t.format, t.rows, t.cols)}});
       out.back().aligned = true;
     }
@@ -95,7 +100,9 @@ std::vector<SafetensorsWriter::Declaration> ArtifactDeclarations(const Checkpoin
     if (spec.channel_scale && t.group != group) out.push_back({t.group + kChannelScaleSuffix, DType::kF16, {t.cols}});
     group = t.group;
   }
-  for (const QuantizePlan::Tensor& t : plan.tensors) out.push_back({t.name + kRowNormSuffix, DType::kF16, {t.rows}});
+  for (const QuantizePlan::Tensor& t : plan.tensors) {
+    if (HasCodes(t.format)) out.push_back({t.name + kRowNormSuffix, DType::kF16, {t.rows}});
+  }
   for (const QuantizePlan::Tensor& t : plan.embeddings) out.push_back({t.name + kRowNormSuffix, DType::kF16, {t.rows}});
   for (const std::string& name : KeptTensors(checkpoint, plan)) {
     const TensorInfo& info = checkpoint.Info(name);
@@ -123,9 +130,10 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, cons
         }
         const TensorFormat format = formats.Get(name);
         const int64_t codes = CodesBytes(format, rows, cols);
-        plan.tensors.push_back({name, group.name, rows, cols, format, codes + rows * 2});
+        const int64_t norms = HasCodes(format) ? rows * 2 : 0;
+        plan.tensors.push_back({name, group.name, rows, cols, format, codes + norms});
         plan.weights += rows * cols;
-        bits += static_cast<double>(rows * cols) * format.pair_bits / 2.0 + 16.0 * static_cast<double>(rows);
+        bits += static_cast<double>(rows * cols) * format.pair_bits / 2.0 + 8.0 * static_cast<double>(norms);
         widest = std::max(widest, cols);
         largest = std::max(largest, codes);
       }

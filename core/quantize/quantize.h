@@ -36,7 +36,7 @@ struct RateRule {
 
 struct QuantizeSpec {
   Codec codec = Codec::kJoint;
-  double bpw = 5.5;  // bits of codes a weight: 2.5 to 6 in half bits (trellis: to 5.5; int8: 8)
+  double bpw = 5.5;  // bits of codes a weight: 2.5 to 6 in half bits (trellis: to 5.5; int8: 8; full: 16)
   // Where several filters match, the last one counts.
   std::vector<RateRule> rates;
   bool channel_scale = true;  // by what inputs and columns weigh; with error feedback, columns of equal energy
@@ -53,7 +53,8 @@ struct QuantizeSpec {
   int32_t window_tokens = 1024;
 };
 
-// INVALID_ARGUMENT (BPW_RANGE, ...) names field and limit.
+// INVALID_ARGUMENT (BPW_RANGE, ...) names field and limit; CODEC_OPTION an option that codec full excludes (all but
+// rotation none, no channel scale, no error feedback, no rates, embeddings in 16 bits).
 absl::Status ValidateQuantizeSpec(const QuantizeSpec& spec);
 // Canonical JSON: the same spec always gives the same text. Part of the job key and of the report.
 std::string QuantizeSpecToJson(const QuantizeSpec& spec);
@@ -61,7 +62,7 @@ std::string QuantizeSpecToJson(const QuantizeSpec& spec);
 absl::StatusOr<QuantizeSpec> QuantizeSpecFromJson(const std::string& json);
 // The rates a codec has, ascending.
 std::vector<double> RatesOf(Codec codec);
-// Mean squared error a weight on a unit Gaussian; 0 where that is not known (int8).
+// Mean squared error a weight on a unit Gaussian; 0 where that is not known (int8, full).
 double IdealDistortion(Codec codec, double bpw);
 
 // Whether the quantize stage reads calibration statistics.
@@ -75,7 +76,7 @@ struct QuantizePlan {
     int64_t rows = 0;   // out
     int64_t cols = 0;   // in
     TensorFormat format;
-    int64_t packed_bytes = 0;  // codes and norms as stored
+    int64_t packed_bytes = 0;  // codes and norms as stored; the floats of codec full
   };
   std::vector<Tensor> tensors;
   // That are quantized, too, when the artifact is assembled; in no group, and not in `weights` and `bpw`.
@@ -105,6 +106,7 @@ struct TensorOutcome {
   // Expected squared error of the layer's outputs for one token, summed over outputs: by the full statistics with error
   // feedback, by the channels' mean squares without; 0 without statistics.
   double output_error = 0;
+  std::string type;  // "BF16" or "F16" of codec full; empty where there are codes
 };
 
 class CoderTables;
@@ -121,7 +123,7 @@ class Quantizer {
   const QuantizePlan& plan() const { return plan_; }
   // Quantizes tensor `index` of the plan and writes it. `statistics` are the files of all calibration shards, in shard
   // order (empty unless NeedsStatistics). Memory: the packed tensor, a strip of rows for each thread and, with error
-  // feedback, up to 16 bytes for each pair of input channels.
+  // feedback, up to 16 bytes for each pair of input channels. TENSOR_RANGE names a tensor that its type cannot hold.
   absl::StatusOr<TensorOutcome> QuantizeTensor(size_t index, const std::vector<std::string>& statistics,
                                                ThreadPool& pool, ProgressFn progress,
                                                const std::string& out_path) const;
@@ -149,8 +151,9 @@ struct ArtifactInputs {
   std::vector<TensorOutcome> outcomes;  // likewise
   std::string display_name;
   std::string checkpoint_digest;
-  std::string calibration_source;  // "text" or "own samples" or "none"
-  std::string calibration_digest;  // SHA-256 of the token ids
+  std::string calibration_source;          // "text" or "own samples" or "none"
+  bool calibration_chat_template = false;  // the text was shaped by the model's chat template
+  std::string calibration_digest;          // SHA-256 of the token ids
   // Of the finished folder (DigestFiles); goes into the report.
   std::map<std::string, std::string> file_digests;
 };

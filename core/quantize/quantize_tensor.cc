@@ -120,6 +120,7 @@ absl::StatusOr<std::shared_ptr<const Quantizer>> Quantizer::Create(std::shared_p
   std::shared_ptr<Quantizer> out(new Quantizer(std::move(checkpoint), spec));
   ASSIGN_OR_RETURN(out->plan_, PlanQuantization(*out->checkpoint_, spec, 1));
   for (const QuantizePlan::Tensor& tensor : out->plan_.tensors) {
+    if (!HasCodes(tensor.format)) continue;
     auto& tables = out->tables_[{tensor.format.codec, tensor.format.pair_bits}];
     if (tables == nullptr) tables = std::make_unique<const CoderTables>(tensor.format);
     auto& rotation = out->rotations_[tensor.cols];
@@ -152,6 +153,7 @@ absl::StatusOr<TensorOutcome> Quantizer::QuantizeTensor(size_t index, const std:
                                                         ThreadPool& pool, ProgressFn progress,
                                                         const std::string& out_path) const {
   const QuantizePlan::Tensor& tensor = plan_.tensors[index];
+  if (!HasCodes(tensor.format)) return StoreFullPrecision(*checkpoint_, tensor, progress, out_path);
   const Rotation& rotation = *rotations_.at(tensor.cols);
   ASSIGN_OR_RETURN(const GroupNames group, GroupOf(*checkpoint_, tensor.group));
   GroupStatistics inputs;

@@ -16,13 +16,28 @@ absl::Status CheckRange(const char* field, int64_t value, int64_t low, int64_t h
   return InvalidArgument("SPEC_FIELD", "{} is {}; the limits are {} and {}", field, value, low, high);
 }
 
+// Full precision has nothing to scale, rotate or make up for: an option that says otherwise is a mistake.
+absl::Status CheckFullPrecision(const QuantizeSpec& spec) {
+  const std::pair<const char*, bool> options[] = {{"channel_scale", spec.channel_scale},
+                                                  {"error_feedback", spec.error_feedback},
+                                                  {"rates", !spec.rates.empty()},
+                                                  {"rotation", spec.rotation != RotationKind::kNone},
+                                                  {"embedding_bits", spec.embedding_bits != 16}};
+  for (const auto& [field, conflicts] : options) {
+    if (conflicts) return InvalidArgument("CODEC_OPTION", "{} is set; codec full quantizes nothing", field);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<TensorFormat> FormatFor(Codec codec, double bpw) {
   TensorFormat format{.codec = codec, .pair_bits = 0};
-  if (codec == Codec::kInt8) {
-    if (bpw == 8) return TensorFormat{.codec = Codec::kInt8, .pair_bits = kInt8PairBits};
-    return InvalidArgument("BPW_RANGE", "bpw is {}; codec int8 has 8 bits a weight", bpw);
+  if (codec == Codec::kInt8 || codec == Codec::kFull) {
+    format.pair_bits = codec == Codec::kInt8 ? kInt8PairBits : kFullPairBits;
+    const double only = format.pair_bits / 2.0;
+    if (bpw == only) return format;
+    return InvalidArgument("BPW_RANGE", "bpw is {}; codec {} has {} bits a weight", bpw, CodecName(codec), only);
   }
   ASSIGN_OR_RETURN(format.pair_bits, PairBitsFor(bpw));
   RETURN_IF_ERROR(CheckTensorFormat(format));
@@ -31,6 +46,7 @@ absl::StatusOr<TensorFormat> FormatFor(Codec codec, double bpw) {
 
 absl::Status ValidateQuantizeSpec(const QuantizeSpec& spec) {
   RETURN_IF_ERROR(FormatFor(spec.codec, spec.bpw).status());
+  if (spec.codec == Codec::kFull) RETURN_IF_ERROR(CheckFullPrecision(spec));
   for (const RateRule& rule : spec.rates) {
     if (rule.filter.empty() || rule.filter.size() > kMaxFilterBytes) {
       return InvalidArgument("RATE_FILTER", "a filter of rates has {} bytes; it may have 1 to {}", rule.filter.size(),
@@ -48,7 +64,7 @@ absl::Status ValidateQuantizeSpec(const QuantizeSpec& spec) {
 
 std::vector<double> RatesOf(Codec codec) {
   std::vector<double> rates;
-  for (int pair_bits = 1; pair_bits <= kInt8PairBits; ++pair_bits) {
+  for (int pair_bits = 1; pair_bits <= kFullPairBits; ++pair_bits) {
     if (FormatFor(codec, pair_bits / 2.0).ok()) rates.push_back(pair_bits / 2.0);
   }
   return rates;

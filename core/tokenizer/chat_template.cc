@@ -6,6 +6,7 @@
 #include <json.h>
 
 #include <algorithm>
+#include <ctime>
 #include <exception>
 #include <iterator>
 #include <memory>
@@ -184,6 +185,7 @@ class JinjaTemplate : public ChatTemplate {
       input["tools"] = tools;
     }
     jinja::context context(source_);
+    if (options.now_seconds) context.current_time = static_cast<std::time_t>(*options.now_seconds);
     jinja::global_from_json(context, input, /*mark_input=*/false);
     DefineGuards(context);
     jinja::runtime runtime(context);

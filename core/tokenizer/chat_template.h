@@ -4,8 +4,10 @@
 // Templates are trusted to end: a loop over a huge range is not interrupted. Thread safety: const after Parse.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +25,8 @@ struct ChatRenderOptions {
   bool add_generation_prompt = true;
   // JSON array of tool definitions, or empty.
   std::string tools_json;
+  // What strftime_now takes for now, in seconds since 1970; the clock's time if not given.
+  std::optional<int64_t> now_seconds = std::nullopt;
 };
 
 class ChatTemplate {

@@ -68,6 +68,7 @@ absl::StatusOr<TextSelection> TextSelectionFromProto(const v1::TextSelection& te
   }
   selection.windows = text.windows();
   selection.window_tokens = text.window_tokens();
+  if (text.has_chat_template()) selection.chat_template = text.chat_template();
   return selection;
 }
 
@@ -92,7 +93,10 @@ absl::StatusOr<QuantizeSpec> MethodFromProto(const v1::QuantizeSpec& spec) {
   QuantizeSpec method;
   ASSIGN_OR_RETURN(method.codec, CodecFromProto(spec.codec()));
   ASSIGN_OR_RETURN(method.rotation, RotationFromProto(spec.rotation()));
-  method.channel_scale = spec.has_channel_scale() ? spec.channel_scale() : true;
+  // What is not quantized has no use for either.
+  const bool full = method.codec == Codec::kFull;
+  if (full && spec.rotation() == v1::ROTATION_UNSPECIFIED) method.rotation = RotationKind::kNone;
+  method.channel_scale = spec.has_channel_scale() ? spec.channel_scale() : !full;
   method.error_feedback = spec.error_feedback();
   if (spec.embedding_bits() != 0) method.embedding_bits = spec.embedding_bits();
   method.seed = spec.seed() == 0 ? kDefaultRotationSeed : spec.seed();
@@ -113,7 +117,8 @@ absl::StatusOr<JobSpec> JobSpecFromProto(const std::string& checkpoint, const v1
   job.kind = JobKind::kQuantize;
   ASSIGN_OR_RETURN(job.checkpoint, ParseResourceName("checkpoints", checkpoint));
   ASSIGN_OR_RETURN(job.quantize, MethodFromProto(spec));
-  const double default_bpw = job.quantize.codec == Codec::kInt8 ? 8 : kDefaultBpw;
+  const std::vector<double> rates = RatesOf(job.quantize.codec);
+  const double default_bpw = rates.size() == 1 ? rates.front() : kDefaultBpw;
   job.quantize.bpw = spec.bpw() == 0 ? default_bpw : spec.bpw();
   for (const v1::RateRule& rule : spec.rates()) {
     job.quantize.rates.push_back({.filter = rule.filter(), .bpw = rule.bpw()});

@@ -19,6 +19,7 @@ v1::TextSelection ToProto(const TextSelection& selection) {
   text.set_text(NameOrEmpty("texts", selection.text));
   text.set_windows(selection.windows);
   text.set_window_tokens(selection.window_tokens);
+  if (selection.chat_template) text.set_chat_template(*selection.chat_template);
   return text;
 }
 
@@ -127,6 +128,7 @@ v1::TensorReport ToProto(const TensorOutcome& tensor) {
   message.set_bpw(tensor.bpw);
   message.set_distortion(tensor.distortion);
   message.set_weighted_error(tensor.weighted_error);
+  message.set_type(tensor.type);
   return message;
 }
 
@@ -153,6 +155,7 @@ v1::QualityReport ToProto(const QualityReport& report) {
   message.set_kl_ci95_high(report.kl_ci95_high);
   message.set_second_half_kl_mean(report.second_half_kl_mean);
   message.set_kernels(report.kernels);
+  message.set_chat_template(report.chat_template);
   return message;
 }
 
@@ -172,6 +175,8 @@ v1::Codec ToProto(Codec codec) {
       return v1::CODEC_TRELLIS;
     case Codec::kInt8:
       return v1::CODEC_INT8;
+    case Codec::kFull:
+      return v1::CODEC_FULL;
   }
   return v1::CODEC_UNSPECIFIED;
 }

@@ -1,5 +1,6 @@
 #include "server/grpc/inference_service.h"
 
+#include "core/tokenizer/conversations.h"
 #include "server/grpc/converters.h"
 #include "server/grpc/generate_stream.h"
 
@@ -20,7 +21,6 @@ std::string ResourceNameOf(const ServedModel& model) { return ResourceName(kServ
 
 // Special tokens written in a prompt are read as such, as Hugging Face tokenizers do; a chat template prints its own BOS.
 constexpr EncodeOptions kPromptEncoding = {.add_special = true, .parse_special = true};
-constexpr EncodeOptions kChatEncoding = {.add_special = false, .parse_special = true};
 
 absl::StatusOr<GenerateInput> InputOfGenerate(const ServedModel& model, const v1::GenerateRequest& request) {
   GenerateInput input;
@@ -50,7 +50,7 @@ absl::StatusOr<GenerateInput> InputOfChat(const ServiceContext& context, const S
   ASSIGN_OR_RETURN(input.tokenizer, model.tokenizer());
   ASSIGN_OR_RETURN(const std::shared_ptr<const ChatTemplate> chat, model.chat_template());
   ASSIGN_OR_RETURN(const std::string prompt, chat->Render(MessagesFromProto(request.messages()), ChatRenderOptions{}));
-  input.prompt = input.tokenizer->Encode(prompt, kChatEncoding);
+  input.prompt = EncodeChat(*input.tokenizer, prompt);
   return input;
 }
 

@@ -77,6 +77,7 @@ absl::StatusOr<QualityReport> CoreTaskRunner::Measure(const TaskInput& input, co
   ASSIGN_OR_RETURN(const auto model, Model::Load(set));
   ASSIGN_OR_RETURN(QualityReport quality, Compare(checkpoint, reference, *model, pool, progress));
   quality.text_source = prepared.evaluation.source;
+  quality.chat_template = prepared.evaluation.chat_template;
   quality.text_digest = prepared.evaluation.tokens_digest;
   return quality;
 }

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <set>
 
+#include "server/jobs/task_inputs.h"
 #include "server/jobs/task_runner.h"
 #include "server/jobs/task_spec.h"
 
@@ -21,6 +22,17 @@ absl::Status CheckSelection(Catalog& catalog, std::string_view field, const Text
   }
   if (selection.text.empty()) return absl::OkStatus();
   return Annotate(catalog.GetText(selection.text).status(), fmt::format("{}.text", field));
+}
+
+// Of one text calibration and evaluation use different parts, which are counted in tokens.
+absl::Status CheckHeldOut(const JobSpec& spec) {
+  if (spec.calibration.text != spec.evaluation.text || spec.calibration.text.empty() ||
+      spec.calibration.chat_template == spec.evaluation.chat_template) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument("CHAT_TEMPLATE_CONFLICT",
+                         "calibration and evaluation use different parts of the same text; chat_template must be the "
+                         "same for both");
 }
 
 // Adds what one artifact takes to the estimate. Its packed tensors lie beside the assembled file until it is measured,
@@ -54,6 +66,38 @@ absl::StatusOr<std::vector<QuantizeSpec>> FirstCandidates(const Checkpoint& chec
 }
 
 }  // namespace
+
+absl::Status CoreTaskRunner::DecideChatTemplate(std::string_view field, const std::vector<std::string>& checkpoints,
+                                                TextSelection& selection) {
+  const std::optional<bool> asked = selection.chat_template;
+  if (asked == false) return absl::OkStatus();
+  const bool own_samples = selection.text.empty();
+  selection.chat_template = false;
+  if (!own_samples) {
+    ASSIGN_OR_RETURN(const std::string text, catalog_.ReadText(selection.text));
+    if (!AreConversations(text)) {
+      if (!asked.has_value()) return absl::OkStatus();
+      return InvalidArgument("CONVERSATION_INVALID",
+                             "{}.chat_template is true, but text {} does not begin with a line of JSON with "
+                             "\"messages\"",
+                             field, selection.text);
+    }
+  }
+  for (const std::string& digest : checkpoints) {
+    ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(digest));
+    const absl::Status status =
+        own_samples ? SampleStart(*checkpoint).status() : OpenChatTemplate(*checkpoint).status();
+    if (status.ok()) {
+      selection.chat_template = true;
+    } else if (!own_samples) {
+      return Annotate(status, fmt::format("{}.text {} is conversations (with chat_template false it is read as it is)",
+                                          field, selection.text));
+    } else if (asked.has_value()) {
+      return Annotate(status, fmt::format("{}.chat_template is true", field));
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status CoreTaskRunner::PlanCheckpoint(const std::string& digest, int threads, TaskList& tasks, JobPlan& plan) {
   const JobSpec& spec = plan.spec;
@@ -89,7 +133,10 @@ absl::StatusOr<JobPlan> CoreTaskRunner::Plan(const JobSpec& asked, int threads) 
   JobPlan plan;
   ASSIGN_OR_RETURN(plan.spec, NormalizeJobSpec(asked, context));
   const JobSpec& spec = plan.spec;
+  const std::vector<std::string> one = {spec.checkpoint};
+  const std::vector<std::string>& checkpoints = spec.kind == JobKind::kStudy ? spec.checkpoints : one;
   RETURN_IF_ERROR(CheckSelection(catalog_, "evaluation", spec.evaluation));
+  RETURN_IF_ERROR(DecideChatTemplate("evaluation", checkpoints, plan.spec.evaluation));
   TaskList tasks(spec);
   if (spec.kind == JobKind::kEvaluate) {
     ASSIGN_OR_RETURN(const ArtifactRecord artifact, catalog_.GetArtifact(spec.artifact));
@@ -101,9 +148,10 @@ absl::StatusOr<JobPlan> CoreTaskRunner::Plan(const JobSpec& asked, int threads) 
   } else {
     if (NeedsStatistics(CalibrationSpec(spec))) {
       RETURN_IF_ERROR(CheckSelection(catalog_, "calibration", spec.calibration));
+      RETURN_IF_ERROR(DecideChatTemplate("calibration", checkpoints, plan.spec.calibration));
+      RETURN_IF_ERROR(CheckHeldOut(spec));
     }
-    const std::vector<std::string> one = {spec.checkpoint};
-    for (const std::string& digest : spec.kind == JobKind::kStudy ? spec.checkpoints : one) {
+    for (const std::string& digest : checkpoints) {
       RETURN_IF_ERROR(PlanCheckpoint(digest, threads, tasks, plan));
     }
   }

@@ -35,13 +35,17 @@ absl::Status NormalizeSelection(std::string_view field, TextSelection& selection
 }
 
 json SelectionToJson(const TextSelection& selection) {
-  return {{"text", selection.text}, {"windows", selection.windows}, {"window_tokens", selection.window_tokens}};
+  json j = {{"text", selection.text}, {"windows", selection.windows}, {"window_tokens", selection.window_tokens}};
+  // A plain text has the key that it always had.
+  if (selection.chat_template.value_or(false)) j["chat_template"] = true;
+  return j;
 }
 
 TextSelection SelectionFromJson(const json& j) {
   return {.text = j.at("text").get<std::string>(),
           .windows = j.at("windows").get<int32_t>(),
-          .window_tokens = j.at("window_tokens").get<int32_t>()};
+          .window_tokens = j.at("window_tokens").get<int32_t>(),
+          .chat_template = j.value("chat_template", false)};
 }
 
 // `fn` reads with nlohmann, which throws; what is read here was written by this program.
@@ -76,6 +80,10 @@ absl::Status NormalizeLadder(JobSpec& spec) {
 }
 
 absl::Status NormalizeRates(JobSpec& spec) {
+  if (spec.quantize.codec == Codec::kFull && (spec.target.any() || !spec.ladder.empty())) {
+    return InvalidArgument("CODEC_OPTION", "{} is set; codec full quantizes nothing and has one rate",
+                           spec.target.any() ? "target" : "ladder");
+  }
   RETURN_IF_ERROR(ValidateRateTarget(spec.target));
   if ((spec.target.any() || !spec.ladder.empty()) && !spec.quantize.rates.empty()) {
     return InvalidArgument("TARGET_CONFLICT", "rates of single tensors exclude a target and a ladder");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,10 @@ struct TextSelection {
   std::string text;           // digest of a text of the catalog; empty = the model's own samples
   int32_t windows = 0;        // 0 = kDefaultWindows
   int32_t window_tokens = 0;  // 0 = min(kDefaultWindowTokens, the model's context)
+  // Whether the model's chat template shapes the text: renders the conversations that it holds, or begins the model's
+  // own samples (of a study: of those models that have one). Not given: where that can be done. Plan decides; a job of
+  // a version that knew of none has false.
+  std::optional<bool> chat_template = std::nullopt;
 };
 
 struct JobSpec {
@@ -53,7 +58,7 @@ struct JobSpec {
 };
 
 // Fills in the defaults. INVALID_ARGUMENT names field and limit: WINDOWS_RANGE, WINDOW_TOKENS_RANGE, MAX_KL_RANGE,
-// LADDER_RATES, STUDY_SIZE, TARGET_CONFLICT, and those of ValidateQuantizeSpec and ValidateRateTarget.
+// LADDER_RATES, STUDY_SIZE, TARGET_CONFLICT, CODEC_OPTION, and those of ValidateQuantizeSpec and ValidateRateTarget.
 // `context_tokens` is the model's (the shortest one of a study).
 absl::StatusOr<JobSpec> NormalizeJobSpec(JobSpec spec, int64_t context_tokens);
 // Whether the job makes artifacts one after the other: by a target, a ladder or a study.

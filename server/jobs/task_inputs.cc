@@ -13,6 +13,7 @@ static_assert(std::endian::native == std::endian::little, "blobs of tokens and s
 
 json ToJson(const PreparedText& text) {
   return {{"source", text.source},
+          {"chat_template", text.chat_template},
           {"tokens_digest", text.tokens_digest},
           {"blob", text.blob},
           {"window_tokens", text.window_tokens}};
@@ -20,6 +21,7 @@ json ToJson(const PreparedText& text) {
 
 PreparedText PreparedFromJson(const json& j) {
   return {.source = j.at("source").get<std::string>(),
+          .chat_template = j.value("chat_template", false),  // earlier versions knew of none
           .tokens_digest = j.at("tokens_digest").get<std::string>(),
           .blob = j.at("blob").get<std::string>(),
           .window_tokens = j.at("window_tokens").get<int32_t>()};
@@ -82,8 +84,25 @@ absl::StatusOr<Prepared> PreparedOf(const TaskInput& input, const std::string& c
   return Internal("TASK_MISSING", "job {} has not prepared texts for checkpoint {}", input.job.id, checkpoint);
 }
 
-absl::StatusOr<PreparedText> KeepWindows(BlobStore& blobs, const TokenWindows& windows, std::string source) {
+absl::StatusOr<std::shared_ptr<const ChatTemplate>> OpenChatTemplate(const Checkpoint& checkpoint) {
+  ASSIGN_OR_RETURN(const TokenizerFiles files, ReadTokenizerFiles(checkpoint.files()));
+  auto chat = ReadChatTemplate(files);
+  if (!chat.ok()) return Annotate(chat.status(), checkpoint.origin());
+  if (*chat != nullptr) return chat;
+  return InvalidArgument("TEXT_TEMPLATE_MISSING", "{} has no chat template", checkpoint.origin());
+}
+
+absl::StatusOr<std::string> SampleStart(const Checkpoint& checkpoint) {
+  ASSIGN_OR_RETURN(const auto chat, OpenChatTemplate(checkpoint));
+  auto start = UserTurnStart(*chat);
+  if (start.ok()) return start;
+  return Annotate(start.status(), checkpoint.origin());
+}
+
+absl::StatusOr<PreparedText> KeepWindows(BlobStore& blobs, const TokenWindows& windows, std::string source,
+                                         bool chat_template) {
   PreparedText text{.source = std::move(source),
+                    .chat_template = chat_template,
                     .tokens_digest = TokensDigest(windows),
                     .blob = "",
                     .window_tokens = static_cast<int32_t>(windows.front().size())};
@@ -162,6 +181,7 @@ absl::StatusOr<CandidateInputs> InputsOf(BlobStore& blobs, const TaskInput& inpu
   inputs.artifact.checkpoint_digest = checkpoint;
   if (NeedsStatistics(candidate)) {
     inputs.artifact.calibration_source = prepared.calibration.source;
+    inputs.artifact.calibration_chat_template = prepared.calibration.chat_template;
     inputs.artifact.calibration_digest = prepared.calibration.tokens_digest;
   } else {
     inputs.artifact.calibration_source = PreparedText().source;

@@ -7,6 +7,7 @@
 
 #include "core/base/status.h"
 #include "core/evaluate/evaluate.h"
+#include "core/tokenizer/conversations.h"
 #include "server/jobs/task_runner.h"
 #include "server/jobs/task_spec.h"
 
@@ -14,9 +15,15 @@ namespace qamserve {
 
 using TokenWindows = std::vector<std::vector<int32_t>>;
 
+// The chat template of a checkpoint's model. INVALID_ARGUMENT (TEXT_TEMPLATE_MISSING, CHAT_TEMPLATE_INVALID).
+absl::StatusOr<std::shared_ptr<const ChatTemplate>> OpenChatTemplate(const Checkpoint& checkpoint);
+// What the model's own samples begin with by its chat template; errors as above and CHAT_TEMPLATE_REFUSED.
+absl::StatusOr<std::string> SampleStart(const Checkpoint& checkpoint);
+
 // Tokens that the prepare task cut from a text; they are a blob.
 struct PreparedText {
   std::string source = "none";  // "text", "own samples"
+  bool chat_template = false;   // the model's chat template shaped it
   std::string tokens_digest;    // TokensDigest
   std::string blob;
   int32_t window_tokens = 0;
@@ -35,7 +42,8 @@ std::string PreparedToJson(const Prepared& prepared);
 absl::StatusOr<TaskSpec> SpecOf(const TaskInput& input);
 absl::StatusOr<Prepared> PreparedOf(const TaskInput& input, const std::string& checkpoint);
 
-absl::StatusOr<PreparedText> KeepWindows(BlobStore& blobs, const TokenWindows& windows, std::string source);
+absl::StatusOr<PreparedText> KeepWindows(BlobStore& blobs, const TokenWindows& windows, std::string source,
+                                         bool chat_template);
 absl::StatusOr<TokenWindows> ReadWindows(BlobStore& blobs, const PreparedText& text);
 absl::StatusOr<BaseReference> ReadReference(BlobStore& blobs, const Prepared& prepared, int64_t hidden_size);
 

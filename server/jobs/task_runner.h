@@ -85,13 +85,21 @@ class CoreTaskRunner : public TaskRunner {
   absl::StatusOr<std::shared_ptr<const Quantizer>> OpenQuantizer(const std::string& checkpoint,
                                                                  const QuantizeSpec& spec);
 
-  absl::StatusOr<std::shared_ptr<const Tokenizer>> OpenTokenizer(const Checkpoint& checkpoint);
-  // A text's windows; its first `skip_tokens` tokens are left out.
-  absl::StatusOr<std::vector<std::vector<int32_t>>> TextWindows(const Tokenizer& tokenizer,
-                                                                const TextSelection& selection, int64_t skip_tokens);
   // job_plan.cc
   absl::Status PlanCheckpoint(const std::string& digest, int threads, TaskList& tasks, JobPlan& plan);
+  // Decides for all `checkpoints` whether their chat templates shape a text, as far as nobody else did.
+  absl::Status DecideChatTemplate(std::string_view field, const std::vector<std::string>& checkpoints,
+                                  TextSelection& selection);
   // text_tasks.cc
+  absl::StatusOr<std::shared_ptr<const Tokenizer>> OpenTokenizer(const Checkpoint& checkpoint);
+  // A text's windows; its first `skip_tokens` tokens are left out.
+  absl::StatusOr<std::vector<std::vector<int32_t>>> TextWindows(const Checkpoint& checkpoint,
+                                                                const Tokenizer& tokenizer,
+                                                                const TextSelection& selection, int64_t skip_tokens);
+  // The model's own samples behind `start`, or its first token if that is empty.
+  absl::StatusOr<std::vector<std::vector<int32_t>>> OwnSamples(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
+                                                               const TextSelection& selection, const std::string& start,
+                                                               uint64_t seed, ThreadPool& pool, ProgressFn progress);
   absl::StatusOr<PreparedText> PrepareText(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
                                            const TextSelection& selection, int64_t skip_tokens, uint64_t seed,
                                            ThreadPool& pool, ProgressFn progress);

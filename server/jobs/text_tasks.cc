@@ -23,10 +23,19 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> CoreTaskRunner::OpenTokenizer(c
   return Tokenizer::Create(files, checkpoint.origin());
 }
 
-absl::StatusOr<TokenWindows> CoreTaskRunner::TextWindows(const Tokenizer& tokenizer, const TextSelection& selection,
-                                                         int64_t skip_tokens) {
+absl::StatusOr<TokenWindows> CoreTaskRunner::TextWindows(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
+                                                         const TextSelection& selection, int64_t skip_tokens) {
   ASSIGN_OR_RETURN(const std::string text, catalog_.ReadText(selection.text));
-  std::vector<int32_t> tokens = tokenizer.Encode(text, EncodeOptions{});
+  std::vector<int32_t> tokens;
+  if (selection.chat_template.value_or(false)) {
+    ASSIGN_OR_RETURN(const auto chat, OpenChatTemplate(checkpoint));
+    const int64_t enough = skip_tokens + int64_t{selection.windows} * selection.window_tokens;
+    auto rendered = EncodeConversations(text, *chat, tokenizer, enough);
+    if (!rendered.ok()) return Annotate(rendered.status(), fmt::format("text {}", selection.text));
+    tokens = *std::move(rendered);
+  } else {
+    tokens = tokenizer.Encode(text, EncodeOptions{});
+  }
   tokens.erase(tokens.begin(), tokens.begin() + std::min<int64_t>(skip_tokens, static_cast<int64_t>(tokens.size())));
   // Models that were trained with BOS in front are measured with it in front.
   std::optional<int32_t> bos;
@@ -45,19 +54,32 @@ absl::StatusOr<TokenWindows> CoreTaskRunner::TextWindows(const Tokenizer& tokeni
 absl::StatusOr<PreparedText> CoreTaskRunner::PrepareText(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
                                                          const TextSelection& selection, int64_t skip_tokens,
                                                          uint64_t seed, ThreadPool& pool, ProgressFn progress) {
+  const bool wanted = selection.chat_template.value_or(false);
   if (!selection.text.empty()) {
-    ASSIGN_OR_RETURN(const TokenWindows windows, TextWindows(tokenizer, selection, skip_tokens));
+    ASSIGN_OR_RETURN(const TokenWindows windows, TextWindows(checkpoint, tokenizer, selection, skip_tokens));
     RETURN_IF_ERROR(progress(1));
-    return KeepWindows(catalog_.blobs(), windows, "text");
+    return KeepWindows(catalog_.blobs(), windows, "text", wanted);
+  }
+  // Of a study's models some may have a template and others none; that one was asked for in vain is known by now.
+  const std::string start = wanted ? SampleStart(checkpoint).value_or("") : "";
+  ASSIGN_OR_RETURN(const TokenWindows windows,
+                   OwnSamples(checkpoint, tokenizer, selection, start, seed, pool, progress));
+  return KeepWindows(catalog_.blobs(), windows, "own samples", !start.empty());
+}
+
+absl::StatusOr<TokenWindows> CoreTaskRunner::OwnSamples(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
+                                                        const TextSelection& selection, const std::string& start,
+                                                        uint64_t seed, ThreadPool& pool, ProgressFn progress) {
+  std::vector<int32_t> beginning = EncodeChat(tokenizer, start);
+  if (start.empty()) {
+    // Without BOS, what ends a text is the best beginning of the next.
+    beginning = {tokenizer.stop_ids().empty() ? 0 : tokenizer.stop_ids().front()};
+    if (tokenizer.bos_id()) beginning = {*tokenizer.bos_id()};
   }
   ASSIGN_OR_RETURN(const auto model, Model::Load(checkpoint.files()));
-  // Without BOS, what ends a text is the best beginning of the next.
-  int32_t first = 0;
-  if (!tokenizer.stop_ids().empty()) first = tokenizer.stop_ids().front();
-  if (tokenizer.bos_id()) first = *tokenizer.bos_id();
-  ASSIGN_OR_RETURN(const TokenWindows windows,
-                   SampleWindows(*model, first, selection.windows, selection.window_tokens, seed, pool, progress));
-  return KeepWindows(catalog_.blobs(), windows, "own samples");
+  auto windows = SampleWindows(*model, beginning, selection.windows, selection.window_tokens, seed, pool, progress);
+  if (windows.ok() || start.empty()) return windows;
+  return Annotate(windows.status(), "own samples in the model's chat template");
 }
 
 absl::StatusOr<TaskOutcome> CoreTaskRunner::Prepare(const TaskInput& input, ThreadPool& pool, ProgressFn progress) {

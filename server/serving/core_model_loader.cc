@@ -8,7 +8,7 @@
 #include "core/model/checkpoint.h"
 #include "core/model/model.h"
 #include "core/model/parameters.h"
-#include "core/tokenizer/tokenizer_config.h"
+#include "core/tokenizer/conversations.h"
 
 namespace qamserve {
 namespace {
@@ -75,13 +75,6 @@ int64_t ScratchBytes(const ModelConfig& config, const EngineOptions& engine) {
   return static_cast<int64_t>(sizeof(float)) * (tokens * floats_per_token + engine.max_running * config.vocab_size);
 }
 
-absl::StatusOr<std::shared_ptr<const ChatTemplate>> ParseTemplate(const TokenizerFiles& files) {
-  ASSIGN_OR_RETURN(const TokenizerConfig config, ParseTokenizerConfig(files.tokenizer_config_json));
-  const std::string& source = files.chat_template.empty() ? config.chat_template : files.chat_template;
-  if (source.empty()) return std::shared_ptr<const ChatTemplate>();
-  return ChatTemplate::Parse(source, config.bos_token, config.eos_token);
-}
-
 }  // namespace
 
 absl::StatusOr<LoadPlan> CoreModelLoader::Plan(const FileSet& files, int64_t context_tokens) {
@@ -104,7 +97,7 @@ absl::StatusOr<LoadedModel> CoreModelLoader::Load(const FileSet& files, const Lo
   LoadedModel loaded;
   ASSIGN_OR_RETURN(const TokenizerFiles tokenizer_files, ReadTokenizerFiles(files));
   ASSIGN_OR_RETURN(loaded.tokenizer, Tokenizer::Create(tokenizer_files, files.origin()));
-  ASSIGN_OR_RETURN(loaded.chat_template, ParseTemplate(tokenizer_files));
+  ASSIGN_OR_RETURN(loaded.chat_template, ReadChatTemplate(tokenizer_files));
   ASSIGN_OR_RETURN(std::shared_ptr<const Model> model, Model::Load(files));
   EngineOptions options = engine_;
   options.context_tokens = plan.context_tokens;

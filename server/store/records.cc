@@ -138,6 +138,7 @@ std::string TensorOutcomesToJson(const std::vector<TensorOutcome>& outcomes) {
                     {"worst_row_distortion", t.worst_row_distortion},
                     {"output_error", t.output_error},
                     {"weighted_error", t.weighted_error}});
+    if (!t.type.empty()) list.back()["type"] = t.type;
   }
   return list.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
@@ -154,7 +155,8 @@ absl::StatusOr<std::vector<TensorOutcome>> TensorOutcomesFromJson(const std::str
                           // Of earlier versions neither is known.
                           .worst_row_distortion = t.value("worst_row_distortion", 0.0),
                           .weighted_error = t.at("weighted_error").get<double>(),
-                          .output_error = t.value("output_error", 0.0)});
+                          .output_error = t.value("output_error", 0.0),
+                          .type = t.value("type", "")});
     }
     return outcomes;
   } catch (const nlohmann::json::exception& error) {

@@ -51,17 +51,19 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"quantize",
        "--bpw --no-channel-scale --rotation --seed --calibration --calibration-windows --evaluation "
        "--evaluation-windows --window-tokens --max-kl --name --load-as --priority --watch --validate-only --rate "
-       "--target-bpw --target-bytes --target-kl --target-ppl --one-rate --ladder --curve-only --embedding-bits"},
+       "--target-bpw --target-bytes --target-kl --target-ppl --one-rate --ladder --curve-only --embedding-bits "
+       "--calibration-template --evaluation-template"},
       {"study",
        "table --methods --rates --calibration --calibration-windows --evaluation --evaluation-windows "
-       "--window-tokens --name --priority --watch --validate-only --no-probes"},
+       "--window-tokens --name --priority --watch --validate-only --no-probes --calibration-template "
+       "--evaluation-template"},
       {"study table", "--format --output"},
       {"watch", "job"},
       {"jobs", "list get watch cancel retry delete"},
       {"jobs list", "--state"},
       {"cancel", "job"},
       {"report", "--worst"},
-      {"eval", "--text --windows --window-tokens --no-watch --validate-only"},
+      {"eval", "--text --windows --window-tokens --template --no-watch --validate-only"},
       {"artifacts", "list get download export delete"},
       {"artifacts list", "--checkpoint"},
       {"artifacts download", "--output"},
@@ -133,6 +135,31 @@ TEST_F(QamctlTest, AStudyNamesItsMethodsAndWritesItsTable) {
   EXPECT_EQ(table.code, kExitOk) << table.err;
   EXPECT_EQ(table.out, "model,kl\n");
   EXPECT_EQ(server_.state().study_table.format(), v1::STUDY_FORMAT_CSV);
+}
+
+TEST_F(QamctlTest, WhatFlagsDoNotSayIsTheServersToChoose) {
+  ASSERT_EQ(Run({"quantize", "large", "--codec", "full"}).code, kExitOk);
+  const v1::QuantizeSpec& spec = server_.state().quantize.spec();
+  EXPECT_EQ(spec.codec(), v1::CODEC_FULL);
+  EXPECT_EQ(spec.bpw(), 0);
+  EXPECT_FALSE(spec.has_channel_scale());
+  EXPECT_EQ(spec.rotation(), v1::ROTATION_UNSPECIFIED);
+  EXPECT_FALSE(spec.calibration().has_chat_template());
+  ASSERT_EQ(
+      Run({"quantize", "large", "--rotation", "full", "--calibration-template", "on", "--evaluation-template", "off"})
+          .code,
+      kExitOk);
+  EXPECT_EQ(spec.rotation(), v1::ROTATION_FULL);
+  EXPECT_TRUE(spec.calibration().chat_template());
+  EXPECT_TRUE(spec.evaluation().has_chat_template());
+  EXPECT_FALSE(spec.evaluation().chat_template());
+  EXPECT_EQ(Run({"quantize", "large", "--evaluation-template", "maybe"}).code, kExitUsage);
+  ASSERT_EQ(Run({"study", "large", "--methods", "full,joint", "--rates", "4"}).code, kExitOk);
+  const v1::CreateStudyJobRequest& study = server_.state().study;
+  EXPECT_EQ(study.methods(0).spec().codec(), v1::CODEC_FULL);
+  EXPECT_EQ(study.methods(0).spec().rotation(), v1::ROTATION_NONE);
+  ASSERT_EQ(study.methods(0).rates_size(), 1);
+  EXPECT_EQ(study.methods(0).rates(0), 16);
 }
 
 TEST_F(QamctlTest, AnAmbiguousNameListsTheCandidates) {

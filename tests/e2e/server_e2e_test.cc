@@ -268,6 +268,27 @@ Said Qamctl(const std::string& address, std::vector<std::string> arguments) {
   return {code, out.str(), err.str()};
 }
 
+TEST_F(ServerE2eTest, FullPrecisionIsMadeServedAndTold) {
+  const std::string checkpoint = Import();
+  const auto run = [this](const std::vector<std::string>& arguments) { return Qamctl(server_->address(), arguments); };
+  const Said made = run({"quantize", checkpoint, "--codec", "full", "--evaluation-windows", "2", "--window-tokens",
+                         "32", "--name", "plain", "--watch"});
+  ASSERT_EQ(made.code, 0) << made.err;
+  const Said report = run({"report", "plain", "--json"});
+  const auto json = nlohmann::json::parse(report.out, nullptr, false);
+  ASSERT_TRUE(json.is_object()) << report.out << report.err;
+  EXPECT_EQ(json["spec"]["codec"], "full");
+  EXPECT_EQ(json["tensors"][0]["type"], "F16");
+  EXPECT_TRUE(json["quality"]["chat_template"]) << "the tiny model has one, and its own samples are measured on";
+  ASSERT_EQ(run({"load", "plain", "--name", "tiny"}).code, 0);
+  const Answer answer = Generate(Greedy(8));
+  EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(answer.tokens.size(), 8u);
+  const Said refused = run({"quantize", checkpoint, "--codec", "full", "--error-feedback"});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_THAT(refused.err, testing::AllOf(HasSubstr("CODEC_OPTION"), HasSubstr("error_feedback")));
+}
+
 TEST_F(ServerE2eTest, AnAliasMovesFromOneModelToAnother) {
   const std::string checkpoint = Import();
   const auto run = [this](const std::vector<std::string>& arguments) { return Qamctl(server_->address(), arguments); };

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <vector>
 
@@ -143,15 +144,34 @@ TEST(Half, RoundTripsEveryBinary16) {
   EXPECT_EQ(FloatToHalf(0x1.8p-25f), 1);
 }
 
+TEST(Half, RoundTripsEveryBFloat16AndRoundsToEven) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    if ((half & 0x7f80) == 0x7f80 && (half & 0x7f) != 0) continue;  // NaN
+    ASSERT_EQ(FloatToBFloat16(BFloat16ToFloat(half)), half) << bits;
+  }
+  EXPECT_EQ(FloatToBFloat16(0x1.01p0f), 0x3f80) << "halfway to an even one below";
+  EXPECT_EQ(FloatToBFloat16(0x1.03p0f), 0x3f82) << "and above";
+  EXPECT_EQ(FloatToBFloat16(0x1.010002p0f), 0x3f81);
+  EXPECT_EQ(FloatToBFloat16(-0x1.fefffep127f), 0xff7f);
+  EXPECT_EQ(FloatToBFloat16(0x1.ffp127f), 0x7f80) << "infinity";
+  // The bits of a NaN that lie in its lower half must not vanish.
+  EXPECT_TRUE(std::isnan(BFloat16ToFloat(FloatToBFloat16(std::bit_cast<float>(0x7f800001u)))));
+}
+
 TEST(TensorFormat, NamesComeBackAndRatesAreChecked) {
   for (Codec codec : kCodecs) {
     EXPECT_EQ(*ParseCodec(CodecName(codec)), codec);
-    EXPECT_EQ(CheckTensorFormat({codec, codec == Codec::kInt8 ? 16 : 8}), absl::OkStatus());
+    const int pair_bits = codec == Codec::kInt8 ? 16 : codec == Codec::kFull ? 32 : 8;
+    EXPECT_EQ(CheckTensorFormat({codec, pair_bits}), absl::OkStatus());
+    EXPECT_EQ(HasCodes({codec, pair_bits}), codec != Codec::kFull);
     EXPECT_EQ(ReasonOf(CheckTensorFormat({codec, 4})), "BPW_RANGE");
     EXPECT_EQ(ReasonOf(CheckTensorFormat({codec, 13})), "BPW_RANGE");
   }
   EXPECT_EQ(ReasonOf(CheckTensorFormat({Codec::kTrellis, 12})), "BPW_RANGE");
   EXPECT_EQ(CheckTensorFormat({Codec::kJoint, 12}), absl::OkStatus());
+  EXPECT_EQ(ReasonOf(CheckTensorFormat({Codec::kFull, 16})), "BPW_RANGE");
+  EXPECT_EQ(CodesBytes({Codec::kFull, 32}, 33, 40), 33 * 40 * 2) << "no padding";
   EXPECT_EQ(ReasonOf(ParseCodec("gptq").status()), "CODEC");
 }
 

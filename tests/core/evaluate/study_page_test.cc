@@ -194,6 +194,22 @@ TEST(StudyPageTest, AKlOfZeroLiesOnTheEdge) {
   }
 }
 
+TEST(StudyPageTest, FullPrecisionIsInTheTablesOnly) {
+  StudyRow full = RowOf("A", Codec::kFull, 16, 1e-8);
+  full.spec.channel_scale = false;
+  full.spec.rotation = RotationKind::kNone;
+  full.method = MethodName(full.spec);
+  Study study{.display_name = "full", .rows = {full}};
+  for (const bool alone : {true, false}) {
+    if (!alone) study.rows.push_back(RowOf("A", Codec::kJoint, 4, 0.1));
+    const std::string html = StudyHtml(study);
+    ExpectSound(html);
+    EXPECT_THAT(html, HasSubstr("<td class=\"s\">full precision</td>"));
+    EXPECT_EQ(Count(html, "<title>A, full precision"), 0);
+    EXPECT_EQ(Count(html, "<title>A, joint") > 0, !alone);
+  }
+}
+
 TEST(StudyPageTest, WhatIsNotKnownIsADash) {
   StudyRow row = RowOf("A", Codec::kJoint, 4, kNan);
   row.bpw = kInfinity;

@@ -44,6 +44,8 @@ TEST(MethodNameTest, SaysWhatIsOutOfTheOrdinary) {
   EXPECT_EQ(MethodName(spec), "SmoothQuant W8A8");
   spec.channel_scale = false;
   EXPECT_EQ(MethodName(spec), "W8A8");
+  spec.codec = Codec::kFull;
+  EXPECT_EQ(MethodName(spec), "full precision");
 }
 
 TEST(MethodNameTest, NoTwoMethodsShareAName) {

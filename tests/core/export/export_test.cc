@@ -169,6 +169,21 @@ TEST(BothFormats, TiedEmbeddingsAreWrittenOnce) {
   }
 }
 
+TEST(BothFormats, FullPrecisionIsWrittenAsItIs) {
+  Exported e;
+  e.model.dtype = DType::kBF16;
+  e.spec = {.codec = Codec::kFull, .bpw = 16, .channel_scale = false, .rotation = RotationKind::kNone};
+  ASSERT_EQ(e.Quantize(), absl::OkStatus());
+  for (const ExportFormat format : kFormats) {
+    e.options.format = format;
+    ASSERT_EQ(e.Export(), absl::OkStatus());
+    const auto exported = MustOpen(e.out());
+    ASSERT_NE(exported, nullptr);
+    ExpectTensorsOf(e, *exported);
+    ExpectSameLogits(e, 16);
+  }
+}
+
 TEST(BothFormats, EmbeddingsIn8BitsAreWrittenAsTheModelReadsThem) {
   for (const bool tied : {false, true}) {
     Exported e;

@@ -159,6 +159,23 @@ TEST(SafetensorsWriterTest, TotalBytesIsKnownBeforeAnythingIsWritten) {
   EXPECT_EQ(ReasonOf(SafetensorsWriter::TotalBytes(tensors, metadata, 3).status()), "SAFETENSORS_OFFSETS");
 }
 
+TEST(SafetensorsWriterTest, AHeaderGrowsToTheSizeThatWasPromised) {
+  const TestFolder folder;
+  const std::vector<Declaration> longer{{"a", DType::kBF16, {64}}}, shorter{{"a", DType::kF16, {64}}};
+  const uint64_t promised = *SafetensorsWriter::TotalBytes(longer, {}, 1);
+  ASSERT_EQ(*SafetensorsWriter::TotalBytes(shorter, {}, 1), promised - 1);
+  for (const uint64_t at_least : {uint64_t{0}, promised - 1, promised, promised + 100}) {
+    auto writer = SafetensorsWriter::Create(folder.Path("w"), shorter, {}, 1, at_least);
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    EXPECT_EQ(writer->total_bytes(), std::max(at_least, promised - 1));
+    ASSERT_TRUE(writer->Append(AsBytes(std::string(128, 'x'))).ok());
+    ASSERT_TRUE(writer->Commit().ok());
+    const auto reader = SafetensorsReader::Open(FileSet("w", {{"w.safetensors", folder.Path("w"), 0}}));
+    ASSERT_TRUE(reader.ok()) << reader.status();
+    EXPECT_EQ((*reader)->Find("a")->bytes, 128u);
+  }
+}
+
 TEST(SafetensorsWriterTest, OnlyTensorsThatAskForItMustBeAligned) {
   const TestFolder folder;
   const auto create = [&](bool aligned, int64_t first_bytes) {

@@ -49,7 +49,7 @@ TEST(QuantizationConfig, RefusesWhatItCannotRead) {
   EXPECT_EQ(with("\"codec\": \"joint\"", "\"codec\": 3"), "CONFIG_FIELD");
   EXPECT_EQ(with("\"codec\"", "\"tensors\": 5, \"codec\""), "CONFIG_FIELD");
   EXPECT_EQ(with("\"codec\"", "\"tensors\": {\"x\": 5}, \"codec\""), "CONFIG_FIELD");
-  EXPECT_EQ(with("\"pair_bits\": 11", "\"pair_bits\": 17"), "CONFIG_FIELD");
+  EXPECT_EQ(with("\"pair_bits\": 11", "\"pair_bits\": 33"), "CONFIG_FIELD");
   EXPECT_EQ(with("\"pair_bits\": 11", "\"pair_bits\": \"x\""), "CONFIG_FIELD");
 }
 

@@ -130,6 +130,7 @@ std::vector<QuantizeSpec> Methods() {
   methods.push_back({.bpw = 4, .embedding_bits = 8});
   methods.push_back({.codec = Codec::kInt8, .bpw = 8, .rotation = RotationKind::kNone});
   methods.push_back({.codec = Codec::kInt8, .bpw = 8, .channel_scale = false});
+  methods.push_back({.codec = Codec::kFull, .bpw = 16, .channel_scale = false, .rotation = RotationKind::kNone});
   return methods;
 }
 
@@ -167,7 +168,7 @@ TEST(Methods, EveryOneIsServedAndStaysCloseToItsCheckpoint) {
   for (const QuantizeSpec& spec : Methods()) {
     Pipeline p;
     p.spec = spec;
-    p.spec.bpw = spec.codec == Codec::kInt8 ? 8 : 5;
+    if (RatesOf(spec.codec).size() > 1) p.spec.bpw = 5;
     ASSERT_EQ(p.Prepare(), absl::OkStatus()) << QuantizeSpecToJson(spec);
     ASSERT_EQ(p.Assemble(), absl::OkStatus()) << QuantizeSpecToJson(spec);
     const auto model = Model::Load(*FileSet::FromPath(p.folder / "artifact"));
@@ -337,9 +338,12 @@ class GatesOfCodec : public testing::TestWithParam<Codec> {
  protected:
   void SetUp() override {
     p_.spec.codec = GetParam();
-    p_.spec.bpw = GetParam() == Codec::kInt8 ? 8 : 4;
-    const bool plain = GetParam() == Codec::kInt8 || GetParam() == Codec::kUniform;
+    const std::vector<double> rates = RatesOf(GetParam());
+    p_.spec.bpw = rates.size() == 1 ? rates.front() : 4;
+    const bool full = GetParam() == Codec::kFull;
+    const bool plain = full || GetParam() == Codec::kInt8 || GetParam() == Codec::kUniform;
     if (plain) p_.spec.rotation = RotationKind::kNone;
+    if (full) p_.spec.channel_scale = false;
     ASSERT_EQ(p_.Prepare(), absl::OkStatus());
   }
   Pipeline p_;
@@ -458,12 +462,21 @@ TEST(Report, RoundTripsItsFigures) {
   report.kl_mean = 0.0123456;
   report.base_perplexity = 29.2178;
   report.text_source = "text";
+  report.chat_template = true;
   const auto read = QualityReportFromJson(QualityReportToJson(report));
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->kl_mean, report.kl_mean);
   EXPECT_EQ(read->windows, 8);
   EXPECT_EQ(read->text_source, "text");
+  EXPECT_TRUE(read->chat_template);
   EXPECT_FALSE(QualityReportFromJson("{}").ok());
+  // Of a version that did not know templates.
+  std::string old = QualityReportToJson(report);
+  const std::string field = "\"chat_template\":true,";
+  ASSERT_NE(old.find(field), std::string::npos);
+  old.erase(old.find(field), field.size());
+  ASSERT_TRUE(QualityReportFromJson(old).ok());
+  EXPECT_FALSE(QualityReportFromJson(old)->chat_template);
 }
 
 TEST(Windows, CutsInOrderAndSaysWhenTheTextIsShort) {

@@ -89,6 +89,13 @@ TEST(ChatTemplateTest, ToolsMustBeAJsonArray) {
   }
 }
 
+TEST(ChatTemplateTest, NowIsTheTimeThatIsGiven) {
+  ChatRenderOptions options;
+  options.now_seconds = 1735732800;
+  EXPECT_EQ(*Render("{{ strftime_now('%d %b %Y') }}", {{"user", "x"}}, options), "01 Jan 2025");
+  EXPECT_NE(*Render("{{ strftime_now('%Y') }}", {{"user", "x"}}), "2025");
+}
+
 TEST(ChatTemplateTest, AnOversizedPromptIsRefused) {
   const std::string content(1 << 20, 'x');
   const auto prompt = Render("{% for i in range(17) %}{{ messages[0].content }}{% endfor %}", {{"user", content}});

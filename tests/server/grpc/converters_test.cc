@@ -35,6 +35,44 @@ TEST(ConvertersTest, AQuantizeSpecComesBackAsItWent) {
   EXPECT_EQ(ToProto(*job).SerializeAsString(), spec.SerializeAsString());
 }
 
+TEST(ConvertersTest, FullPrecisionHasDefaultsOfItsOwnAndRefusesWhatIsSet) {
+  v1::QuantizeSpec spec;
+  spec.set_codec(v1::CODEC_FULL);
+  const auto job = JobSpecFromProto("checkpoints/" + kDigest, spec);
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ(job->quantize.codec, Codec::kFull);
+  EXPECT_EQ(job->quantize.bpw, 16);
+  EXPECT_EQ(ValidateQuantizeSpec(job->quantize), absl::OkStatus());
+  EXPECT_EQ(ToProto(*job).codec(), v1::CODEC_FULL);
+  const auto refused = [&](auto set) {
+    v1::QuantizeSpec other = spec;
+    set(other);
+    return ReasonOf(ValidateQuantizeSpec(JobSpecFromProto("checkpoints/" + kDigest, other)->quantize));
+  };
+  EXPECT_EQ(refused([](v1::QuantizeSpec& s) { s.set_channel_scale(true); }), "CODEC_OPTION");
+  EXPECT_EQ(refused([](v1::QuantizeSpec& s) { s.set_rotation(v1::ROTATION_FULL); }), "CODEC_OPTION");
+  EXPECT_EQ(refused([](v1::QuantizeSpec& s) { s.set_error_feedback(true); }), "CODEC_OPTION");
+  EXPECT_EQ(refused([](v1::QuantizeSpec& s) { s.set_bpw(4); }), "BPW_RANGE");
+  spec.set_codec(v1::CODEC_INT8);
+  EXPECT_EQ(JobSpecFromProto("checkpoints/" + kDigest, spec)->quantize.bpw, 8);
+}
+
+TEST(ConvertersTest, AChatTemplateIsAskedForRefusedOrLeftToTheServer) {
+  v1::TextSelection text;
+  EXPECT_EQ(TextSelectionFromProto(text)->chat_template, std::nullopt);
+  for (const bool value : {false, true}) {
+    text.set_chat_template(value);
+    const auto selection = TextSelectionFromProto(text);
+    ASSERT_TRUE(selection.ok());
+    EXPECT_EQ(selection->chat_template, value);
+    JobSpec job;
+    job.calibration = *selection;
+    EXPECT_EQ(ToProto(job).calibration().has_chat_template(), true);
+    EXPECT_EQ(ToProto(job).calibration().chat_template(), value);
+    EXPECT_FALSE(ToProto(job).evaluation().has_chat_template());
+  }
+}
+
 TEST(ConvertersTest, TargetsAndLaddersTakeThePlaceOfARate) {
   v1::QuantizeSpec spec;
   spec.mutable_target()->set_kl(0.02);

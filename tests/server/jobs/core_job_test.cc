@@ -168,6 +168,143 @@ TEST_F(CoreJobTest, WorksWithoutTextAndGatesOnQuality) {
   EXPECT_TRUE(service.catalog().ListArtifacts({}, "")->items.empty());
 }
 
+TEST_F(CoreJobTest, FullPrecisionIsAMethodAmongOthers) {
+  TinyModelOptions half;
+  half.dtype = DType::kBF16;
+  ASSERT_TRUE(WriteTinyModel(half, dir_ / "import/tiny").ok());
+  Service service(dir_, "full", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  args.spec.quantize = {.codec = Codec::kFull, .bpw = 16, .channel_scale = false, .rotation = RotationKind::kNone};
+  const auto created = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  service.StartWorker();
+  const JobView done = service.Finish(created->job.id);
+  ASSERT_EQ(done.job.state, JobState::kSucceeded) << done.job.error.message;
+  EXPECT_EQ(done.tensors.size(), 14u);
+  EXPECT_EQ(done.tensors[0].type, "BF16");
+  EXPECT_LT(done.quality->kl_max, 1e-9) << "measured, and the weights are the checkpoint's own";
+  const auto artifact = service.catalog().GetArtifact(done.job.artifact);
+  ASSERT_TRUE(artifact.ok()) << artifact.status();
+  EXPECT_EQ(artifact->codec, "full");
+  EXPECT_EQ(artifact->bpw, 16);
+
+  CreateQuantizeJobArgs study = Import(service);
+  study.spec.checkpoints = {args.spec.checkpoint};
+  study.spec.methods = {args.spec.quantize, {.bpw = 4}};
+  const auto table = service.jobs().CreateStudyJob(study);
+  ASSERT_TRUE(table.ok()) << table.status();
+  const JobView rows = service.Finish(table->job.id);
+  ASSERT_EQ(rows.candidates.size(), 2u) << rows.job.error.message;
+  const auto measured = service.jobs().GetStudy(table->job.id);
+  ASSERT_TRUE(measured.ok()) << measured.status();
+  EXPECT_EQ(measured->rows[0].method, "full precision");
+  EXPECT_EQ(measured->rows[0].bpw, 16);
+  EXPECT_LT(measured->rows[0].quality.kl_mean, 1e-9);
+  EXPECT_GT(measured->rows[1].quality.kl_mean, 1e-5);
+  EXPECT_TRUE(StudyFromJson(StudyJson(*measured)).ok());
+}
+
+// The report of a finished job's artifact.
+std::string ReportOf(Service& service, const JobView& done) {
+  const auto artifact = service.catalog().GetArtifact(done.job.artifact);
+  if (!artifact.ok()) return artifact.status().ToString() + done.job.error.message;
+  return *service.catalog().FileSetOf("artifact", artifact->files)->ReadText("report.json", 1 << 20);
+}
+
+TEST_F(CoreJobTest, OwnSamplesBeginAsTheChatTemplateDoes) {
+  Service service(dir_, "samples", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  args.spec.calibration = {.text = "", .windows = 2, .window_tokens = 32};
+  args.spec.evaluation = {.text = "", .windows = 2, .window_tokens = 32};
+  service.StartWorker();
+  const auto created = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  const JobView chat = service.Finish(created->job.id);
+  ASSERT_EQ(chat.job.state, JobState::kSucceeded) << chat.job.error.message;
+  EXPECT_TRUE(chat.quality->chat_template);
+  EXPECT_EQ(chat.quality->text_source, "own samples");
+  EXPECT_NE(ReportOf(service, chat).find("\"chat_template\": true"), std::string::npos);
+  // To ask for what is the default is the same job.
+  args.spec.calibration.chat_template = true;
+  EXPECT_EQ(service.jobs().CreateQuantizeJob(args)->job.id, chat.job.id);
+
+  args.spec.calibration.chat_template = false;
+  args.spec.evaluation.chat_template = false;
+  const auto plain = service.Finish(service.jobs().CreateQuantizeJob(args)->job.id);
+  ASSERT_EQ(plain.job.state, JobState::kSucceeded) << plain.job.error.message;
+  EXPECT_FALSE(plain.quality->chat_template);
+  EXPECT_NE(plain.quality->text_digest, chat.quality->text_digest);
+  EXPECT_EQ(ReportOf(service, plain).find("\"chat_template\": true"), std::string::npos);
+
+  // No room for what the template prints.
+  args.spec.evaluation = {.text = "", .windows = 1, .window_tokens = 2};
+  const auto narrow = service.Finish(service.jobs().CreateQuantizeJob(args)->job.id);
+  EXPECT_EQ(narrow.job.state, JobState::kFailed);
+  EXPECT_EQ(narrow.job.error.reason, "WINDOW_TOKENS_RANGE") << narrow.job.error.message;
+}
+
+TEST_F(CoreJobTest, ConversationsAreRenderedByTheModelsTemplate) {
+  std::string lines;
+  for (int i = 0; i < 60; ++i) {
+    lines += fmt::format(
+        "{{\"messages\": [{{\"role\": \"user\", \"content\": \"say {}\"}}, {{\"role\": \"assistant\", "
+        "\"content\": \"it is {}\"}}]}}\n",
+        i, i * i);
+  }
+  ASSERT_TRUE(WriteFileAtomically(dir_ / "import/text.txt", lines).ok());
+  Service service(dir_, "chats", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  args.spec.calibration.windows = 3;
+  service.StartWorker();
+  const auto created = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  const JobView chat = service.Finish(created->job.id);
+  ASSERT_EQ(chat.job.state, JobState::kSucceeded) << chat.job.error.message;
+  EXPECT_TRUE(chat.quality->chat_template);
+  EXPECT_EQ(chat.quality->text_source, "text");
+  EXPECT_NE(ReportOf(service, chat).find("\"chat_template\": true"), std::string::npos);
+
+  // As it is, JSON and all, where the user says so; of one text both sides must say the same.
+  args.spec.calibration.chat_template = false;
+  EXPECT_EQ(ReasonOf(service.jobs().CreateQuantizeJob(args).status()), "CHAT_TEMPLATE_CONFLICT");
+  args.spec.evaluation.chat_template = false;
+  const auto plain = service.Finish(service.jobs().CreateQuantizeJob(args)->job.id);
+  ASSERT_EQ(plain.job.state, JobState::kSucceeded) << plain.job.error.message;
+  EXPECT_NE(plain.quality->text_digest, chat.quality->text_digest);
+
+  // A line that is none is found when the text is read.
+  ASSERT_TRUE(WriteFileAtomically(dir_ / "import/text.txt", lines + "nonsense\n").ok());
+  args = Import(service);
+  const auto broken = service.Finish(service.jobs().CreateQuantizeJob(args)->job.id);
+  EXPECT_EQ(broken.job.error.reason, "CONVERSATION_INVALID");
+  EXPECT_NE(broken.job.error.message.find("line 61"), std::string::npos) << broken.job.error.message;
+}
+
+TEST_F(CoreJobTest, ATemplateThatIsNotThereIsAnErrorWhereItIsNeeded) {
+  // A model whose tokenizer says nothing of chats.
+  ASSERT_TRUE(WriteFileAtomically(dir_ / "import/tiny/tokenizer_config.json",
+                                  "{\"bos_token\": \"<|endoftext|>\", \"eos_token\": \"<|im_end|>\"}")
+                  .ok());
+  ASSERT_TRUE(WriteFileAtomically(dir_ / "import/text.txt",
+                                  "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}\n" + SomeText())
+                  .ok());
+  Service service(dir_, "none", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  const absl::Status status = service.jobs().CreateQuantizeJob(args).status();
+  EXPECT_EQ(ReasonOf(status), "TEXT_TEMPLATE_MISSING");
+  EXPECT_TRUE(MessageOf(status).starts_with("evaluation.text")) << status;
+  args.spec.calibration.text = args.spec.evaluation.text = "";
+  args.spec.calibration.chat_template = true;
+  EXPECT_EQ(ReasonOf(service.jobs().CreateQuantizeJob(args).status()), "TEXT_TEMPLATE_MISSING");
+  args.spec.calibration.chat_template = std::nullopt;
+  EXPECT_TRUE(service.jobs().CreateQuantizeJob(args).ok()) << "from the first token, as before";
+  // A text without conversations has nothing to render.
+  ASSERT_TRUE(WriteFileAtomically(dir_ / "import/text.txt", SomeText()).ok());
+  args = Import(service);
+  args.spec.evaluation.chat_template = true;
+  EXPECT_EQ(ReasonOf(service.jobs().CreateQuantizeJob(args).status()), "CONVERSATION_INVALID");
+}
+
 TEST_F(CoreJobTest, ALadderGivesWhatSingleJobsGive) {
   Service service(dir_, "ladder", 2);
   CreateQuantizeJobArgs args = Import(service);

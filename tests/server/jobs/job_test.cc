@@ -141,6 +141,35 @@ TEST(JobSpecTest, ErrorFeedbackIsCalibratedOnMoreTextUnlessToldOtherwise) {
   EXPECT_EQ(ReasonOf(NormalizeJobSpec(spec, 512).status()), "BPW_RANGE") << "the trellis ends at 5.5";
 }
 
+TEST(JobSpecTest, APlainTextHasTheKeyOfVersionsWithoutTemplates) {
+  JobSpec spec;
+  spec.checkpoint = std::string(64, 'a');
+  const JobSpec normal = *NormalizeJobSpec(spec, 512);
+  JobSpec plain = normal, shaped = normal;
+  plain.calibration.chat_template = false;
+  shaped.calibration.chat_template = true;
+  EXPECT_EQ(JobSpecToJson(normal).find("chat_template"), std::string::npos);
+  EXPECT_EQ(JobKey(plain), JobKey(normal));
+  EXPECT_NE(JobKey(shaped), JobKey(normal));
+  EXPECT_EQ(JobSpecFromJson(JobSpecToJson(shaped))->calibration.chat_template, true);
+  EXPECT_EQ(JobSpecFromJson(JobSpecToJson(shaped))->evaluation.chat_template, false) << "a job of an earlier version";
+}
+
+TEST(JobSpecTest, FullPrecisionHasNothingToSearch) {
+  JobSpec spec;
+  spec.checkpoint = std::string(64, 'a');
+  spec.quantize = {.codec = Codec::kFull, .bpw = 16, .channel_scale = false, .rotation = RotationKind::kNone};
+  EXPECT_TRUE(NormalizeJobSpec(spec, 512).ok()) << NormalizeJobSpec(spec, 512).status();
+  JobSpec target = spec, ladder = spec;
+  target.target.kl = 0.1;
+  ladder.ladder = {16};
+  for (const auto& [field, job] : {std::pair("target", target), std::pair("ladder", ladder)}) {
+    const absl::Status status = NormalizeJobSpec(job, 512).status();
+    EXPECT_EQ(ReasonOf(status), "CODEC_OPTION") << field;
+    EXPECT_TRUE(MessageOf(status).starts_with(field)) << status;
+  }
+}
+
 TEST(JobSpecTest, NamesFieldAndLimit) {
   auto reason = [](auto change) {
     JobSpec spec;
