@@ -20,14 +20,17 @@ endif()
 set(qamserve_jinja_shim "${CMAKE_BINARY_DIR}/jinja-shim")
 file(CONFIGURE OUTPUT "${qamserve_jinja_shim}/ggml.h" CONTENT [[
 #pragma once
-#include <cstdlib>
-#define GGML_ASSERT(x) do { if (!(x)) std::abort(); } while (0)
+#include <stdexcept>
+#define GGML_ASSERT(x) do { if (!(x)) throw std::runtime_error("template engine: " #x); } while (0)
 ]] @ONLY)
 
 file(GLOB qamserve_jinja_sources "${QAMSERVE_JINJA_DIR}/common/jinja/*.cpp")
 add_library(qamserve_third_party_jinja STATIC ${qamserve_jinja_sources} "${QAMSERVE_JINJA_DIR}/common/json.cpp"
             "${QAMSERVE_JINJA_DIR}/common/unicode.cpp")
 target_compile_options(qamserve_third_party_jinja PRIVATE -w)
+# Its nodes assert the types of their parts, which a bad template gets wrong: without asserts they say so by exceptions
+# when they run. Public, since the nodes are made in its headers.
+target_compile_definitions(qamserve_third_party_jinja PUBLIC NDEBUG)
 # The bundled nlohmann is for the engine's own sources alone. It keeps its symbols in a namespace that names its
 # version, so it can be linked beside the system's; one translation unit must never see both.
 target_include_directories(qamserve_third_party_jinja SYSTEM BEFORE

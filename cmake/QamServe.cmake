@@ -24,6 +24,14 @@ include(Cuda)
 set(qamserve_options -Wall -Wextra -Wno-missing-field-initializers -fno-omit-frame-pointer
   # Two machines must give the same bytes: a*b+c is fused only where the code says fma.
   -ffp-contract=off)
+if(QAMSERVE_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "QAMSERVE_FUZZ needs clang, whose libFuzzer it uses: -DCMAKE_CXX_COMPILER=clang++")
+  endif()
+  # Everything is built to be watched; only the fuzzers themselves are linked with libFuzzer's main.
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined)
+  add_link_options(-fsanitize=address,undefined)
+endif()
 if(QAMSERVE_WERROR)
   list(APPEND qamserve_options -Werror)
 endif()

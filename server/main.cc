@@ -1,12 +1,15 @@
-// qamserve: reads the options, runs one Server, drains it at SIGTERM or SIGINT.
+// qamserve: reads the options, runs one Server, drains it at SIGTERM or SIGINT, and ends at once at a second one.
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "core/kernels/kernels.h"
 #include "server/options.h"
@@ -18,7 +21,10 @@ namespace {
 
 const char* FromEnvironment(const char* name) { return std::getenv(name); }
 
-// SIGTERM and SIGINT end the server; the draining thread says with SIGUSR1 that it is done. Blocked before any thread
+// What a second signal grants the metadata store for one small transaction a task.
+constexpr timespec kPutBackTime = {.tv_sec = 2, .tv_nsec = 0};
+
+// SIGTERM and SIGINT end the server; threads of our own say with SIGUSR1 that they are done. Blocked before any thread
 // starts, so that only sigwait sees them.
 sigset_t BlockSignals() {
   signal(SIGPIPE, SIG_IGN);
@@ -31,20 +37,57 @@ sigset_t BlockSignals() {
   return signals;
 }
 
-int WaitForEnd(const sigset_t& signals, Server& server) {
+// The server until it has been drained. Thread-safe.
+class RunningServer {
+ public:
+  explicit RunningServer(std::unique_ptr<Server> server) : server_(std::move(server)) {}
+
+  void DrainAndDestroy() {
+    server_->Drain();
+    std::unique_ptr<Server> drained;
+    {
+      const std::lock_guard lock(mutex_);
+      drained = std::move(server_);
+    }
+  }
+  // After the drain no task is left to put back.
+  void PutBackTasks() {
+    const std::lock_guard lock(mutex_);
+    if (server_ != nullptr) server_->PutBackTasks();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unique_ptr<Server> server_;  // taken away under mutex_
+};
+
+// Ends the process, whatever the server's threads are doing.
+[[noreturn]] void EndAtOnce(const sigset_t& signals, int signal, RunningServer& server) {
+  std::thread([&server] {
+    server.PutBackTasks();
+    kill(getpid(), SIGUSR1);
+  }).detach();
+  // Done, or out of time, or a third signal.
+  sigtimedwait(&signals, nullptr, &kPutBackTime);
+  _exit(128 + signal);
+}
+
+// Returns once the server is gone. Not before: a second signal is heeded to the last.
+void WaitForEnd(const sigset_t& signals, std::unique_ptr<Server> running) {
   int signal = SIGUSR1;
   while (signal == SIGUSR1) sigwait(&signals, &signal);
-  std::thread drain([&server] {
-    server.Drain();
+  RunningServer server(std::move(running));
+  std::atomic<bool> ended{false};
+  std::thread drain([&] {
+    server.DrainAndDestroy();
+    ended = true;
     kill(getpid(), SIGUSR1);
   });
-  sigwait(&signals, &signal);
-  if (signal != SIGUSR1) {
-    std::fputs("qamserve: second signal, ending at once\n", stderr);
-    _exit(1);
+  while (!ended) {
+    sigwait(&signals, &signal);
+    if (signal != SIGUSR1) EndAtOnce(signals, signal, server);
   }
   drain.join();
-  return 0;
 }
 
 int Fail(const std::string& message) {
@@ -63,11 +106,12 @@ int Main(int argc, char** argv) {
   const sigset_t signals = BlockSignals();
   const absl::StatusOr<std::shared_ptr<Log>> log = Log::Create(parsed.options.log_level);
   if (!log.ok()) return Fail(MessageOf(log.status()));
-  const absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(parsed.options, *log);
+  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(parsed.options, *log);
   if (!server.ok()) return Fail(MessageOf(server.status()));
   std::printf("listening on %s\n", (*server)->address().c_str());
   std::fflush(stdout);
-  return WaitForEnd(signals, **server);
+  WaitForEnd(signals, *std::move(server));
+  return 0;
 }
 
 }  // namespace

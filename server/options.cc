@@ -18,6 +18,16 @@ namespace {
 
 constexpr const char* kRoles[] = {"api", "worker", "inference"};
 
+constexpr char kFooter[] =
+    "A flag goes before its environment variable, and that before the file of --config.\n"
+    "\n"
+    "SIGTERM or SIGINT ends the server in order: new requests are refused, running tasks of jobs are put back, running\n"
+    "generations get --drain-seconds. A second signal ends it at once: tasks are put back, streams break off. Either\n"
+    "way jobs go on at the next start, from the tasks that are done.\n"
+    "\n"
+    "Exit codes: 0 ended in order; 1 could not start; 2 the options were not understood; 130 (SIGINT) or 143 (SIGTERM)\n"
+    "ended at once by a second signal.";
+
 std::string EnvironmentName(std::string_view flag) {
   std::string name = "QAMSERVE_";
   for (const char c : flag.substr(2)) name += c == '-' ? '_' : absl::ascii_toupper(static_cast<unsigned char>(c));
@@ -88,7 +98,7 @@ void AddLimitFlags(Flags& flags, ServerOptions& o) {
 struct Parser {
   Parser() : app("qamserve: quantizes language models with QAM-W and serves them over gRPC.", "qamserve"), flags(app) {
     app.set_version_flag("--version", std::string("qamserve ") + QAMSERVE_VERSION);
-    app.footer("A flag goes before its environment variable, and that before the file of --config.");
+    app.footer(kFooter);
     AddAddressFlags(flags, options);
     AddLimitFlags(flags, options);
   }
@@ -101,7 +111,7 @@ struct Parser {
     } catch (const CLI::ParseError& error) {
       std::ostringstream out;
       std::ostringstream err;
-      result.exit_code = app.exit(error, out, err);
+      result.exit_code = app.exit(error, out, err) == 0 ? 0 : 2;
       result.output = out.str() + err.str();
       return false;
     }

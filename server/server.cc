@@ -153,6 +153,13 @@ void Server::Drain() {
   log_->Info("drained");
 }
 
+void Server::PutBackTasks() {
+  log_->Warning("ending_at_once");
+  const absl::Status status = jobs_->PutBackTasks();
+  // Their leases then end at the next start, and each attempt counts.
+  if (!status.ok()) log_->Error("tasks_not_put_back", {{"message", MessageOf(status)}});
+}
+
 // Also takes down a server that was only half started.
 void Server::DrainUntil(absl::Time deadline, absl::Duration grace) {
   draining_ = true;

@@ -46,6 +46,10 @@ class Server {
   // Health says NOT_SERVING; new requests are refused; the running task is given back; running generations get until
   // `drain_seconds`, other calls a moment. Returns when all is quiet. Idempotent.
   void Drain();
+  // For a process that ends without waiting for Drain, which may be running: puts the running tasks back, so that the
+  // next start goes on with them, and nothing else. The caller ends the process (_exit) once it returns or soon
+  // afterwards; what it leaves half-done (files being written, an open transaction) the next start throws away.
+  void PutBackTasks();
 
  private:
   Server(const ServerOptions& options, std::shared_ptr<Log> log, DataDir data_dir);

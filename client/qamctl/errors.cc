@@ -80,7 +80,8 @@ void PrintError(Terminal& terminal, bool json, std::string_view address, const a
     return;
   }
   if (ReasonOf(status) == kInterrupted) {
-    terminal.err << message << "\n" << std::flush;
+    // Over the ^C that the terminal shows.
+    terminal.err << (terminal.err_tty ? "\r" : "") << message << "\n" << std::flush;
     return;
   }
   terminal.err << Red(terminal, "error:") << " " << message << " (" << ReasonOf(status) << ")\n";

@@ -25,10 +25,8 @@ constexpr int kBarCells = 20;
 // The progress of the export on the error stream; nothing with --json.
 class ExportMeter {
  public:
-  explicit ExportMeter(Session& session) : session_(session), last_(session.terminal().now_seconds()) {}
-  ~ExportMeter() {
-    if (open_) session_.terminal().err << "\n" << std::flush;
-  }
+  explicit ExportMeter(Session& session)
+      : session_(session), last_(session.terminal().now_seconds()), live_(session.terminal().err) {}
 
   void Update(double fraction) {
     Terminal& terminal = session_.terminal();
@@ -36,14 +34,17 @@ class ExportMeter {
     if (session_.json() || now - last_ < (terminal.err_tty ? kRedrawSeconds : kLineSeconds)) return;
     last_ = now;
     const std::string line = fmt::format("exporting {} {:3.0f}%", Bar(fraction, kBarCells), 100 * fraction);
-    open_ = terminal.err_tty;
-    terminal.err << (open_ ? "\r\x1b[K" : "") << line << (open_ ? "" : "\n") << std::flush;
+    if (terminal.err_tty) {
+      live_.Draw({line}, terminal.screen());
+    } else {
+      session_.Note(line);
+    }
   }
 
  private:
   Session& session_;
   double last_;
-  bool open_ = false;
+  LiveLines live_;
 };
 
 bool IsLocalArtifact(const std::string& text) {

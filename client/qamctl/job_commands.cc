@@ -103,7 +103,6 @@ absl::Status Eval(Session& session, const EvalFlags& flags) {
     if (!IsFinal(job.state())) session.Note(fmt::format("next: qamctl watch {}", job.name()));
     return absl::OkStatus();
   }
-  session.Note(job.name());
   return WatchToEnd(session, job.name());
 }
 

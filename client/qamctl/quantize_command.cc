@@ -98,7 +98,6 @@ absl::Status Quantize(Session& session, const QuantizeFlags& flags) {
   ASSIGN_OR_RETURN(const v1::Job job, session.client().CreateQuantizeJob(request));
   if (flags.validate_only) return PrintEstimate(session, job);
   if (flags.watch) {
-    session.Note(job.name());
     RETURN_IF_ERROR(WatchToEnd(session, job.name()));
     if (!flags.load_as.empty()) session.Note(fmt::format("  qamctl chat {}", flags.load_as));
     return absl::OkStatus();

@@ -1,5 +1,7 @@
 #include "client/qamctl/sampling.h"
 
+#include <absl/strings/str_replace.h>
+
 #include "client/qamctl/text.h"
 
 namespace qamserve::qamctl {
@@ -11,6 +13,11 @@ constexpr size_t kMaxInputBytes = 16 << 20;
 template <typename T, typename Set>
 CLI::Option* AddNumber(CLI::App& app, const char* flag, const char* help, Set set) {
   return app.add_option_function<T>(flag, set, help);
+}
+
+// A token's text within a line: "\n" for a line end.
+std::string OnOneLine(const std::string& text) {
+  return Shown(absl::StrReplaceAll(text, {{"\n", "\\n"}, {"\t", "\\t"}}));
 }
 
 }  // namespace
@@ -81,14 +88,16 @@ void StreamPrinter::operator()(const v1::GenerateResponse& response) {
   } else if (response.logprobs_size() > 0) {
     PrintLogprobs(response);
   } else {
-    session_.terminal().out << response.text() << std::flush;
+    // A model may write anything, even what would move the cursor or set a window's title.
+    Terminal& terminal = session_.terminal();
+    terminal.out << (terminal.out_tty ? Shown(response.text(), true) : response.text()) << std::flush;
   }
 }
 
 void StreamPrinter::PrintLogprobs(const v1::GenerateResponse& response) {
   for (const auto& token : response.logprobs()) {
-    std::string line = fmt::format("{:>8.4f}  {:>6}  {}", token.logprob(), token.token(), token.text());
-    for (const auto& other : token.top()) line += fmt::format("  | {} {:.4f}", other.text(), other.logprob());
+    std::string line = fmt::format("{:>8.4f}  {:>6}  {}", token.logprob(), token.token(), OnOneLine(token.text()));
+    for (const auto& other : token.top()) line += fmt::format("  | {} {:.4f}", OnOneLine(other.text()), other.logprob());
     session_.Print(line);
   }
 }

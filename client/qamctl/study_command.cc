@@ -92,7 +92,6 @@ absl::Status RunStudy(Session& session, const StudyFlags& flags) {
   ASSIGN_OR_RETURN(const v1::Job job, session.client().CreateStudyJob(request));
   if (flags.validate_only) return PrintEstimate(session, job);
   if (flags.watch) {
-    session.Note(job.name());
     return WatchToEnd(session, job.name());
   }
   if (session.json()) return session.PrintJson(job);

@@ -7,6 +7,8 @@
 #include <functional>
 #include <istream>
 #include <ostream>
+#include <string>
+#include <vector>
 
 #include "client/cancellation.h"
 
@@ -40,17 +42,41 @@ class Interruptible {
   Cancellation cancellation_;
 };
 
+struct ScreenSize {
+  int columns = 100;
+  int rows = 24;
+};
+
 struct Terminal {
   std::istream& in;
   std::ostream& out;
   std::ostream& err;
   Interrupts& interrupts;
   std::function<double()> now_seconds;  // monotonic
+  // A person is at the other end; of an output, one whose screen can go back over what it shows.
   bool in_tty = false;
   bool out_tty = false;
   bool err_tty = false;
   bool color = false;  // bold, green and red where a stream is a tty
-  int width = 100;     // columns of the screen
+  // Asked each time something is drawn, since windows change their size. May be left out.
+  std::function<ScreenSize()> screen_size;
+
+  ScreenSize screen() const { return screen_size ? screen_size() : ScreenSize(); }
+};
+
+// Lines at the end of a stream that are drawn over again in place. The cursor stands below them, so that whatever ends
+// the program leaves it there. Not thread-safe.
+class LiveLines {
+ public:
+  explicit LiveLines(std::ostream& out) : out_(out) {}
+  // Draws `lines` over those drawn last, as many as the screen has room for, each cut to its width.
+  void Draw(const std::vector<std::string>& lines, const ScreenSize& screen);
+  // Those drawn last stay as they are; the next Draw begins below whatever has come since.
+  void Keep() { drawn_.clear(); }
+
+ private:
+  std::ostream& out_;
+  std::vector<int> drawn_;  // columns of the lines drawn last
 };
 
 }  // namespace qamserve::qamctl

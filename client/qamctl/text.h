@@ -25,8 +25,18 @@ std::string WithoutPrefix(std::string_view text, std::string_view prefix);
 std::string Bar(double fraction, int width);
 // "5 %", "33.33 %": part of a whole in four digits; "0 %" if the whole is 0.
 std::string Percent(double part, double whole);
-// At most `columns` characters, the last one "…" where something was cut.
+// Columns that a text takes on a screen: two for a wide East Asian character or an emoji, none for a combining one.
+int Columns(std::string_view text);
+// At most `columns` columns, ending in "…" where something was cut.
 std::string Clip(std::string_view text, int columns);
+// The same with "…" in the middle: names differ at their ends.
+std::string ClipMiddle(std::string_view text, int columns);
+// Without control characters, which a terminal would obey: each becomes U+FFFD. Line ends and tabs stay if
+// `keep_lines`.
+std::string Shown(std::string_view text, bool keep_lines = false);
+// `parts` in order, two spaces apart, on as many lines of at most `columns` columns as it takes; empty parts are left
+// out. A part that is wider than a line is cut in the middle.
+std::vector<std::string> Flow(const std::vector<std::string>& parts, int columns);
 
 enum class Align { kLeft, kRight };
 
@@ -38,8 +48,10 @@ class Table {
     Align align = Align::kLeft;
   };
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
-  void Add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  // Control characters are shown as Shown does.
+  void Add(const std::vector<std::string>& row);
   std::string ToString() const;  // each line ends with \n
+  std::vector<std::string> ToLines() const;
 
  private:
   std::vector<Column> columns_;

@@ -1,5 +1,7 @@
 #include "client/qamctl/transfer_meter.h"
 
+#include <fmt/ranges.h>
+
 #include "client/qamctl/text.h"
 
 namespace qamserve::qamctl {
@@ -13,25 +15,10 @@ constexpr int kBarCells = 20;
 
 }  // namespace
 
-TransferMeter::~TransferMeter() { EndLine(); }
-
-void TransferMeter::EndLine() {
-  if (line_open_) session_.terminal().err << "\n" << std::flush;
-  line_open_ = false;
-}
-
-void TransferMeter::Draw(const std::string& line) {
-  Terminal& terminal = session_.terminal();
-  if (terminal.err_tty) {
-    terminal.err << "\r\x1b[K" << Clip(line, terminal.width - 1) << std::flush;
-    line_open_ = true;
-  } else {
-    terminal.err << line << "\n" << std::flush;
+std::vector<std::string> TransferMeter::Parts(const TransferProgress& progress) const {
+  if (progress.phase == TransferProgress::Phase::kCheck) {
+    return {progress.file.empty() ? "checking what has arrived" : "checking " + Shown(progress.file)};
   }
-}
-
-std::string TransferMeter::Line(const TransferProgress& progress) const {
-  if (progress.phase == TransferProgress::Phase::kCheck) return "checking " + progress.file;
   const double seconds = session_.terminal().now_seconds() - phase_start_;
   const double moved = static_cast<double>(progress.done_bytes) - static_cast<double>(phase_first_byte_);
   const double rate = seconds > 0 ? std::max(0.0, moved) / seconds : 0;
@@ -39,17 +26,17 @@ std::string TransferMeter::Line(const TransferProgress& progress) const {
   const auto done = static_cast<double>(progress.done_bytes);
   const double fraction = total > 0 ? done / total : 1;
   const std::string eta = rate > 0 ? HumanSeconds((total - done) / rate) : "?";
-  return fmt::format("{} {}  {} {:3.0f}%  {} of {}  {}/s  ETA {}",
-                     progress.phase == TransferProgress::Phase::kHash ? "reading" : verb_, progress.file,
-                     Bar(fraction, kBarCells), 100 * fraction, HumanBytes(done), HumanBytes(total), HumanBytes(rate),
-                     eta);
+  return {
+      fmt::format("{} {}", progress.phase == TransferProgress::Phase::kHash ? "reading" : verb_, Shown(progress.file)),
+      fmt::format("{} {:3.0f}%", Bar(fraction, kBarCells), 100 * fraction),
+      fmt::format("{} of {}", HumanBytes(done), HumanBytes(total)), HumanBytes(rate) + "/s", "ETA " + eta};
 }
 
 void TransferMeter::Update(const TransferProgress& progress) {
   if (session_.json()) return;
   const double now = session_.terminal().now_seconds();
   if (progress.phase == TransferProgress::Phase::kRetry) {
-    EndLine();
+    live_.Keep();
     session_.Note(fmt::format("connection lost ({}); going on in {}", MessageOf(progress.error),
                               HumanSeconds(static_cast<double>(progress.retry_in_ms) / 1000)));
     phase_ = progress.phase;
@@ -66,7 +53,13 @@ void TransferMeter::Update(const TransferProgress& progress) {
   const double pause = session_.terminal().err_tty ? kRedrawSeconds : kLineSeconds;
   if (now - last_drawn_ < pause && !(done && session_.terminal().err_tty)) return;
   last_drawn_ = now;
-  Draw(Line(progress));
+  Terminal& terminal = session_.terminal();
+  if (terminal.err_tty) {
+    const ScreenSize screen = terminal.screen();
+    live_.Draw(Flow(Parts(progress), screen.columns - 1), screen);
+  } else {
+    terminal.err << fmt::format("{}\n", fmt::join(Parts(progress), "  ")) << std::flush;
+  }
 }
 
 }  // namespace qamserve::qamctl

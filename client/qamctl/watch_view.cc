@@ -1,7 +1,11 @@
 #include "client/qamctl/watch_view.h"
 
+#include <absl/synchronization/mutex.h>
+#include <absl/time/time.h>
+
 #include <algorithm>
 #include <cctype>
+#include <thread>
 
 #include "client/qamctl/errors.h"
 #include "client/qamctl/text.h"
@@ -12,6 +16,8 @@ namespace {
 constexpr double kRedrawSeconds = 0.1;
 constexpr double kLineSeconds = 5;
 constexpr int kBarCells = 30;
+constexpr int kColumnsForShapes = 60;
+constexpr absl::Duration kRefreshEvery = absl::Seconds(1);
 constexpr size_t kTensorsShown = 6;
 // A rate over less time is noise.
 constexpr double kMinRateSeconds = 0.5;
@@ -98,41 +104,58 @@ std::string WatchView::PlainLine() const {
   return line;
 }
 
-std::string WatchView::ScreenText() const {
+std::vector<std::string> WatchView::Lines(const ScreenSize& screen) const {
   const v1::JobProgress& progress = job_.progress();
-  const Terminal& terminal = session_.terminal();
-  std::string text = fmt::format("{}  {}  {}  {}  {}\n", job_.name(), job_.kind(), job_.display_name(),
-                                 StateName(job_.state()), StageText(job_));
-  text += fmt::format("{} {:3.0f}%  tasks {}/{}  ETA {}  elapsed {}\n", Bar(Fraction(), kBarCells), 100 * Fraction(),
-                      progress.tasks_done(), progress.tasks_total(),
-                      IsFinal(job_.state()) ? "-" : HumanSeconds(progress.eta_seconds()),
-                      HumanSeconds(terminal.now_seconds() - start_));
-  text += fmt::format("tensors {}/{}  {:.3f} bpw  {} weights/s\n", tensors_done_,
-                      std::max(tensors_done_, job_.estimate().tensors()), BpwSoFar(), HumanCount(WeightsPerSecond()));
-  if (!last_.empty()) {
-    Table table({{"last tensors"}, {"shape", Align::kRight}, {"bpw", Align::kRight}, {"distortion", Align::kRight}});
-    for (const auto& tensor : last_) {
-      table.Add({tensor.name(), fmt::format("{}x{}", tensor.rows(), tensor.cols()), fmt::format("{:.3f}", tensor.bpw()),
-                 fmt::format("{:.6f}", tensor.distortion())});
-    }
-    text += table.ToString();
+  const int columns = screen.columns - 1;
+  std::vector<std::string> lines;
+  const auto add = [&](const std::vector<std::string>& parts) {
+    for (std::string& line : Flow(parts, columns)) lines.push_back(std::move(line));
+  };
+  add({job_.name(), job_.kind(), Shown(job_.display_name()), StateName(job_.state()), StageText(job_)});
+  std::vector<std::string> parts = {
+      fmt::format("{} {:3.0f}%", Bar(Fraction(), std::clamp(columns / 2, 10, kBarCells)), 100 * Fraction()),
+      fmt::format("tasks {}/{}", progress.tasks_done(), progress.tasks_total())};
+  if (!IsFinal(job_.state())) parts.push_back("ETA " + HumanSeconds(progress.eta_seconds()));
+  parts.push_back("elapsed " + HumanSeconds(session_.terminal().now_seconds() - start_));
+  add(parts);
+  parts = {fmt::format("tensors {}/{}", tensors_done_, std::max(tensors_done_, job_.estimate().tensors()))};
+  if (BpwSoFar() > 0) parts.push_back(fmt::format("{:.3f} bpw", BpwSoFar()));
+  if (WeightsPerSecond() > 0) parts.push_back(HumanCount(WeightsPerSecond()) + " weights/s");
+  add(parts);
+  AddTensors(screen, lines);
+  return lines;
+}
+
+// The newest tensors below `lines`, as many as there is room for. On a narrow screen shapes are left out and names are
+// cut in the middle, so that the figures stay.
+void WatchView::AddTensors(const ScreenSize& screen, std::vector<std::string>& lines) const {
+  const int room = screen.rows - 2 - static_cast<int>(lines.size());  // a row for the header and one for the cursor
+  if (room < 1 || last_.empty()) return;
+  const bool shapes = screen.columns >= kColumnsForShapes;
+  std::vector<Table::Column> columns = {{"last tensors"}, {"bpw", Align::kRight}, {"distortion", Align::kRight}};
+  if (shapes) columns.insert(columns.begin() + 1, Table::Column{"shape", Align::kRight});
+  Table table(std::move(columns));
+  // What "  5.500  0.001250" and its header take, and a shape of six digits each way.
+  const int names = std::max(8, screen.columns - 1 - 19 - (shapes ? 15 : 0));
+  const size_t first = last_.size() - std::min(last_.size(), static_cast<size_t>(room));
+  for (size_t i = first; i < last_.size(); ++i) {
+    const v1::TensorReport& tensor = last_[i];
+    std::vector<std::string> row = {ClipMiddle(tensor.name(), names)};
+    if (shapes) row.push_back(fmt::format("{}x{}", tensor.rows(), tensor.cols()));
+    row.push_back(fmt::format("{:.3f}", tensor.bpw()));
+    row.push_back(fmt::format("{:.6f}", tensor.distortion()));
+    table.Add(row);
   }
-  return text;
+  for (std::string& line : table.ToLines()) lines.push_back(std::move(line));
 }
 
 void WatchView::Redraw() {
-  Terminal& terminal = session_.terminal();
-  std::string frame = lines_on_screen_ > 0 ? fmt::format("\x1b[{}A\x1b[J", lines_on_screen_) : "";
-  lines_on_screen_ = 0;
-  const std::string text = ScreenText();
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = text.find('\n', begin);
-    // A line that wraps would break the count of lines to go up.
-    frame += Clip(std::string_view(text).substr(begin, end - begin), terminal.width - 1) + "\n";
-    ++lines_on_screen_;
-    begin = end + 1;
-  }
-  terminal.out << frame << std::flush;
+  const ScreenSize screen = session_.terminal().screen();
+  live_.Draw(Lines(screen), screen);
+}
+
+void WatchView::Refresh() {
+  if (!session_.json() && session_.terminal().out_tty && !job_.name().empty()) Redraw();
 }
 
 absl::Status WatchView::Update(const v1::Job& job) {
@@ -156,12 +179,7 @@ absl::Status WatchView::Update(const v1::Job& job) {
 void WatchView::Retry(const absl::Status& status) {
   session_.Note(
       fmt::format("lost the server ({}); the job goes on when it is back, and so does this watch", MessageOf(status)));
-  lines_on_screen_ = 0;
-}
-
-void WatchView::Finish() {
-  if (session_.json() || job_.name().empty()) return;
-  if (session_.terminal().out_tty) Redraw();
+  live_.Keep();
 }
 
 void PrintQuality(Session& session, const v1::QualityReport& quality) {
@@ -246,17 +264,59 @@ void PrintOutcome(Session& session, const v1::Job& job) {
   session.Note(fmt::format("  qamctl load {} --name NAME", name));
 }
 
+namespace {
+
+// Refreshes a view now and then on a thread of its own. `mutex` guards the view.
+class Refresher {
+ public:
+  Refresher(absl::Mutex& mutex, WatchView& view) : mutex_(mutex), view_(view), thread_([this] { Run(); }) {}
+  ~Refresher() {
+    {
+      absl::MutexLock lock(&mutex_);
+      over_ = true;
+    }
+    thread_.join();
+  }
+  Refresher(const Refresher&) = delete;
+  Refresher& operator=(const Refresher&) = delete;
+
+ private:
+  void Run() {
+    absl::MutexLock lock(&mutex_);
+    while (!mutex_.AwaitWithTimeout(absl::Condition(&over_), kRefreshEvery)) view_.Refresh();
+  }
+
+  absl::Mutex& mutex_;
+  WatchView& view_;
+  bool over_ = false;
+  std::thread thread_;
+};
+
+}  // namespace
+
 absl::Status WatchToEnd(Session& session, const std::string& name) {
+  // The table begins with it.
+  if (!session.terminal().out_tty) session.Note(name);
   Interruptible interruptible(session.terminal().interrupts);
   WatchView view(session);
+  absl::Mutex mutex;  // guards `view`, and with it the streams
   absl::Status printed;
-  const absl::StatusOr<v1::Job> job = session.client().WatchJob(
-      name,
-      [&](const v1::Job& change) {
-        const absl::Status status = view.Update(change);
-        if (printed.ok()) printed = status;
-      },
-      [&](const absl::Status& status) { view.Retry(status); }, interruptible.cancellation());
+  absl::StatusOr<v1::Job> job;
+  {
+    const Refresher refresher(mutex, view);
+    job = session.client().WatchJob(
+        name,
+        [&](const v1::Job& change) {
+          absl::MutexLock lock(&mutex);
+          const absl::Status status = view.Update(change);
+          if (printed.ok()) printed = status;
+        },
+        [&](const absl::Status& status) {
+          absl::MutexLock lock(&mutex);
+          view.Retry(status);
+        },
+        interruptible.cancellation());
+  }
   if (!job.ok() && interruptible.interrupted()) {
     return Cancelled(kInterrupted,
                      "{} goes on without you: `qamctl watch {}` follows it again, `qamctl cancel {}` stops it", name,
@@ -264,7 +324,7 @@ absl::Status WatchToEnd(Session& session, const std::string& name) {
   }
   RETURN_IF_ERROR(job.status());
   RETURN_IF_ERROR(printed);
-  view.Finish();
+  view.Refresh();
   PrintOutcome(session, *job);
   return StatusOfEnd(*job);
 }

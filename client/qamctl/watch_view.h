@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <string>
+#include <vector>
 
 #include "client/qamctl/session.h"
 
@@ -11,17 +12,19 @@ namespace qamserve::qamctl {
 // Not thread-safe.
 class WatchView {
  public:
-  explicit WatchView(Session& session) : session_(session), start_(session.terminal().now_seconds()) {}
+  explicit WatchView(Session& session)
+      : session_(session), start_(session.terminal().now_seconds()), live_(session.terminal().out) {}
   // With --json prints the job; else draws it, at most ten times a second.
   absl::Status Update(const v1::Job& job);
   void Retry(const absl::Status& status);
-  // Draws the last state once more and leaves the table on the screen.
-  void Finish();
+  // Draws the table once more if there is one: time goes on and windows change their size while the job is silent.
+  void Refresh();
 
  private:
   void Learn(const v1::Job& job);
   std::string PlainLine() const;
-  std::string ScreenText() const;
+  std::vector<std::string> Lines(const ScreenSize& screen) const;
+  void AddTensors(const ScreenSize& screen, std::vector<std::string>& lines) const;
   void Redraw();
   double Fraction() const;
   double BpwSoFar() const;
@@ -41,7 +44,7 @@ class WatchView {
   double last_change_ = 0;
   double last_drawn_ = -1e9;
   std::string last_stage_;
-  int lines_on_screen_ = 0;
+  LiveLines live_;
 };
 
 // Follows the job to its end and tells how it ended: SUCCEEDED is OK; a job that ended otherwise is ABORTED with its

@@ -5,6 +5,7 @@
 #include "core/export/internal.h"
 #include "core/export/weights.h"
 #include "core/format/artifact_format.h"
+#include "core/format/json_text.h"
 #include "core/format/safetensors.h"
 
 namespace qamserve {
@@ -29,7 +30,7 @@ const char* TorchName(DType dtype) {
 
 absl::StatusOr<std::string> ConfigText(const ExportSource& source) {
   ASSIGN_OR_RETURN(const std::string text, source.files.ReadText(kConfigFile, kMaxConfigBytes));
-  Json config = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  Json config = ParseJson(text);
   // The text model of a multimodal one stands alone, as its tensors do.
   if (config.contains("text_config")) {
     config = Json::parse(ModelConfigToJson(source.reader.config()), nullptr, /*allow_exceptions=*/false);

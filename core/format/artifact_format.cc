@@ -1,6 +1,6 @@
 #include "core/format/artifact_format.h"
 
-#include <nlohmann/json.hpp>
+#include "core/format/json_text.h"
 
 namespace qamserve {
 namespace {
@@ -9,7 +9,7 @@ using nlohmann::json;
 
 // The object "quantization_config", or null.
 json FindSection(std::string_view config_json) {
-  json config = json::parse(config_json, nullptr, /*allow_exceptions=*/false);
+  const json config = ParseJson(config_json);
   if (!config.is_object()) return nullptr;
   const auto it = config.find("quantization_config");
   return it != config.end() && it->is_object() ? *it : json(nullptr);
@@ -70,8 +70,11 @@ absl::StatusOr<QuantizationConfig> ReadQuantizationConfig(std::string_view confi
 }
 
 absl::StatusOr<std::string> WithQuantizationConfig(std::string_view config_json, const QuantizationConfig& config) {
-  json root = json::parse(config_json, nullptr, /*allow_exceptions=*/false);
-  if (!root.is_object()) return InvalidArgument("CONFIG_FIELD", "config.json is not a JSON object");
+  json root = ParseJson(config_json);
+  if (!root.is_object()) {
+    return InvalidArgument("CONFIG_FIELD", "config.json is not a JSON object, or nests deeper than {} levels",
+                           kMaxJsonDepth);
+  }
   json& section = root["quantization_config"];
   section = {{"quant_method", kQuantMethod},          {"version", config.version},
              {"codec", config.format.codec},          {"bits", config.format.pair_bits / 2.0},

@@ -47,7 +47,7 @@ struct QuantizationConfig {
   bool channel_scale = true;
 };
 
-// True if config.json names this method. Text that is not JSON is false.
+// True if config.json names this method. Text that is not JSON, or nests deeper than 64 levels, is false.
 bool IsArtifactConfig(std::string_view config_json);
 // UNIMPLEMENTED (ARTIFACT_VERSION) for a version or codec from the future, INVALID_ARGUMENT (CONFIG_FIELD) for a field
 // out of its limits.

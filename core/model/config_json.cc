@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "core/format/json_text.h"
 #include "core/model/config.h"
 #include "core/model/config_check.h"
 
@@ -344,9 +345,10 @@ absl::StatusOr<ModelConfig> ReadFields(const Fields& fields, Architecture archit
 }  // namespace
 
 absl::StatusOr<ModelConfig> ModelConfigFromJson(std::string_view json, std::string_view origin) {
-  const Json parsed = Json::parse(json, nullptr, /*allow_exceptions=*/false);
+  const Json parsed = ParseJson(json);
   if (!parsed.is_object()) {
-    return InvalidArgument("CONFIG_FIELD", "{}: config.json is not a JSON object", origin);
+    return InvalidArgument("CONFIG_FIELD", "{}: config.json is not a JSON object, or nests deeper than {} levels",
+                           origin, kMaxJsonDepth);
   }
   const Fields fields(parsed, fmt::format("{}: config.json", origin));
   ASSIGN_OR_RETURN(const Architecture architecture, ArchitectureOf(fields));

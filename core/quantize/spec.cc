@@ -107,8 +107,10 @@ absl::StatusOr<QuantizeSpec> QuantizeSpecFromJson(const std::string& text) {
       spec.calibration_windows = in.at("calibration_windows").get<int32_t>();
       spec.window_tokens = in.at("window_tokens").get<int32_t>();
     }
-    for (const json& rule : in.value("rates", json::array())) {
-      spec.rates.push_back({.filter = rule.at("filter").get<std::string>(), .bpw = rule.at("bpw").get<double>()});
+    if (const auto rules = in.find("rates"); rules != in.end()) {
+      for (const json& rule : *rules) {
+        spec.rates.push_back({.filter = rule.at("filter").get<std::string>(), .bpw = rule.at("bpw").get<double>()});
+      }
     }
     return spec;
   } catch (const json::exception& error) {

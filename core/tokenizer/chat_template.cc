@@ -12,6 +12,8 @@
 #include <memory>
 #include <utility>
 
+#include "core/tokenizer/template_guard.h"
+
 // This file sees the JSON type of the Jinja engine and must not include nlohmann/json.hpp, whose version differs.
 
 namespace qamserve {
@@ -157,11 +159,15 @@ class JinjaTemplate : public ChatTemplate {
       return InvalidArgument("CHAT_TEMPLATE_TOOLS", "tools: more than {} bytes or nested past {} levels",
                              kMaxToolsBytes, kMaxNesting);
     }
+    const auto budget = std::make_shared<TemplateBudget>();
     try {
-      return Execute(messages, options);
+      return Execute(messages, options, budget);
     } catch (const common_json_error& e) {
       return InvalidArgument("CHAT_TEMPLATE_TOOLS", "tools: {}", e.what());
     } catch (const std::exception& e) {
+      if (!budget->refusal().empty()) {
+        return ResourceExhausted("CHAT_TEMPLATE_BUDGET", "chat template: {}", budget->refusal());
+      }
       return InvalidArgument("CHAT_TEMPLATE_REFUSED", "chat template: {}", e.what());
     } catch (...) {  // break and continue outside of a loop
       return InvalidArgument("CHAT_TEMPLATE_REFUSED", "chat template: a loop control stands outside of a loop");
@@ -169,8 +175,8 @@ class JinjaTemplate : public ChatTemplate {
   }
 
  private:
-  absl::StatusOr<std::string> Execute(const std::vector<ChatMessage>& messages,
-                                      const ChatRenderOptions& options) const {
+  absl::StatusOr<std::string> Execute(const std::vector<ChatMessage>& messages, const ChatRenderOptions& options,
+                                      std::shared_ptr<TemplateBudget> budget) const {
     common_json input;
     input["messages"] = BuildMessages(messages);
     input["bos_token"] = bos_token_;
@@ -188,6 +194,7 @@ class JinjaTemplate : public ChatTemplate {
     if (options.now_seconds) context.current_time = static_cast<std::time_t>(*options.now_seconds);
     jinja::global_from_json(context, input, /*mark_input=*/false);
     DefineGuards(context);
+    GiveBudget(context, std::move(budget));
     jinja::runtime runtime(context);
     const jinja::value results = runtime.execute(program_);
     std::string text = jinja::runtime::gather_string_parts(results)->as_string().str();
@@ -217,7 +224,10 @@ absl::StatusOr<std::shared_ptr<const ChatTemplate>> ChatTemplate::Parse(std::str
     jinja::lexer_result tokens = lexer.tokenize(std::string(source));
     RETURN_IF_ERROR(CheckNesting(tokens.tokens));
     tokens.tokens = GuardMacros(tokens.tokens);
+    // The parser notes where a node begins, even if a template ends before it does: there shall be a token.
+    tokens.tokens.push_back({jinja::token::text, "", tokens.source.size()});
     jinja::program program = jinja::parse_from_tokens(tokens);
+    GuardTemplate(program);
     return std::shared_ptr<const ChatTemplate>(
         std::make_shared<JinjaTemplate>(std::move(program), tokens.source, std::move(bos_token), std::move(eos_token)));
   } catch (const std::exception& e) {

@@ -1,7 +1,7 @@
 // The Jinja chat template of a checkpoint, rendered as transformers' apply_chat_template renders it (trim_blocks,
 // lstrip_blocks, raise_exception, strftime_now, tojson). Differences: "upper" and "lower" change ASCII letters only.
-// Macros may call each other 24 deep.
-// Templates are trusted to end: a loop over a huge range is not interrupted. Thread safety: const after Parse.
+// Macros may call each other 24 deep, and a rendering may take some seconds and make 256 MB of text and lists
+// (template_guard.h). Thread safety: const after Parse.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +37,8 @@ class ChatTemplate {
                                                                    std::string eos_token);
   virtual ~ChatTemplate() = default;
   // INVALID_ARGUMENT: CHAT_TEMPLATE_REFUSED carries what raise_exception said, CHAT_TEMPLATE_TOOLS tells what is wrong
-  // with tools_json. RESOURCE_EXHAUSTED (CHAT_TEMPLATE_BUDGET) if the output passes 16 MB.
+  // with tools_json. RESOURCE_EXHAUSTED (CHAT_TEMPLATE_BUDGET) if the output passes 16 MB, or the template takes or
+  // makes too much on the way, or does what the engine would not survive.
   virtual absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
                                              const ChatRenderOptions& options) const = 0;
 };

@@ -34,14 +34,21 @@ absl::Status JobManager::Start() {
   return absl::OkStatus();
 }
 
+void JobManager::MarkStopped() {
+  std::lock_guard lock(mutex_);
+  stopped_ = true;
+  work_.notify_all();
+  changes_.notify_all();
+  due_.notify_all();
+}
+
+bool JobManager::IsStopped() const {
+  std::lock_guard lock(mutex_);
+  return stopped_;
+}
+
 void JobManager::Stop() {
-  {
-    std::lock_guard lock(mutex_);
-    stopped_ = true;
-    work_.notify_all();
-    changes_.notify_all();
-    due_.notify_all();
-  }
+  MarkStopped();
   if (background_.joinable()) background_.join();
 }
 

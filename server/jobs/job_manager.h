@@ -163,6 +163,10 @@ class JobManager {
   // is what a stopping worker says: the task is READY again at once and the attempt does not count.
   absl::Status FailTask(const TaskLease& lease, const absl::Status& error);
 
+  // Stop, and every leased task is READY again without waiting for its worker; the attempt does not count. For a process
+  // that is about to end: no task is leased any more, and what workers still report is refused (LEASE_LOST).
+  absl::Status PutBackTasks();
+
   // Ends lapsed leases; frees what nobody refers to. Called by the background thread when something is due.
   absl::Status Maintain();
 
@@ -188,6 +192,8 @@ class JobManager {
   class Teller;
 
   // job_manager.cc. Names that end in Locked: jobs_mutex_ is held.
+  void MarkStopped();
+  bool IsStopped() const;
   absl::StatusOr<JobView> Create(JobSpec spec, const JobRecord& wishes, const std::string& request_id,
                                  std::string_view method, bool validate_only);
   absl::StatusOr<std::string> CreateLocked(const JobPlan& plan, JobRecord job);

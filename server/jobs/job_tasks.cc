@@ -31,7 +31,6 @@ absl::StatusOr<std::optional<TaskGrant>> JobManager::WaitForTask(const std::stri
     uint64_t version = 0;
     {
       std::lock_guard lock(mutex_);
-      if (stopped_) return Unavailable("SHUTTING_DOWN", "the server is shutting down");
       version = work_version_;
     }
     if (stop) return std::nullopt;
@@ -45,6 +44,8 @@ absl::StatusOr<std::optional<TaskGrant>> JobManager::WaitForTask(const std::stri
 absl::StatusOr<std::optional<TaskGrant>> JobManager::TryLease(const std::string& worker, const TaskFilter& filter) {
   Teller teller(*this);
   std::lock_guard lock(jobs_mutex_);
+  // Asked under the lock, so that nothing is leased behind PutBackTasks.
+  if (IsStopped()) return Unavailable("SHUTTING_DOWN", "the server is shutting down");
   const int64_t now = options_.now_ms();
   ASSIGN_OR_RETURN(const std::optional<TaskRecord> task, store_.LeaseTask(worker, filter, now, options_.lease_ms));
   if (!task) return std::nullopt;
@@ -241,6 +242,19 @@ absl::Status JobManager::RequeueIfIdleLocked(const std::string& id) {
   RETURN_IF_ERROR(JobMachine(job).Apply(JobEvent::kLoseWorkers, options_.now_ms()));
   RETURN_IF_ERROR(store_.Apply({.jobs = {job}, .tasks = {}, .artifact = {}}));
   Notice({.kind = JobNotice::Kind::kJobState, .job = job});
+  return absl::OkStatus();
+}
+
+absl::Status JobManager::PutBackTasks() {
+  MarkStopped();
+  Teller teller(*this);
+  std::lock_guard lock(jobs_mutex_);
+  ASSIGN_OR_RETURN(const auto leased, store_.ListLeasedTasks());
+  for (TaskRecord task : leased) {
+    --task.attempts;
+    RETURN_IF_ERROR(EndLeaseLocked(task, Cancelled("SERVER_STOPPED", "the server ended at once"),
+                                   JobNotice::Kind::kTaskRetried, 0));
+  }
   return absl::OkStatus();
 }
 

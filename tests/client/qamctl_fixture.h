@@ -75,7 +75,7 @@ class QamctlTest : public testing::Test {
     terminal.in_tty = tty_;
     terminal.out_tty = tty_;
     terminal.err_tty = tty_;
-    terminal.width = 80;
+    terminal.screen_size = [this] { return screen_; };
     const int code = RunQamctl(arguments, terminal);
     return {code, out.str(), err.str()};
   }
@@ -91,6 +91,7 @@ class QamctlTest : public testing::Test {
   std::string stdin_;
   double now_ = 100;
   bool tty_ = false;
+  ScreenSize screen_ = {.columns = 80, .rows = 24};
 };
 
 }  // namespace qamserve::qamctl

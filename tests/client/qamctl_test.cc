@@ -371,5 +371,26 @@ TEST(Text, NumbersAndNamesAsPeopleReadThem) {
   EXPECT_EQ(Bar(0.5, 4), "[##--]");
 }
 
+TEST(Text, ColumnsAreThoseOfAScreen) {
+  EXPECT_EQ(Columns("a\u0301\u540d\U0001f600"), 5) << "an accent takes none, an ideograph and an emoji two";
+  EXPECT_EQ(Columns("\xff\x80\x80\x80\x80\x80"), 3) << "not UTF-8, but no harm";
+  EXPECT_EQ(Clip("\u540d\u524d\u3067", 4), "\u540d…") << "half of a character does not fit";
+  EXPECT_EQ(ClipMiddle("model.layers.0.q_proj", 11), "model…_proj");
+  EXPECT_EQ(ClipMiddle("\u540d\u524d\u540d\u524d", 5), "\u540d…\u524d");
+  EXPECT_EQ(ClipMiddle("abc", 3), "abc");
+  EXPECT_EQ(ClipMiddle("abc", 0), "…");
+  EXPECT_THAT(Flow({"one", "", "two", "three", "fourfourfour"}, 9),
+              testing::ElementsAre("one  two", "three", "four…four"));
+  EXPECT_EQ(Shown("a\x1b[2J\n\x7f\u009b é"), "a\ufffd[2J\ufffd\ufffd\ufffd é");
+  EXPECT_EQ(Shown("a\n\tb\r", true), "a\n\tb\ufffd");
+}
+
+TEST_F(QamctlTest, WhatAModelWritesDoesNotCommandTheTerminal) {
+  server_.state().answer = {"\x1b]0;title\a", "ä\n", "日本"};
+  EXPECT_THAT(Run({"generate", "tiny", "hi"}).out, HasSubstr("\x1b]0;title\aä\n日本\n")) << "a pipe gets the bytes";
+  tty_ = true;
+  EXPECT_THAT(Run({"generate", "tiny", "hi"}).out, HasSubstr("\ufffd]0;title\ufffdä\n日本\n"));
+}
+
 }  // namespace
 }  // namespace qamserve::qamctl

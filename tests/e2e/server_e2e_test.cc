@@ -1,14 +1,11 @@
 // The whole road on a tiny random model: import, quantize, report, download, load, generate, chat, score; and the
 // program itself as a process.
 #include <absl/time/clock.h>
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -21,6 +18,7 @@
 #include "qamserve/v1/job.grpc.pb.h"
 #include "qamserve/v1/serving.grpc.pb.h"
 #include "server/server.h"
+#include "tests/e2e/process.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_model.h"
 
@@ -322,54 +320,20 @@ TEST_F(ServerE2eTest, AnAliasMovesFromOneModelToAnother) {
   EXPECT_EQ(run({"generate", "prod", "hello"}).code, 3) << "not found";
 }
 
-// The program as a process: stdout is read until its first line is there.
-class Process {
- public:
-  explicit Process(const std::vector<std::string>& arguments) {
-    int out[2];
-    if (pipe(out) != 0) return;
-    pid_ = fork();
-    if (pid_ == 0) {
-      dup2(out[1], STDOUT_FILENO);
-      dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
-      std::vector<char*> argv = {const_cast<char*>(QAMSERVE_BINARY)};
-      for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-      argv.push_back(nullptr);
-      execv(QAMSERVE_BINARY, argv.data());
-      _exit(127);
-    }
-    close(out[1]);
-    char c;
-    while (read(out[0], &c, 1) == 1 && c != '\n') line_ += c;
-    close(out[0]);
-  }
-  const std::string& line() const { return line_; }
-  void Signal(int signal) const { kill(pid_, signal); }
-  int Wait() const {
-    int status = 0;
-    waitpid(pid_, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
-
- private:
-  pid_t pid_ = -1;
-  std::string line_;
-};
-
 TEST(ProcessTest, PrintsItsAddressAndEndsCleanlyAtSigterm) {
   TempFolder dir;
   const std::vector<std::string> arguments = {"--data-dir",  dir / "data",       "--listen",
                                               "127.0.0.1:0", "--metrics-listen", "off"};
-  const Process process(arguments);
+  Process process(arguments);
   EXPECT_THAT(process.line(), testing::MatchesRegex("listening on 127\\.0\\.0\\.1:[0-9]+"));
-  const Process second(arguments);
+  Process second(arguments);
   EXPECT_EQ(second.line(), "");
   EXPECT_EQ(second.Wait(), 1) << "the folder is in use";
   process.Signal(SIGTERM);
   EXPECT_EQ(process.Wait(), 0);
-  const Process help({"--help"});
+  Process help({"--help"});
   EXPECT_EQ(help.Wait(), 0);
-  const Process remote({"--listen", "0.0.0.0:0"});
+  Process remote({"--listen", "0.0.0.0:0"});
   EXPECT_EQ(remote.Wait(), 2);
 }
 

@@ -361,5 +361,13 @@ TEST(ModelConfigGgufTest, KeysThatChangeTheMathematics) {
   EXPECT_EQ(ReasonOf(ReadGguf({.num_kv_heads = 3}).status()), "CONFIG_FIELD");
 }
 
+// What is made of config.json is copied and printed by recursion.
+TEST(ModelConfigTest, DeepNestingIsRefused) {
+  const std::string deep = R"({"other": )" + std::string(1'000'000, '[') + std::string(1'000'000, ']') + "}";
+  const absl::Status status = ModelConfigFromJson(deep, "x").status();
+  EXPECT_EQ(ReasonOf(status), "CONFIG_FIELD");
+  EXPECT_NE(MessageOf(status).find("64 levels"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace qamserve

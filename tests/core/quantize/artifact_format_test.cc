@@ -38,6 +38,20 @@ TEST(QuantizationConfig, OtherConfigsAreNotArtifacts) {
   }
 }
 
+// Copying and printing JSON recurse: a megabyte of brackets must not get that far.
+TEST(QuantizationConfig, DeepNestingIsRefused) {
+  for (const int depth : {100, 1'000'000}) {
+    const std::string deep = std::string(static_cast<size_t>(depth), '[') + std::string(static_cast<size_t>(depth), ']');
+    for (const std::string& text : {R"({"quantization_config": {"quant_method": )" + deep + "}}",
+                                    R"({"quantization_config": {"quant_method": "qamw", "tensors": )" + deep + "}}",
+                                    R"({"other": )" + deep + "}"}) {
+      EXPECT_FALSE(IsArtifactConfig(text));
+      EXPECT_EQ(ReasonOf(ReadQuantizationConfig(text, "x").status()), "CONFIG_FIELD");
+      EXPECT_EQ(ReasonOf(WithQuantizationConfig(text, {}).status()), "CONFIG_FIELD");
+    }
+  }
+}
+
 TEST(QuantizationConfig, RefusesWhatItCannotRead) {
   const std::string good = *WithQuantizationConfig(kConfig, {});
   const auto with = [&](std::string from, const std::string& to) {

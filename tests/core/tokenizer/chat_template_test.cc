@@ -44,6 +44,15 @@ TEST(ChatTemplateTest, BadSyntaxIsRefusedAtParse) {
   }
 }
 
+// The engine's nodes assert this; a template must not end the process.
+TEST(ChatTemplateTest, PartsOfTheWrongKindAreRefused) {
+  for (const char* source : {"{{ x|5 }}", "{{ x is 5 }}", "{{ 'a'|(b) }}", "{% filter 5 %}{% endfilter %}",
+                             "{% call 5 %}{% endcall %}", "{% call x %}{% endcall %}", "{% macro 5() %}{% endmacro %}",
+                             "{% for 5 in [1] %}{% endfor %}", "{% set 5 = 1 %}", "{{ x(5=1) }}"}) {
+    EXPECT_FALSE(Render(source, {{"user", "x"}}).ok()) << source;
+  }
+}
+
 TEST(ChatTemplateTest, DeepNestingIsRefusedInsteadOfOverflowingTheStack) {
   const std::string parens = "{{ " + std::string(100000, '(') + "1" + std::string(100000, ')') + " }}";
   EXPECT_EQ(ReasonOf(ChatTemplate::Parse(parens, "", "").status()), "CHAT_TEMPLATE_INVALID");
@@ -101,6 +110,64 @@ TEST(ChatTemplateTest, AnOversizedPromptIsRefused) {
   const auto prompt = Render("{% for i in range(17) %}{{ messages[0].content }}{% endfor %}", {{"user", content}});
   EXPECT_EQ(prompt.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(ReasonOf(prompt.status()), "CHAT_TEMPLATE_BUDGET");
+}
+
+// A template comes with an upload; none of these may take the server's memory, its time or its life.
+TEST(ChatTemplateTest, HostileTemplatesMeetTheirBudget) {
+  const std::string doubled = "{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+  const std::string list = "{% set a = [1] %}";
+  for (const std::string& source : {
+           std::string("{% for i in range(2000000000) %}{% endfor %}"),
+           std::string("{{ range(9000000000000000000) }}"),
+           std::string("{{ range(-9000000000000000000, 9000000000000000000, 9000000000000000000) }}"),
+           std::string("{% for i in range(3000) %}{% for j in range(3000) %}{% endfor %}{% endfor %}"),
+           std::string("{{ 'x' * 2000000000 }}"),
+           std::string("{{ 9000000000000000000 * 'x' }}"),
+           "{% set ns = namespace(x='x') %}" + doubled,
+           std::string(
+               "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"),
+           std::string(
+               "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"),
+           std::string("{% set ns = namespace(x=[1]) %}{% for i in range(600) %}{% set ns.x = [ns.x] %}{% endfor %}"),
+           std::string("{% set ns = namespace() %}{% set ns.me = ns %}{{ ns ~ '' }}"),
+           list + "{% set b = a.append(a) %}{{ a }}",
+           list + "{{ a|append(a) }}",
+           list + "{{ a.append(a.append) }}",
+           std::string("{{ 'x\ny'|indent(2000000000) }}"),
+           std::string("{% filter indent(2000000000) %}x\ny\n{% endfilter %}"),
+           std::string("{% call range(2000000000) %}{% endcall %}"),
+           std::string("{{ [1,2]|tojson(indent=2000000000) }}"),
+           std::string("{% set s = 'x' * 1000000 %}{{ s.replace('x', s) }}"),
+           std::string("{% set s = 'x' * 1000000 %}{{ s.split('x')|length }}"),
+           std::string("{% set s = 'x' * 1000000 %}{{ range(1000000)|join(s) }}"),
+           std::string("{% set s = '{}' * 1000000 %}{{ s.format(s) }}"),
+           std::string("{% set s = 'x' * 1000000 %}{% for i in range(100000) %}{{ s[i] }}{% endfor %}"),
+           std::string("{{ 1 is divisibleby 0 }}"),
+           std::string("{{ 1 is divisibleby(-1) }}"),
+           std::string("{{ [1]|select('divisibleby', 0)|list }}"),
+           std::string("{{ ((range(20)|list) + ['5', 'a'])|sort }}"),
+       }) {
+    const auto prompt = Render(source, {{"user", "x"}});
+    EXPECT_EQ(ReasonOf(prompt.status()), "CHAT_TEMPLATE_BUDGET") << source << prompt.status();
+  }
+}
+
+TEST(ChatTemplateTest, TheBudgetLeavesRoomForLongConversations) {
+  std::vector<ChatMessage> messages;
+  for (int i = 0; i < 1000; ++i) {
+    messages.push_back({i % 2 == 0 ? "user" : "assistant", "<think>a</think>" + std::string(1000, 'x')});
+  }
+  const char* source =
+      "{% set ns = namespace(last=0, seen=[]) %}"
+      "{% for m in messages[::-1] %}{% if m.role == 'user' and not ns.last %}{% set ns.last = loop.revindex0 %}"
+      "{% endif %}{% endfor %}"
+      "{% for m in messages %}{% set c = m.content.split('</think>')[-1].lstrip('\n').replace('y', 'z') %}"
+      "{% if messages|length > 3 and (messages[loop.index0].role is string) %}{% set ns.seen = ns.seen + [m.role] %}"
+      "{% endif %}{{ '<|' ~ m.role ~ '|>' + c|trim }}{{ (m|tojson(indent=2))|length }}{% endfor %}{{ ns.last }}";
+  const auto prompt = Render(source, messages);
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  EXPECT_GT(prompt->size(), 1'000'000u);
+  EXPECT_TRUE(prompt->ends_with("998"));
 }
 
 }  // namespace

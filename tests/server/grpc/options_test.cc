@@ -48,7 +48,7 @@ TEST(OptionsTest, FlagsGoBeforeEnvironmentBeforeFile) {
 }
 
 TEST(OptionsTest, UnknownNamesAreErrors) {
-  EXPECT_NE(Parse({"--no-such-flag"}).exit_code.value_or(0), 0);
+  EXPECT_EQ(Parse({"--no-such-flag"}).exit_code, 2);
   EXPECT_NE(Parse({"--roles", "api,boss"}).exit_code.value_or(0), 0);
   EXPECT_THAT(Parse({"--roles", "api,boss"}).output, HasSubstr("boss"));
   TempFolder dir;
@@ -67,6 +67,7 @@ TEST(OptionsTest, HelpNamesEveryFlagWithItsVariable) {
   }
   EXPECT_THAT(parsed.output, HasSubstr("QAMSERVE_DATA_DIR"));
   EXPECT_THAT(parsed.output, HasSubstr("127.0.0.1:50051"));
+  EXPECT_THAT(parsed.output, HasSubstr("second signal"));
 }
 
 TEST(OptionsTest, RemoteAddressesNeedToBeAskedFor) {

@@ -372,6 +372,25 @@ TEST_F(JobManagerTest, StoppingWorkerGivesItsTaskBack) {
   EXPECT_TRUE(Lease());
 }
 
+TEST_F(JobManagerTest, TasksArePutBackWithoutTheirWorker) {
+  const std::string id = Create().job.id;
+  // As often as would fail the job if the attempts counted.
+  for (int i = 0; i <= kMaxTaskAttempts; ++i) {
+    const auto grant = Lease();
+    ASSERT_TRUE(grant) << i;
+    ASSERT_TRUE(manager_->PutBackTasks().ok());
+    EXPECT_TRUE(*grant->stop) << "the worker is told";
+    EXPECT_EQ(ReasonOf(Run(*grant)), "LEASE_LOST");
+    EXPECT_EQ(ReasonOf(manager_->WaitForTask("late", {"cpu"}, kLongMs, never_).status()), "SHUTTING_DOWN");
+    EXPECT_EQ(manager_->GetJob(id)->job.state, JobState::kQueued);
+    EXPECT_EQ(store_->GetTask(id, 0)->attempts, 0) << "not the task's fault";
+    Close();
+    Open();
+  }
+  StartWorker();
+  EXPECT_EQ(WaitFor(id).job.state, JobState::kSucceeded);
+}
+
 TEST_F(JobManagerTest, GatesReject) {
   runner_->gate = FailedPrecondition("GATE_QUALITY", "mean KL 0.5 is above max_kl 0.1");
   const std::string id = Create().job.id;
