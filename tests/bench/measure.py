@@ -6,6 +6,7 @@ import statistics
 import sys
 
 import measure_jobs
+import measure_peers
 from context import REPOSITORY, Unmeasurable
 from figure import Figure
 from keys import JOINT_KL, JOINT_SCALE_KL_LIMIT, METHOD_KL_LIMIT
@@ -87,13 +88,17 @@ METHOD_FLAGS = {
 }
 
 
-def method_kl(context, method, rates):
-    """The KL of a method at several rates, which share one calibration and one run of the unquantized model."""
+def method_command(context, method, rates):
     command = [context.program("tests/bench/quality_bench"), "quality", "--model", context.model("smollm2"),
                "--eval-text", context.eval_text, "--windows", 8, "--window-tokens", WINDOW_TOKENS, "--bpw",
                ",".join(rates), "--threads", context.threads, "--quiet", "--work-dir",
                context.work / f"smollm2.{method}", "--calibration-text", context.calibration_text]
-    command += METHOD_FLAGS[method]
+    return command + METHOD_FLAGS[method]
+
+
+def method_kl(context, method, rates):
+    """The KL of a method at several rates, which share one calibration and one run of the unquantized model."""
+    command = method_command(context, method, rates)
     results = context.run_json(command)
     results = results if isinstance(results, list) else [results]
     rows = {}
@@ -230,5 +235,6 @@ def measurements():
     out.append((["gemma3.joint_scale.5.5.kl"], functools.partial(kl, model="gemma3", bpw="5.5", scale=True)))
     out.append((["smollm2.decode.ratio_q5_0", "smollm2.decode.tokens_per_second", "smollm2.decode.gb_per_second",
                  "smollm2.decode.bandwidth_fraction"], decode))
+    out += measure_peers.measurements(method_command)
     out.append((["bounded.quantize.peak_rss_ratio"], bounded))
     return out
