@@ -100,6 +100,12 @@ class PeerMain(unittest.TestCase):
             with self.assertRaises(ValueError):
                 peer_main.check_format(config)
 
+    def test_layers_that_are_read_wrongly_are_refused(self):
+        peer_main.check_layer("a", 0.12, -0.01)
+        for error, shift in ((0.6, 0.0), (0.4, 1.0), (0.4, -1.0), (float("nan"), 0.0), (0.1, float("nan"))):
+            with self.assertRaisesRegex(ValueError, "a is read wrongly"):
+                peer_main.check_layer("a", error, shift)
+
     def test_options_of_every_peer_are_understood(self):
         for name, spec in PEERS.items():
             parsed = peer_main.parse(["quantize", "--peer", name, *spec["options"], "--model", "m", "--calibration", "c",
