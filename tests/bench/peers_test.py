@@ -58,7 +58,7 @@ class Packed(unittest.TestCase):
         inputs, outputs, group = 24, 16, 16  # the last group is half a group
         codes = torch.randint(0, 16, (inputs, outputs))
         zeros = torch.randint(1, 16, (2, outputs))
-        scales = torch.rand(2, outputs).half()
+        scales = (torch.rand(2, outputs) - 0.5).half()
         qweight = [[signed32(sum(int(codes[8 * i + k, j]) << 4 * k for k in range(8))) for j in range(outputs)]
                    for i in range(inputs // 8)]
         qzeros = [[signed32(sum(int(zeros[g, 8 * j + k]) - 1 << 4 * k for k in range(8))) for j in range(outputs // 8)]
@@ -66,10 +66,12 @@ class Packed(unittest.TestCase):
         of_input = torch.tensor([i // group for i in range(inputs)])
         stored = [torch.tensor(qweight, dtype=torch.int32), scales, torch.tensor(qzeros, dtype=torch.int32)]
         expected = (scales.float()[of_input] * (codes - zeros[of_input])).T
-        self.assertTrue(torch.equal(packed4.dequantize(torch, *stored, None, group), expected))
+        weights, steps = packed4.dequantize(torch, *stored, None, group)
+        self.assertTrue(torch.equal(weights, expected))
+        self.assertTrue(torch.equal(steps, scales.float()[of_input].T))
         shuffled = of_input[torch.randperm(inputs)]
         expected = (scales.float()[shuffled] * (codes - zeros[shuffled])).T
-        self.assertTrue(torch.equal(packed4.dequantize(torch, *stored, shuffled.int(), group), expected))
+        self.assertTrue(torch.equal(packed4.dequantize(torch, *stored, shuffled.int(), group)[0], expected))
 
 
 class PeerMain(unittest.TestCase):

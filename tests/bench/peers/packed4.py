@@ -38,9 +38,10 @@ def stored_bits(sizes, weights):
 
 
 def dequantize(torch, qweight, scales, qzeros, g_idx, group_size):
-    """The layer's weights as float32 [out][in]. Groups in order have `group_size` inputs; the last may be shorter."""
+    """The layer's weights and their steps (which may be negative), both float32 [out][in]. Groups in order have
+    `group_size` inputs; the last may be shorter."""
     codes = torch.stack(nibbles(qweight), dim=1).reshape(-1, qweight.shape[1])          # [in][out]
     zeros = zero_of(torch.stack(nibbles(qzeros), dim=2).reshape(qzeros.shape[0], -1))   # [groups][out]
     group = torch.arange(codes.shape[0]) // group_size if g_idx is None else g_idx.long()
-    weights = scales.float()[group] * (codes - zeros[group]).float()
-    return weights.T.contiguous()
+    steps = scales.float()[group]
+    return (steps * (codes - zeros[group])).T.contiguous(), steps.T.contiguous()

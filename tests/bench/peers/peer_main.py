@@ -139,10 +139,10 @@ def check_format(config):
 
 
 def check_layer(layer, error, shift):
-    """`error`: relative to the checkpoint's norm; `shift`: of the mean weight, in steps. ValueError if it was misread."""
+    """`error`: relative to the checkpoint's norm; `shift`: mean of the weights' errors in steps. ValueError if misread."""
     if not (error <= MAX_RELATIVE_ERROR and abs(shift) <= MAX_SHIFT_STEPS):
-        raise ValueError(f"{layer} is read wrongly: it differs from the checkpoint by {error:.3f} of its norm, its weights' "
-                         f"mean by {shift:.3f} steps")
+        raise ValueError(f"{layer} is read wrongly: it differs from the checkpoint by {error:.3f} of its norm, by "
+                         f"{shift:.3f} steps in the mean")
 
 
 def replace_weights(torch, model, config, tensors):
@@ -152,11 +152,11 @@ def replace_weights(torch, model, config, tensors):
     for layer in packed4.layers_of(tensors):
         parameter = model.get_submodule(layer).weight
         parts = [tensors.get(f"{layer}.{part}") for part in packed4.PARTS]
-        read = packed4.dequantize(torch, *parts, config["group_size"])
+        read, steps = packed4.dequantize(torch, *parts, config["group_size"])
         if read.shape != parameter.shape:
             raise ValueError(f"{layer} is {tuple(read.shape)}, the checkpoint has {tuple(parameter.shape)}")
         error = float((read - parameter).norm() / parameter.norm())
-        check_layer(layer, error, float((read - parameter).mean() / parts[1].float().abs().mean()))
+        check_layer(layer, error, float((read - parameter)[steps != 0].div(steps[steps != 0]).mean()))
         worst = max(worst, error)
         parameter.data.copy_(read)
         weights += read.numel()
