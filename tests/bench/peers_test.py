@@ -3,6 +3,7 @@
 compared, and that the environment is made once. No peer is needed; with torch, whole layers are read back, too."""
 import copy
 import importlib.util
+import json
 import pathlib
 import sys
 import tempfile
@@ -79,6 +80,19 @@ class PeerMain(unittest.TestCase):
         self.assertEqual(peer_main.cut(list(range(7)), 2, 3), [[0, 1, 2], [3, 4, 5]])
         with self.assertRaisesRegex(ValueError, "5 tokens, 2 windows of 3 need 6"):
             peer_main.cut(list(range(5)), 2, 3)
+
+    def test_tokenizer_gets_a_padding_token_if_it_has_none(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source, out = pathlib.Path(folder) / "source", pathlib.Path(folder) / "out"
+            source.mkdir()
+            out.mkdir()
+            (source / "tokenizer.json").write_text("{}")
+            for config, padding in (({"eos_token": "e"}, "e"), ({"eos_token": "e", "pad_token": "p"}, "p")):
+                (source / "tokenizer_config.json").write_text(json.dumps(config))
+                peer_main.copy_tokenizer(source, out)
+                written = json.loads((out / "tokenizer_config.json").read_text())
+                self.assertEqual(written, {"eos_token": "e", "pad_token": padding})
+            self.assertTrue((out / "tokenizer.json").exists())
 
     def test_calibration_takes_what_the_text_has(self):
         with tempfile.TemporaryDirectory() as folder:

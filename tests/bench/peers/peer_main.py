@@ -48,15 +48,22 @@ def cut(ids, windows, window_tokens):
     return [ids[i * window_tokens:(i + 1) * window_tokens] for i in range(windows)]
 
 
+def copy_tokenizer(source, out):
+    """Copies the files; the peers want a token to pad with, which whole windows never need."""
+    shutil.copy(source / "tokenizer.json", out)
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    config.setdefault("pad_token", config["eos_token"])
+    (out / "tokenizer_config.json").write_text(json.dumps(config))
+
+
 def convert(arguments):
     import torch
     from transformers import AutoModelForCausalLM
 
     gguf = pathlib.Path(arguments.gguf)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     model.save_pretrained(arguments.out)
-    for file in pathlib.Path(arguments.tokenizer).iterdir():
-        shutil.copy(file, arguments.out)
+    copy_tokenizer(pathlib.Path(arguments.tokenizer), pathlib.Path(arguments.out))
     return {"parameters": sum(p.numel() for p in model.parameters())}
 
 
