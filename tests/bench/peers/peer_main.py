@@ -61,7 +61,12 @@ def convert(arguments):
     from transformers import AutoModelForCausalLM
 
     gguf = pathlib.Path(arguments.gguf)
-    model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    # A model from a GGUF file counts as quantized and is not saved, though its weights are dequantized: they go into a
+    # fresh one, where any that is missing or of another shape is an error.
+    read.config.__dict__.pop("quantization_config", None)
+    model = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
     model.save_pretrained(arguments.out)
     copy_tokenizer(pathlib.Path(arguments.tokenizer), pathlib.Path(arguments.out))
     return {"parameters": sum(p.numel() for p in model.parameters())}
