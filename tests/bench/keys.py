@@ -22,6 +22,14 @@ METHOD_ABOUT = {
     "rtn": "round to nearest, rows scaled by their largest weight, neither rotation nor channel scales",
     "w8a8": "SmoothQuant W8A8 (alpha 0.5) on 8-bit kernels",
 }
+# Quantizers from PyPI that ours is compared with at 4 bits (measure_peers.py): what they are called, and how they are run.
+# AutoRound's light recipe on windows of 512 tokens: a sixteenth of the tokens that the default one goes through.
+PEERS = {
+    "autoround": {"title": "AutoRound", "options": ["--recipe", "light", "--sample-tokens", "512", "--group-size", "128"]},
+    "gptq": {"title": "GPTQModel", "options": ["--sample-tokens", "1024", "--group-size", "128"]},
+}
+# Of ours beside them, and how their keys' last parts begin.
+PEER_METHODS = {"ldlq": "", "trellis_ldlq": "trellis_"}
 JOINT_SCALE_KL_LIMIT = {"5.5": 0.016, "4.0": 0.13, "3.5": 0.25}
 
 # Codec, rate, least fraction of the read bandwidth (None: only to know the figure), what it is.
@@ -55,6 +63,11 @@ class Key:
         if self.kind == "within":
             return abs(value / self.limit - 1) <= self.tolerance
         return None
+
+
+def peer_keys(peer, method):
+    """The keys of both ratios of a method of ours to a peer."""
+    return [f"peer.{peer}.4bit.{PEER_METHODS[method]}{what}_ratio" for what in ("kl", "seconds")]
 
 
 KEYS = {
@@ -128,6 +141,13 @@ KEYS = {
        for codec, rate, limit, about in GPU_PRODUCTS},
     "gpu.trellis_search.4.0.weights_per_second": Key(
         "weights/s", "the search of 2^16 states at 4 bpw on a GPU, the codes of the CPU's search"),
+    **{key: spec for peer in PEERS for method in PEER_METHODS
+       for key, spec in zip(peer_keys(peer, method), (
+           Key("ratio", f"our mean KL at 4 bpw over {PEERS[peer]['title']}'s at 4 bits: {METHOD_ABOUT[method]}; 8 windows "
+               "of 1024 tokens of wiki.test.raw, every position, each side against its own unquantized float32 model", "<=",
+               1),
+           Key("ratio", f"our wall time to calibrate, quantize and assemble over {PEERS[peer]['title']}'s from reading the "
+               "checkpoint to the last byte written; same artifacts, machine and threads")))},
     "bounded.quantize.peak_rss_ratio": Key(
         "ratio", "peak resident memory over 768 MiB while a random Llama of at least 2 GiB is calibrated, quantized and "
         "assembled, with data memory limited to 768 MiB", "<=", 1),

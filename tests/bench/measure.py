@@ -7,6 +7,7 @@ import statistics
 import sys
 
 import measure_jobs
+import measure_peers
 import measure_speed
 from context import REPOSITORY, Unmeasurable
 from figure import Figure
@@ -89,13 +90,17 @@ METHOD_FLAGS = {
 }
 
 
-def method_kl(context, method, rates):
-    """The KL of a method at several rates, which share one calibration and one run of the unquantized model."""
+def method_command(context, method, rates):
     command = [context.program("tests/bench/quality_bench"), "quality", "--model", context.model("smollm2"),
                "--eval-text", context.eval_text, "--windows", 8, "--window-tokens", WINDOW_TOKENS, "--bpw",
                ",".join(rates), "--threads", context.threads, "--quiet", "--work-dir",
                context.work / f"smollm2.{method}", "--calibration-text", context.calibration_text]
-    command += METHOD_FLAGS[method]
+    return command + METHOD_FLAGS[method]
+
+
+def method_kl(context, method, rates):
+    """The KL of a method at several rates, which share one calibration and one run of the unquantized model."""
+    command = method_command(context, method, rates)
     results = context.run_json(command)
     results = results if isinstance(results, list) else [results]
     rows = {}
@@ -268,5 +273,6 @@ def measurements():
     out.append((["smollm2.ldlq.peak_rss_over_plan"], feedback_memory))
     out.append((["gpu.read.gb_per_second", *(f"gpu.{codec}.{rate}.read_fraction" for codec, rate, _, _ in GPU_PRODUCTS),
                  "gpu.trellis_search.4.0.weights_per_second"], gpu))
+    out += measure_peers.measurements(method_command)
     out.append((["bounded.quantize.peak_rss_ratio"], bounded))
     return out
