@@ -271,7 +271,7 @@ TEST_F(EngineTest, OptionsOutOfTheirLimits) {
       {"prefill_tokens", {.prefill_tokens = 0}},
       {"context_tokens", {.context_tokens = 257}},
       {"kv_bytes", {.kv_bytes = 10}},
-      {"kv_bytes", {.context_tokens = 256, .kv_bytes = KvCache::BytesFor((*model_)->config(), 248)}},
+      {"kv_bytes", {.context_tokens = 256, .kv_bytes = KvCache::BytesFor((*model_)->config(), 224)}},
       {"threads", {.threads = -1}}};
   for (const auto& [field, options] : bad) {
     const auto engine = Engine::Create(*model_, *tokenizer_, options);
