@@ -21,7 +21,8 @@ KvCache::KvCache(KvCache&& other) noexcept
       pool_(other.pool_),
       blocks_(std::exchange(other.blocks_, {})),
       capacity_(std::exchange(other.capacity_, 0)),
-      length_(std::exchange(other.length_, 0)) {}
+      length_(std::exchange(other.length_, 0)),
+      named_(std::exchange(other.named_, 0)) {}
 
 KvCache::~KvCache() { Clear(); }
 
@@ -54,11 +55,13 @@ void KvCache::AppendShared(KvPool::Block block) {
   blocks_.push_back(block);
   capacity_ += layout().block_tokens();
   length_ = capacity_;
+  ++named_;
 }
 
 void KvCache::NameBlock(int64_t index, std::string_view name) {
   KvPool::Block& block = blocks_[static_cast<size_t>(index)];
   const KvPool::Block named = pool_->Name(block, name);
+  ++named_;
   if (named == block) return;
   pool_->Share(named);
   pool_->Release(block);
@@ -70,6 +73,7 @@ void KvCache::Clear() {
   for (; !blocks_.empty(); blocks_.pop_back()) pool_->Release(blocks_.back());
   capacity_ = 0;
   length_ = 0;
+  named_ = 0;
 }
 
 }  // namespace qamserve

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "core/model/config.h"
@@ -41,8 +42,10 @@ class KvCache {
   // Puts a full block behind those that are full; its tokens count as fed. Takes over one use of it.
   // REQUIRES: length() is capacity().
   void AppendShared(KvPool::Block block);
-  // Names block `index`, which is full; one that has the name already takes its place.
+  // Names block `index`, which is full and the first without a name; one that has the name already takes its place.
   void NameBlock(int64_t index, std::string_view name);
+  // Blocks that were shared or named: from the first on, without a gap.
+  int64_t named() const { return named_; }
   // Forgets everything and gives all blocks back.
   void Clear();
 
@@ -56,6 +59,7 @@ class KvCache {
   std::vector<KvPool::Block> blocks_;
   int64_t capacity_ = 0;
   int64_t length_ = 0;
+  int64_t named_ = 0;
 };
 
 // One layer of a cache, as attention sees it: a pair of words, to be passed by value.
