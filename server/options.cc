@@ -87,6 +87,14 @@ void AddLimitFlags(Flags& flags, ServerOptions& o) {
   flags.Add("--kv-mib", o.kv_mib, "MiB of KV cache of one served model, all sequences together");
   flags.Add("--max-running", o.max_running, "Sequences that one served model works on at a time");
   flags.Add("--max-waiting", o.max_waiting, "Requests that wait for one served model; more are refused");
+  flags.Add("--kv-type", o.kv_type,
+            "f32: keys and values as computed; int8: a quarter of the memory, slightly rounded");
+  flags.AddSwitch("--no-prefix-cache", o.no_prefix_cache,
+                  "Forget a prompt when its request ends. With the cache, how fast an answer begins tells whether "
+                  "somebody sent the same beginning before");
+  flags.Add("--draft-tokens", o.draft_tokens,
+            "Most tokens that are guessed from the text before and checked in one step of a request; 0 = none. Answers "
+            "stay the same");
   flags.Add("--disk-reserve-mib", o.disk_reserve_mib, "MiB left free on the disk of --data-dir");
   flags.Add("--upload-retention-hours", o.upload_retention_hours,
             "Hours after which an unfinished upload is forgotten");
@@ -173,6 +181,10 @@ absl::Status ValidateOptions(const ServerOptions& o) {
   RETURN_IF_ERROR(CheckRange("--kv-mib", static_cast<double>(o.kv_mib), 1, kMaxMib));
   RETURN_IF_ERROR(CheckRange("--max-running", o.max_running, 1, 1024));
   RETURN_IF_ERROR(CheckRange("--max-waiting", o.max_waiting, 1, 1'000'000));
+  if (o.kv_type != "f32" && o.kv_type != "int8") {
+    return InvalidArgument("OPTION", "--kv-type must be f32 or int8; got \"{}\"", o.kv_type);
+  }
+  RETURN_IF_ERROR(CheckRange("--draft-tokens", o.draft_tokens, 0, 64));
   RETURN_IF_ERROR(CheckRange("--disk-reserve-mib", static_cast<double>(o.disk_reserve_mib), 0, kMaxMib));
   RETURN_IF_ERROR(CheckRange("--upload-retention-hours", o.upload_retention_hours, 1, 24 * 366));
   RETURN_IF_ERROR(CheckRange("--lease-seconds", o.lease_seconds, 1, 3600));

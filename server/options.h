@@ -24,6 +24,9 @@ struct ServerOptions {
   int64_t kv_mib = 2048;                           // of one served model, all sequences together
   int32_t max_running = 16;                        // sequences in a batch
   int32_t max_waiting = 256;                       // requests that wait for the batch
+  std::string kv_type = "f32";                     // f32, int8
+  bool no_prefix_cache = false;
+  int32_t draft_tokens = 0;                        // guesses checked in a step of a request; 0 = none
   int64_t disk_reserve_mib = 64;                   // left free on the disk of data_dir
   int32_t upload_retention_hours = 168;
   int32_t lease_seconds = 30;

@@ -37,6 +37,9 @@ EngineOptions EngineOptionsOf(const ServerOptions& options) {
   engine.max_running = options.max_running;
   engine.max_waiting = options.max_waiting;
   engine.kv_bytes = options.kv_mib * kMib;
+  engine.kv.type = options.kv_type == "int8" ? KvType::kInt8 : KvType::kF32;
+  engine.prefix_cache = !options.no_prefix_cache;
+  engine.draft_tokens = options.draft_tokens;
   engine.threads = ThreadsOf(options);
   return engine;
 }

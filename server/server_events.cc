@@ -123,6 +123,9 @@ void Server::WriteModelGauges(Metrics::GaugeWriter& writer) {
     writer.Set(Metric::kRequestsRunning, {model.name}, model.running);
     writer.Set(Metric::kRequestsWaiting, {model.name}, model.waiting);
     writer.Set(Metric::kKvCacheUsageRatio, {model.name}, model.kv_used_ratio);
+    writer.Set(Metric::kKvCacheBlocks, {model.name}, static_cast<double>(model.kv_blocks_total));
+    writer.Set(Metric::kKvCacheBlocksUsed, {model.name}, static_cast<double>(model.kv_blocks_used));
+    writer.Set(Metric::kKvCacheBlocksCached, {model.name}, static_cast<double>(model.kv_blocks_cached));
   }
   for (const ServedModelState state : kModelStates) {
     writer.Set(Metric::kServedModels, {Lower(ServedModelStateName(state))}, static_cast<double>(by_state[state]));

@@ -19,6 +19,8 @@ class Conversation {
       : session_(session), system_(chat.system), stats_(sampling.stats) {
     request_.set_model(ModelName(chat.model));
     *request_.mutable_params() = ToParams(sampling);
+    request_.set_priority(sampling.priority);
+    request_.set_timeout_seconds(sampling.timeout_seconds);
     Reset();
   }
 

@@ -12,6 +12,8 @@ absl::Status Generate(Session& session, const std::string& model, const std::str
   request.set_model(ModelName(model));
   ASSIGN_OR_RETURN(*request.mutable_prompt(), TextOrStdin(session, prompt_argument));
   *request.mutable_params() = ToParams(flags);
+  request.set_priority(flags.priority);
+  request.set_timeout_seconds(flags.timeout_seconds);
   Interruptible interruptible(session.terminal().interrupts);
   StreamPrinter printer(session, flags.stats);
   const absl::Status status = session.client().Generate(

@@ -64,6 +64,12 @@ void AddSamplingFlags(CLI::App& app, std::shared_ptr<SamplingFlags> flags) {
                  [params](int n) { params->set_logprobs(n); })
       ->check(CLI::Range(0, 20))
       ->type_name("N");
+  app.add_option("--priority", flags->priority, "-100 to 100; requests of a higher one go first (default 0)")
+      ->check(CLI::Range(-100, 100))
+      ->type_name("N");
+  app.add_option("--timeout", flags->timeout_seconds, "End after this many seconds, with what was said until then")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("SECONDS");
   app.add_flag("--stats", flags->stats, "Tell model, tokens, speed and seed at the end");
 }
 

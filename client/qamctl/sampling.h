@@ -13,6 +13,8 @@ struct SamplingFlags {
   double temperature = -1;  // < 0: not given
   double top_p = -1;
   double repetition_penalty = -1;
+  int priority = 0;
+  double timeout_seconds = 0;
   bool stats = false;
 };
 

@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <deque>
-#include <new>
+#include <limits>
 #include <set>
 #include <thread>
 
-#include "core/engine/sequence.h"
+#include "core/engine/scheduler.h"
 
 namespace qamserve {
 namespace {
@@ -29,18 +29,34 @@ absl::Status CheckOptions(const EngineOptions& options, const ModelConfig& confi
   RETURN_IF_ERROR(CheckOption("prefill_tokens", options.prefill_tokens, 1, 1 << 16));
   RETURN_IF_ERROR(CheckOption("threads", options.threads, 0, 1024));
   RETURN_IF_ERROR(CheckOption("context_tokens", options.context_tokens, 0, config.context_length));
+  RETURN_IF_ERROR(CheckOption("quantum_tokens", options.quantum_tokens, 1, INT32_MAX));
+  RETURN_IF_ERROR(CheckOption("draft_tokens", options.draft_tokens, 0, 1024));
+  RETURN_IF_ERROR(CheckOption("kv.block_tokens", options.kv.block_tokens, 8, 1024));
+  if (options.kv.block_tokens % 8 != 0) {
+    return InvalidArgument("ENGINE_OPTION", "engine option kv.block_tokens is {}; it must be a multiple of 8",
+                           options.kv.block_tokens);
+  }
   // Two tokens: one to read and one to say.
   return CheckOption("kv_bytes", options.kv_bytes,
-                     KvCache::BytesFor(config, std::max<int64_t>(2, options.context_tokens)), INT64_MAX);
+                     KvCache::BytesFor(config, std::max<int64_t>(2, options.context_tokens), options.kv), INT64_MAX);
+}
+
+absl::Status CheckRequest(const RequestOptions& request) {
+  if (request.priority >= -kMaxPriority && request.priority <= kMaxPriority) return absl::OkStatus();
+  return InvalidArgument("REQUEST_OPTION", "priority is {}; allowed are {} to {}", request.priority, -kMaxPriority,
+                         kMaxPriority);
 }
 
 // The most tokens a sequence may have: what is asked for, or what fits.
 int64_t ContextFor(const EngineOptions& options, const ModelConfig& config) {
   if (options.context_tokens > 0) return options.context_tokens;
-  int64_t context = std::min(config.context_length, kDefaultContext);
-  while (context > 2 && KvCache::BytesFor(config, context) > options.kv_bytes)
-    context -= std::max<int64_t>(1, context / 16);
-  return context;
+  const int64_t context = std::min(config.context_length, kDefaultContext);
+  const KvLayout layout(config, config.num_layers, options.kv);
+  return std::min(context, options.kv_bytes / layout.block_bytes() * layout.block_tokens());
+}
+
+int64_t BlocksFor(const EngineOptions& options, const KvLayout& layout) {
+  return std::min<int64_t>(options.kv_bytes / layout.block_bytes(), std::numeric_limits<KvPool::Block>::max());
 }
 
 absl::Status CheckPrompt(std::span<const int32_t> prompt, int64_t limit, int64_t vocab_size) {
@@ -81,21 +97,31 @@ struct ScoreJob {
 
 struct Engine::Impl {
   Impl(std::shared_ptr<const Model> model, std::shared_ptr<const Tokenizer> tokenizer, const EngineOptions& options,
-       int threads)
+       const KvLayout& layout, int threads)
       : model(std::move(model)),
         tokenizer(std::move(tokenizer)),
         options(options),
         context(ContextFor(options, this->model->config())),
-        pool(threads) {}
+        pool(threads),
+        blocks(layout, BlocksFor(options, layout)),
+        scheduler({.max_running = options.max_running,
+                   .prefill_tokens = options.prefill_tokens,
+                   .quantum_tokens = options.quantum_tokens,
+                   .draft_tokens = options.draft_tokens,
+                   .prefix_cache = options.prefix_cache},
+                  blocks) {}
+
+  using Ended = std::vector<std::unique_ptr<Sequence>>;
 
   void Run();
-  bool Collect(std::vector<std::unique_ptr<Sequence>>& cancelled);
-  void TakeCancelled(std::vector<std::unique_ptr<Sequence>>& cancelled) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
-  void AdmitWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
-  void PrepareAdmitted();
+  bool Collect(Ended& cancelled, Ended& expired);
+  void TakeCancelled(Ended& cancelled) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void PublishStats() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Step();
-  absl::Status Feed(std::vector<Sequence*>& choosing, std::vector<float>& logits);
-  void Remove(const Sequence* sequence);
+  absl::Status Feed(const std::vector<Sequence*>& step, std::vector<Sequence*>& choosing,
+                    std::vector<int64_t>& first_rows, std::vector<float>& logits);
+  void Choose(const std::vector<Sequence*>& choosing, const std::vector<int64_t>& first_rows,
+              std::vector<float>& logits);
   void StartScore() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void ScoreStep();
   absl::Status ScorePiece(ScoreJob& job);
@@ -110,7 +136,7 @@ struct Engine::Impl {
   mutable absl::Mutex mutex;
   absl::CondVar work_arrived;
   absl::CondVar score_done;
-  std::deque<std::unique_ptr<Sequence>> waiting ABSL_GUARDED_BY(mutex);
+  std::vector<std::unique_ptr<Sequence>> arrived ABSL_GUARDED_BY(mutex);  // since the last step
   std::deque<ScoreJob*> score_waiting ABSL_GUARDED_BY(mutex);
   std::set<uint64_t> cancels ABSL_GUARDED_BY(mutex);
   EngineStats stats ABSL_GUARDED_BY(mutex);
@@ -120,23 +146,29 @@ struct Engine::Impl {
   // Of the engine's thread alone.
   ThreadPool pool;
   Workspace workspace;
-  std::vector<std::unique_ptr<Sequence>> running;
-  std::vector<std::unique_ptr<Sequence>> admitted;  // since the last step; without a cache yet
+  KvPool blocks;
+  Scheduler scheduler;
   ScoreJob* scoring = nullptr;
-  int64_t kv_used = 0;  // bytes, of running, admitted and scoring
+  bool score_lacks_memory = false;
   int64_t prompt_tokens_fed = 0;
   int64_t tokens_generated = 0;
+  int64_t draft_tokens = 0;
+  int64_t accepted_draft_tokens = 0;
 
   std::thread thread;  // last: starts when all else is there
 };
 
 void Engine::Impl::Run() {
-  std::vector<std::unique_ptr<Sequence>> cancelled;
-  while (Collect(cancelled)) {
+  Ended cancelled, expired;
+  while (Collect(cancelled, expired)) {
     // Sinks are called without the lock, so that they may call the engine.
     for (const auto& sequence : cancelled) sequence->Finish(FinishReason::kCancelled, absl::OkStatus());
+    for (const auto& sequence : expired) {
+      sequence->Finish(FinishReason::kDeadline, MakeError(absl::StatusCode::kDeadlineExceeded, "DEADLINE",
+                                                          "the request's deadline passed before its answer ended"));
+    }
     cancelled.clear();
-    PrepareAdmitted();
+    expired.clear();
     Step();
     ScoreStep();
   }
@@ -144,129 +176,135 @@ void Engine::Impl::Run() {
 }
 
 // Waits for something to do. False when the engine is to stop.
-bool Engine::Impl::Collect(std::vector<std::unique_ptr<Sequence>>& cancelled) {
+bool Engine::Impl::Collect(Ended& cancelled, Ended& expired) {
   absl::MutexLock lock(&mutex);
-  stats.prompt_tokens_total = prompt_tokens_fed;
-  stats.generation_tokens_total = tokens_generated;
   while (true) {
     if (stopping) return false;
+    for (auto& sequence : arrived) scheduler.Add(std::move(sequence));
+    arrived.clear();
     TakeCancelled(cancelled);
+    expired = scheduler.RemoveExpired(Sequence::Clock::now());
     StartScore();
-    AdmitWaiting();
-    stats.running = static_cast<int32_t>(running.size() + admitted.size());
-    stats.kv_used_ratio = static_cast<double>(kv_used) / static_cast<double>(options.kv_bytes);
-    if (!running.empty() || !admitted.empty() || !cancelled.empty() || scoring != nullptr) return true;
+    PublishStats();
+    if (!scheduler.empty() || !cancelled.empty() || !expired.empty() || scoring != nullptr) return true;
     work_arrived.Wait(&mutex);
   }
 }
 
-void Engine::Impl::TakeCancelled(std::vector<std::unique_ptr<Sequence>>& cancelled) {
-  if (cancels.empty()) return;
-  const auto take = [&](auto& from) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    for (auto& sequence : from) {
-      if (cancels.count(sequence->id()) != 0) cancelled.push_back(std::move(sequence));
-    }
-    std::erase_if(from, [](const auto& sequence) { return sequence == nullptr; });
-  };
-  take(running);
-  for (const auto& sequence : cancelled) kv_used -= sequence->kv_bytes();
-  take(waiting);
+void Engine::Impl::PublishStats() {
+  stats.running = scheduler.running();
+  stats.waiting = scheduler.waiting();
+  stats.kv_blocks_total = blocks.total();
+  stats.kv_blocks_used = blocks.used();
+  stats.kv_blocks_cached = blocks.cached();
+  stats.kv_used_ratio = static_cast<double>(blocks.used()) / static_cast<double>(blocks.total());
+  stats.prompt_tokens_total = prompt_tokens_fed;
+  stats.generation_tokens_total = tokens_generated;
+  stats.preemptions_total = scheduler.totals().preemptions;
+  stats.prefix_lookup_tokens_total = scheduler.totals().prompt_tokens;
+  stats.prefix_hit_tokens_total = scheduler.totals().prompt_tokens_found;
+  stats.draft_tokens_total = draft_tokens;
+  stats.accepted_draft_tokens_total = accepted_draft_tokens;
+}
+
+void Engine::Impl::TakeCancelled(Ended& cancelled) {
+  for (const uint64_t id : cancels) {
+    if (std::unique_ptr<Sequence> sequence = scheduler.Remove(id)) cancelled.push_back(std::move(sequence));
+  }
   cancels.clear();
 }
 
-// First come, first served: a long request at the head is not overtaken, or it might wait for ever. A Score that
-// waits for memory goes before all requests, which leave it none otherwise.
-void Engine::Impl::AdmitWaiting() {
-  const bool score_lacks_memory = scoring == nullptr && !score_waiting.empty();
-  while (!score_lacks_memory && !waiting.empty() &&
-         running.size() + admitted.size() < static_cast<size_t>(options.max_running) &&
-         kv_used + waiting.front()->kv_bytes() <= options.kv_bytes) {
-    kv_used += waiting.front()->kv_bytes();
-    admitted.push_back(std::move(waiting.front()));
-    waiting.pop_front();
-  }
-}
-
-void Engine::Impl::PrepareAdmitted() {
-  for (auto& sequence : admitted) {
-    const absl::Status status = sequence->Admit();
-    if (status.ok()) {
-      running.push_back(std::move(sequence));
-      continue;
-    }
-    kv_used -= sequence->kv_bytes();
-    sequence->Finish(FinishReason::kError, status);
-  }
-  admitted.clear();
-}
-
-// Feeds one batch. `choosing` gets the sequences whose logits, [choosing][vocab], choose a token.
-absl::Status Engine::Impl::Feed(std::vector<Sequence*>& choosing, std::vector<float>& logits) {
+// Feeds one batch. `choosing` gets the sequences whose logits choose tokens, and the first of their rows of `logits`
+// [rows][vocab]; the number of all rows stands behind the last.
+absl::Status Engine::Impl::Feed(const std::vector<Sequence*>& step, std::vector<Sequence*>& choosing,
+                                std::vector<int64_t>& first_rows, std::vector<float>& logits) {
   std::vector<SequenceChunk> chunks;
-  std::vector<Sequence*> fed;
-  int64_t prompt_budget = options.prefill_tokens;
-  for (const auto& sequence : running) {
-    const auto tokens = sequence->NextTokens(prompt_budget);
-    if (tokens.empty()) continue;
-    if (sequence->in_prompt()) prompt_budget -= static_cast<int64_t>(tokens.size());
-    chunks.push_back({tokens, sequence->cache()});
-    fed.push_back(sequence.get());
+  for (Sequence* sequence : step) {
+    const auto tokens = static_cast<int64_t>(sequence->feed().size());
+    prompt_tokens_fed += std::clamp<int64_t>(sequence->prompt_tokens() - sequence->cache().length(), 0, tokens);
+    chunks.push_back({sequence->feed(), &sequence->cache(), /*all_logits=*/sequence->has_draft()});
   }
   std::vector<float> hidden;
   RETURN_IF_ERROR(model->ForwardHidden(chunks, workspace, pool, hidden));
-  prompt_tokens_fed += options.prefill_tokens - prompt_budget;
-  // One row for each chunk; those in the middle of a prompt need no head.
-  const auto width = static_cast<size_t>(model->config().hidden_size);
-  for (size_t i = 0; i < fed.size(); ++i) {
-    if (!fed[i]->Fed(static_cast<int64_t>(chunks[i].tokens.size()))) continue;
-    std::copy_n(hidden.begin() + static_cast<ptrdiff_t>(i * width), width,
-                hidden.begin() + static_cast<ptrdiff_t>(choosing.size() * width));
-    choosing.push_back(fed[i]);
+  // One row for each chunk, or one for each of its tokens; those in the middle of a prompt need no head.
+  const int64_t width = model->config().hidden_size;
+  int64_t from = 0, to = 0;
+  for (size_t i = 0; i < step.size(); ++i) {
+    const int64_t given = chunks[i].all_logits ? static_cast<int64_t>(chunks[i].tokens.size()) : 1;
+    const int64_t wanted = step[i]->Fed();
+    if (wanted > 0) {
+      std::copy_n(hidden.begin() + from * width, wanted * width, hidden.begin() + to * width);
+      choosing.push_back(step[i]);
+      first_rows.push_back(to);
+      to += wanted;
+    }
+    from += given;
   }
-  logits.resize(choosing.size() * static_cast<size_t>(model->config().vocab_size));
-  if (!choosing.empty()) model->Head(hidden.data(), static_cast<int64_t>(choosing.size()), pool, logits.data());
+  first_rows.push_back(to);
+  logits.resize(static_cast<size_t>(to * model->config().vocab_size));
+  if (to > 0) model->Head(hidden.data(), to, pool, logits.data());
   return absl::OkStatus();
 }
 
-void Engine::Impl::Step() {
-  if (running.empty()) return;
-  std::vector<Sequence*> choosing;
-  std::vector<float> logits;
-  if (const absl::Status status = Feed(choosing, logits); !status.ok()) {
-    for (const auto& sequence : running) {
-      kv_used -= sequence->kv_bytes();
-      sequence->Finish(FinishReason::kError, status);
-    }
-    running.clear();
-    return;
-  }
-  const auto vocab = static_cast<size_t>(model->config().vocab_size);
+void Engine::Impl::Choose(const std::vector<Sequence*>& choosing, const std::vector<int64_t>& first_rows,
+                          std::vector<float>& logits) {
+  const int64_t vocab = model->config().vocab_size;
   pool.ParallelFor(static_cast<int64_t>(choosing.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const auto row = static_cast<size_t>(i);
-      choosing[row]->Choose(std::span(logits).subspan(row * vocab, vocab));
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      const int64_t rows = first_rows[i + 1] - first_rows[i];
+      choosing[i]->Choose(
+          std::span(logits).subspan(static_cast<size_t>(first_rows[i] * vocab), static_cast<size_t>(rows * vocab)));
     }
   });
-  for (Sequence* sequence : choosing) {
-    ++tokens_generated;
-    if (!sequence->Deliver()) Remove(sequence);
-  }
 }
 
-void Engine::Impl::Remove(const Sequence* sequence) {
-  kv_used -= sequence->kv_bytes();
-  std::erase_if(running, [&](const auto& other) { return other.get() == sequence; });
+void Engine::Impl::Step() {
+  if (scheduler.empty()) return;
+  Ended hopeless;
+  // A Score that waits for memory goes before requests that have none yet, which leave it none otherwise.
+  const std::vector<Sequence*> step = scheduler.Plan(/*admit=*/!score_lacks_memory, hopeless);
+  for (const auto& sequence : hopeless) {
+    sequence->Finish(
+        FinishReason::kError,
+        ResourceExhausted("KV_MEMORY", "the system has no memory for the KV cache of {} tokens", sequence->tokens()));
+  }
+  {
+    absl::MutexLock lock(&mutex);
+    PublishStats();
+  }
+  if (step.empty()) return;
+  std::vector<Sequence*> choosing;
+  std::vector<int64_t> first_rows;
+  std::vector<float> logits;
+  if (const absl::Status status = Feed(step, choosing, first_rows, logits); !status.ok()) {
+    for (const Sequence* sequence : step) scheduler.Remove(sequence->id())->Finish(FinishReason::kError, status);
+    return;
+  }
+  Choose(choosing, first_rows, logits);
+  for (size_t i = 0; i < choosing.size(); ++i) {
+    draft_tokens += first_rows[i + 1] - first_rows[i] - 1;
+    accepted_draft_tokens += std::max<int64_t>(0, choosing[i]->chosen() - 1);
+    tokens_generated += choosing[i]->chosen();
+  }
+  // Before answers are sent: whoever ends now leaves what it knows to others.
+  scheduler.NameFullBlocks();
+  for (Sequence* sequence : choosing) {
+    if (!sequence->Deliver()) scheduler.Remove(sequence->id());
+  }
 }
 
 // ---- Score ----
 
 void Engine::Impl::StartScore() {
+  score_lacks_memory = false;
   if (scoring != nullptr || score_waiting.empty()) return;
   ScoreJob* job = score_waiting.front();
-  const int64_t bytes = KvCache::BytesFor(model->config(), static_cast<int64_t>(job->tokens.size()));
-  if (kv_used + bytes > options.kv_bytes) return;
+  job->cache = std::make_unique<KvCache>(blocks);
+  if (!job->cache->Reserve(static_cast<int64_t>(job->tokens.size())) && blocks.used() > 0) {
+    score_lacks_memory = true;
+    return;
+  }
   score_waiting.pop_front();
-  kv_used += bytes;
   scoring = job;
 }
 
@@ -280,12 +318,8 @@ void Engine::Impl::ScoreStep() {
 
 absl::Status Engine::Impl::ScorePiece(ScoreJob& job) {
   const ModelConfig& config = model->config();
-  if (job.cache == nullptr) {
-    try {
-      job.cache = std::make_unique<KvCache>(config, static_cast<int64_t>(job.tokens.size()));
-    } catch (const std::bad_alloc&) {
-      return ResourceExhausted("KV_MEMORY", "no memory for the KV cache of {} tokens", job.tokens.size());
-    }
+  if (job.cache->capacity() == 0) {
+    return ResourceExhausted("KV_MEMORY", "the system has no memory for the KV cache of {} tokens", job.tokens.size());
   }
   const size_t at = job.logprobs.size();
   const size_t n = std::min(static_cast<size_t>(options.prefill_tokens), job.tokens.size() - 1 - at);
@@ -313,31 +347,29 @@ absl::Status Engine::Impl::ScorePiece(ScoreJob& job) {
 }
 
 void Engine::Impl::FinishScore(ScoreJob& job, absl::Status status) {
-  kv_used -= KvCache::BytesFor(model->config(), static_cast<int64_t>(job.tokens.size()));
+  job.cache.reset();
   scoring = nullptr;
   absl::MutexLock lock(&mutex);
-  job.cache.reset();
   job.status = std::move(status);
   job.done = true;  // the job may be gone once the lock is
   score_done.SignalAll();
 }
 
 void Engine::Impl::CancelAll() {
-  std::deque<std::unique_ptr<Sequence>> left;
   {
     absl::MutexLock lock(&mutex);
-    left.swap(waiting);
+    for (auto& sequence : arrived) scheduler.Add(std::move(sequence));
+    arrived.clear();
     if (scoring != nullptr) score_waiting.push_back(scoring);
     for (ScoreJob* job : score_waiting) {
+      job->cache.reset();  // before the pool
       job->status = Cancelled("ENGINE_STOPPED", "the engine stopped before the text was scored");
       job->done = true;
     }
     score_waiting.clear();
     score_done.SignalAll();
   }
-  for (auto& sequence : running) sequence->Finish(FinishReason::kCancelled, absl::OkStatus());
-  for (auto& sequence : left) sequence->Finish(FinishReason::kCancelled, absl::OkStatus());
-  running.clear();
+  for (const auto& sequence : scheduler.RemoveAll()) sequence->Finish(FinishReason::kCancelled, absl::OkStatus());
 }
 
 // ---- the public face ----
@@ -351,7 +383,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const Mod
   RETURN_IF_ERROR(CheckOptions(options, config));
   RETURN_IF_ERROR(CheckTokenizer(*tokenizer, *model));
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  auto impl = std::make_unique<Impl>(std::move(model), std::move(tokenizer), options,
+  const KvLayout layout(config, config.num_layers, options.kv);
+  auto impl = std::make_unique<Impl>(std::move(model), std::move(tokenizer), options, layout,
                                      options.threads > 0 ? options.threads : cores);
   impl->thread = std::thread([state = impl.get()] { state->Run(); });
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
@@ -367,21 +400,23 @@ Engine::~Engine() {
 }
 
 absl::StatusOr<uint64_t> Engine::Submit(std::vector<int32_t> prompt, const SamplingParams& params,
-                                        std::shared_ptr<TokenSink> sink) {
+                                        std::shared_ptr<TokenSink> sink, const RequestOptions& request) {
   const ModelConfig& config = impl_->model->config();
   RETURN_IF_ERROR(ValidateSamplingParams(params));
+  RETURN_IF_ERROR(CheckRequest(request));
   RETURN_IF_ERROR(CheckPrompt(prompt, impl_->context - 1, config.vocab_size));
   absl::MutexLock lock(&impl_->mutex);
   // What can start at the next step does not count as waiting.
   const int32_t free = std::max(0, impl_->options.max_running - impl_->stats.running);
-  if (impl_->waiting.size() >= static_cast<size_t>(impl_->options.max_waiting) + static_cast<size_t>(free)) {
+  const int64_t waiting = impl_->stats.waiting + static_cast<int64_t>(impl_->arrived.size());
+  if (waiting >= int64_t{impl_->options.max_waiting} + free) {
     return ResourceExhausted("QUEUE_FULL", "{} requests run and {} wait; the limits are {} and {}",
-                             impl_->stats.running, impl_->waiting.size(), impl_->options.max_running,
-                             impl_->options.max_waiting);
+                             impl_->stats.running, waiting, impl_->options.max_running, impl_->options.max_waiting);
   }
   const uint64_t id = impl_->next_id++;
-  impl_->waiting.push_back(std::make_unique<Sequence>(id, std::move(prompt), params, std::move(sink), *impl_->tokenizer,
-                                                      config, impl_->context));
+  impl_->arrived.push_back(std::make_unique<Sequence>(id, std::move(prompt), params, request, std::move(sink),
+                                                      *impl_->tokenizer, config.vocab_size, impl_->context,
+                                                      impl_->blocks));
   impl_->work_arrived.Signal();
   return id;
 }
@@ -411,7 +446,7 @@ absl::StatusOr<std::vector<float>> Engine::Score(std::span<const int32_t> tokens
 EngineStats Engine::stats() const {
   absl::MutexLock lock(&impl_->mutex);
   EngineStats stats = impl_->stats;
-  stats.waiting = static_cast<int32_t>(impl_->waiting.size());
+  stats.waiting += static_cast<int32_t>(impl_->arrived.size());
   return stats;
 }
 

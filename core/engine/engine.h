@@ -1,10 +1,13 @@
 // Generation for several requests at once on one model. Start here for core/engine.
 // One thread runs steps; a step feeds each running sequence either its next token or a piece of its prompt. Sequences
-// join and leave between steps. What a sequence yields does not depend on what else is in the batch.
+// join and leave between steps (scheduler.h). What a sequence yields does not depend on what else is in the batch, on
+// what was found in the prefix cache, on preemptions, nor on guesses (prompt_lookup.h): all that only changes when.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,21 +20,30 @@ namespace qamserve {
 
 struct SamplingParams {
   int32_t max_tokens = 256;
-  double temperature = 1;          // 0 = the most likely token
-  int32_t top_k = 0;               // 0 = off
-  double top_p = 1;                // (0, 1]
-  double min_p = 0;                // [0, 1)
-  double repetition_penalty = 1;   // (0, 10]; divides positive and multiplies negative logits of tokens seen
+  double temperature = 1;         // 0 = the most likely token
+  int32_t top_k = 0;              // 0 = off
+  double top_p = 1;               // (0, 1]
+  double min_p = 0;               // [0, 1)
+  double repetition_penalty = 1;  // (0, 10]; divides positive and multiplies negative logits of tokens seen
   uint64_t seed = 0;
-  std::vector<std::string> stop;   // texts that end the generation; not part of what is sent
+  std::vector<std::string> stop;  // texts that end the generation; not part of what is sent
   bool ignore_eos = false;
-  int32_t logprobs = -1;           // -1 = none, n = the chosen token and the n best
+  int32_t logprobs = -1;  // -1 = none, n = the chosen token and the n best
 };
 
 // INVALID_ARGUMENT (SAMPLING_PARAM) names the field and its limits.
 absl::Status ValidateSamplingParams(const SamplingParams& params);
 
-enum class FinishReason { kStop, kLength, kCancelled, kError };
+inline constexpr int32_t kMaxPriority = 100;
+
+// What a request is to other requests.
+struct RequestOptions {
+  int32_t priority = 0;  // -kMaxPriority to kMaxPriority; higher goes first
+  // The request ends with kDeadline at the first step after it.
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+};
+
+enum class FinishReason { kStop, kLength, kCancelled, kError, kDeadline };
 
 struct TokenLogprob {
   int32_t token = 0;
@@ -40,17 +52,21 @@ struct TokenLogprob {
 
 struct TokenEvent {
   int32_t token = 0;
-  std::string text;                       // whole characters that this token completed; may be empty
-  float logprob = 0;                      // only if asked for
-  std::vector<TokenLogprob> top;          // only if asked for, best first
+  std::string text;               // whole characters that this token completed; may be empty
+  float logprob = 0;              // only if asked for
+  std::vector<TokenLogprob> top;  // only if asked for, best first
 };
 
 struct GenerationSummary {
   FinishReason reason = FinishReason::kStop;
-  absl::Status status;                    // not OK only for kError
-  std::string trailing_text;              // text held back until the end: it could have begun a stop string
+  absl::Status status;        // not OK only for kError, and kDeadline: DEADLINE_EXCEEDED (DEADLINE)
+  std::string trailing_text;  // text held back until the end: it could have begun a stop string
   int32_t prompt_tokens = 0;
-  int32_t completion_tokens = 0;          // calls of OnToken; a stop token is not sent
+  int32_t completion_tokens = 0;      // calls of OnToken; a stop token is not sent
+  int32_t cached_prompt_tokens = 0;   // of the prompt's, those that the prefix cache had
+  int32_t preemptions = 0;            // times that its memory was taken for others
+  int32_t draft_tokens = 0;           // guesses that were checked
+  int32_t accepted_draft_tokens = 0;  // of these, right
   double queue_seconds = 0;
   double time_to_first_token_seconds = 0;
   double total_seconds = 0;
@@ -67,20 +83,32 @@ class TokenSink {
 };
 
 struct EngineOptions {
-  int32_t max_running = 16;        // sequences in a step
-  int32_t max_waiting = 256;       // requests queued; more is RESOURCE_EXHAUSTED (QUEUE_FULL)
-  int64_t context_tokens = 0;      // per sequence, prompt and answer; 0 = min(model, 8192, what kv_bytes can hold)
+  int32_t max_running = 16;             // sequences in a step
+  int32_t max_waiting = 256;            // requests queued; more is RESOURCE_EXHAUSTED (QUEUE_FULL)
+  int64_t context_tokens = 0;           // per sequence, prompt and answer; 0 = min(model, 8192, what kv_bytes can hold)
   int64_t kv_bytes = int64_t{2} << 30;  // all sequences together
-  int32_t prefill_tokens = 256;    // of all prompts together in a step, so that running answers do not wait long
-  int threads = 0;                 // 0 = all cores
+  int32_t prefill_tokens = 256;         // of all prompts together in a step, so that running answers do not wait long
+  int threads = 0;                      // 0 = all cores
+  KvFormat kv;                          // blocks of 8 to 1024 tokens
+  bool prefix_cache = true;             // prompts that begin alike share memory and work
+  int64_t quantum_tokens = 512;         // a running request that is so far ahead of a waiting one gives way to it
+  int32_t draft_tokens = 0;             // most guesses that are checked in one step of a request; 0 = none
 };
 
 struct EngineStats {
   int32_t running = 0;
   int32_t waiting = 0;
   double kv_used_ratio = 0;
-  int64_t prompt_tokens_total = 0;
+  int64_t kv_blocks_total = 0;
+  int64_t kv_blocks_used = 0;       // by requests
+  int64_t kv_blocks_cached = 0;     // by nobody, but kept for prompts that begin alike
+  int64_t prompt_tokens_total = 0;  // fed, those that were fed again after a preemption too
   int64_t generation_tokens_total = 0;
+  int64_t preemptions_total = 0;
+  int64_t prefix_lookup_tokens_total = 0;  // prompt tokens of admitted requests
+  int64_t prefix_hit_tokens_total = 0;     // of these, found in the prefix cache
+  int64_t draft_tokens_total = 0;
+  int64_t accepted_draft_tokens_total = 0;
 };
 
 // Thread-safe.
@@ -94,10 +122,10 @@ class Engine {
   // Stops at the next step; requests that have not ended get kCancelled. Not from a sink.
   ~Engine();
 
-  // Checks and queues. INVALID_ARGUMENT (PROMPT_EMPTY, PROMPT_TOO_LONG, PROMPT_TOKEN, SAMPLING_PARAM) at once; later
-  // trouble arrives at the sink.
+  // Checks and queues. INVALID_ARGUMENT (PROMPT_EMPTY, PROMPT_TOO_LONG, PROMPT_TOKEN, SAMPLING_PARAM, REQUEST_OPTION)
+  // and RESOURCE_EXHAUSTED (QUEUE_FULL) at once; later trouble arrives at the sink.
   absl::StatusOr<uint64_t> Submit(std::vector<int32_t> prompt, const SamplingParams& params,
-                                  std::shared_ptr<TokenSink> sink);
+                                  std::shared_ptr<TokenSink> sink, const RequestOptions& request = {});
   // At the next step; unknown ids are ignored.
   void Cancel(uint64_t id);
   // log p(tokens[i + 1] | tokens[0..i]) for every i; blocks.

@@ -2,10 +2,15 @@
 
 #include <algorithm>
 #include <bit>
-#include <new>
+
+#include "core/base/digest.h"
+#include "core/engine/prompt_lookup.h"
 
 namespace qamserve {
 namespace {
+
+constexpr int64_t kFirstDraft = 4;
+constexpr int64_t kLongestDraftPause = 16;
 
 double Seconds(Sequence::Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -19,52 +24,104 @@ bool AllFinite(std::span<const float> values) {
 }  // namespace
 
 Sequence::Sequence(uint64_t id, std::vector<int32_t> prompt, const SamplingParams& params,
-                   std::shared_ptr<TokenSink> sink, const Tokenizer& tokenizer, const ModelConfig& config,
-                   int64_t context)
+                   const RequestOptions& request, std::shared_ptr<TokenSink> sink, const Tokenizer& tokenizer,
+                   int64_t vocab_size, int64_t context, KvPool& pool)
     : id_(id),
-      prompt_(std::move(prompt)),
       params_(params),
+      request_(request),
       sink_(std::move(sink)),
       tokenizer_(tokenizer),
-      config_(config),
-      max_completion_(std::min<int64_t>(params.max_tokens, context - static_cast<int64_t>(prompt_.size()))),
-      sampler_(params_, prompt_, config.vocab_size),
+      prompt_tokens_(static_cast<int64_t>(prompt.size())),
+      max_completion_(std::min<int64_t>(params.max_tokens, context - prompt_tokens_)),
+      tokens_(std::move(prompt)),
+      cache_(pool),
+      draft_limit_(kFirstDraft),
+      sampler_(params_, tokens_, vocab_size),
       decoder_(tokenizer),
-      stops_(params_.stop),
-      chosen_(SampledToken()) {}
+      stops_(params_.stop) {}
 
-// The last token of an answer is never fed, so it needs no place.
-int64_t Sequence::kv_bytes() const { return KvCache::BytesFor(config_, prompt_tokens() + max_completion_ - 1); }
+const std::string& Sequence::BlockName(int64_t index) {
+  const auto size = static_cast<size_t>(cache_.layout().block_tokens());
+  for (size_t i = block_names_.size(); i <= static_cast<size_t>(index); ++i) {
+    Sha256 digest;
+    if (i > 0) digest.Update(block_names_.back());
+    digest.Update(std::as_bytes(std::span(tokens_).subspan(i * size, size)));
+    block_names_.push_back(digest.Finish());
+  }
+  return block_names_[static_cast<size_t>(index)];
+}
 
-absl::Status Sequence::Admit() {
+bool Sequence::Admitted(int64_t found) {
+  if (admitted_.has_value()) return false;
   admitted_ = Clock::now();
-  try {
-    cache_ = std::make_unique<KvCache>(config_, prompt_tokens() + max_completion_ - 1);
-  } catch (const std::bad_alloc&) {
-    return ResourceExhausted("KV_MEMORY", "no memory for the {} bytes of KV cache that {} tokens need", kv_bytes(),
-                             prompt_tokens() + max_completion_ - 1);
-  }
-  return absl::OkStatus();
+  summary_.cached_prompt_tokens = static_cast<int32_t>(found);
+  return true;
 }
 
-std::span<const int32_t> Sequence::NextTokens(int64_t prompt_budget) const {
-  if (!in_prompt()) return std::span(&chosen_->token, 1);
-  const auto rest = std::span(prompt_).subspan(fed_);
-  return rest.first(std::min(rest.size(), static_cast<size_t>(prompt_budget)));
+void Sequence::Preempt() {
+  cache_.Clear();
+  ++summary_.preemptions;
 }
 
-bool Sequence::Fed(int64_t n) {
-  if (in_prompt()) fed_ += static_cast<size_t>(n);
-  return !in_prompt();
+void Sequence::PlanFeed(int64_t tokens) {
+  draft_.clear();
+  feed_ = std::span(tokens_).subspan(static_cast<size_t>(cache_.length()), static_cast<size_t>(tokens));
 }
 
+int64_t Sequence::DraftLimit(int64_t most) const {
+  if (draft_wait_ > 0) return 0;
+  // The token that is chosen after the draft is one of the answer too.
+  return std::min({most, draft_limit_, max_completion_ - (tokens() - prompt_tokens_) - 1});
+}
+
+void Sequence::PlanDraft(int64_t most) {
+  PlanFeed(1);
+  const std::span<const int32_t> guess = LookUpDraft(tokens_, most);
+  if (guess.empty()) return;
+  draft_.assign(guess.begin(), guess.end());
+  draft_feed_.assign(1, tokens_.back());
+  draft_feed_.insert(draft_feed_.end(), draft_.begin(), draft_.end());
+  feed_ = draft_feed_;
+}
+
+int64_t Sequence::Fed() {
+  const int64_t fed = std::min(cache_.length(), tokens());
+  service_ += std::max<int64_t>(0, fed - most_fed_);
+  most_fed_ = std::max(most_fed_, fed);
+  if (draft_wait_ > 0) --draft_wait_;
+  return unfed() > 0 ? 0 : 1 + static_cast<int64_t>(draft_.size());
+}
+
+// Guesses are only looked at: each token is chosen from its own logits with its own draw, as if there were none.
 void Sequence::Choose(std::span<float> logits) {
-  if (!AllFinite(logits)) {
-    chosen_ =
-        Internal("LOGITS_NOT_FINITE", "the model gave logits that are not finite after {} tokens", cache_->length());
-    return;
+  const size_t vocab = logits.size() / (draft_.size() + 1);
+  chosen_.clear();
+  for (size_t row = 0; row <= draft_.size(); ++row) {
+    const std::span<float> one = logits.subspan(row * vocab, vocab);
+    if (!AllFinite(one)) {
+      choice_ = Internal("LOGITS_NOT_FINITE", "the model gave logits that are not finite after {} tokens",
+                         tokens_.size() + row);
+      break;
+    }
+    chosen_.push_back(sampler_.Sample(one));
+    if (row == draft_.size() || chosen_.back().token != draft_[row]) break;
   }
-  chosen_ = sampler_.Sample(logits);
+  const auto right = static_cast<int64_t>(chosen_.size()) - (choice_.ok() ? 1 : 0);
+  cache_.SetLength(tokens() + right);
+  CountDraft(right);
+}
+
+// A draft that was right is followed by a longer one; one that was wrong from the start by a pause, longer each time.
+void Sequence::CountDraft(int64_t accepted) {
+  const auto guessed = static_cast<int64_t>(draft_.size());
+  if (guessed == 0) return;
+  summary_.draft_tokens += static_cast<int32_t>(guessed);
+  summary_.accepted_draft_tokens += static_cast<int32_t>(accepted);
+  if (accepted == guessed) draft_limit_ *= 2;
+  if (accepted < guessed) draft_limit_ = std::max<int64_t>(1, std::min(draft_limit_, 2 * accepted));
+  draft_pause_ = accepted > 0 ? 0 : std::min(kLongestDraftPause, std::max<int64_t>(1, 2 * draft_pause_));
+  draft_wait_ = draft_pause_;
+  draft_limit_ = std::min<int64_t>(draft_limit_, int64_t{1} << 20);
 }
 
 bool Sequence::IsStopToken(int32_t token) const {
@@ -74,18 +131,24 @@ bool Sequence::IsStopToken(int32_t token) const {
 
 bool Sequence::Deliver() {
   if (!first_token_.has_value()) first_token_ = Clock::now();
-  if (!chosen_.ok()) {
-    Finish(FinishReason::kError, chosen_.status());
-    return false;
+  for (SampledToken& chosen : chosen_) {
+    if (!DeliverOne(chosen)) return false;
   }
-  if (IsStopToken(chosen_->token)) {
+  if (choice_.ok()) return true;
+  Finish(FinishReason::kError, choice_);
+  return false;
+}
+
+bool Sequence::DeliverOne(SampledToken& chosen) {
+  if (IsStopToken(chosen.token)) {
     Finish(FinishReason::kStop, absl::OkStatus());
     return false;
   }
-  ++completion_tokens_;
-  TokenEvent event{.token = chosen_->token, .text = stops_.Add(decoder_.Add(chosen_->token))};
-  event.logprob = chosen_->logprob;
-  event.top = std::move(chosen_->top);
+  ++summary_.completion_tokens;
+  tokens_.push_back(chosen.token);
+  TokenEvent event{.token = chosen.token, .text = stops_.Add(decoder_.Add(chosen.token))};
+  event.logprob = chosen.logprob;
+  event.top = std::move(chosen.top);
   if (!sink_->OnToken(event)) {
     Finish(FinishReason::kCancelled, absl::OkStatus());
     return false;
@@ -94,7 +157,7 @@ bool Sequence::Deliver() {
     Finish(FinishReason::kStop, absl::OkStatus());
     return false;
   }
-  if (completion_tokens_ >= max_completion_) {
+  if (summary_.completion_tokens >= max_completion_) {
     Finish(FinishReason::kLength, absl::OkStatus());
     return false;
   }
@@ -103,16 +166,16 @@ bool Sequence::Deliver() {
 
 void Sequence::Finish(FinishReason reason, absl::Status status) {
   const Clock::time_point now = Clock::now();
-  GenerationSummary summary{.reason = reason, .status = std::move(status)};
-  summary.trailing_text = stops_.Add(decoder_.Flush());
-  summary.trailing_text += stops_.Flush();
-  summary.prompt_tokens = static_cast<int32_t>(prompt_.size());
-  summary.completion_tokens = completion_tokens_;
-  summary.queue_seconds = Seconds(admitted_.value_or(now) - submitted_);
-  if (first_token_.has_value()) summary.time_to_first_token_seconds = Seconds(*first_token_ - submitted_);
-  summary.total_seconds = Seconds(now - submitted_);
-  cache_.reset();
-  sink_->OnDone(summary);
+  summary_.reason = reason;
+  summary_.status = std::move(status);
+  summary_.trailing_text = stops_.Add(decoder_.Flush());
+  summary_.trailing_text += stops_.Flush();
+  summary_.prompt_tokens = static_cast<int32_t>(prompt_tokens_);
+  summary_.queue_seconds = Seconds(admitted_.value_or(now) - submitted_);
+  if (first_token_.has_value()) summary_.time_to_first_token_seconds = Seconds(*first_token_ - submitted_);
+  summary_.total_seconds = Seconds(now - submitted_);
+  cache_.Clear();
+  sink_->OnDone(summary_);
 }
 
 }  // namespace qamserve

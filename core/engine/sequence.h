@@ -1,5 +1,7 @@
-// One request on its way through the engine: what of its prompt has been fed, its KV cache, what it has said so far.
-// Not thread-safe; belongs to the engine's thread once it is admitted.
+// One request on its way through the engine: its tokens, which of them are in its KV cache, what it has said so far.
+// Prompt and answer are one row of tokens of which some are not fed yet: many while the prompt is read, or read again
+// after its blocks were taken away, and one while it answers.
+// Not thread-safe; belongs to the engine's thread once it is scheduled.
 #pragma once
 
 #include <chrono>
@@ -22,27 +24,51 @@ class Sequence {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // `context` is the most tokens that prompt and answer may have together; the prompt has fewer.
-  Sequence(uint64_t id, std::vector<int32_t> prompt, const SamplingParams& params, std::shared_ptr<TokenSink> sink,
-           const Tokenizer& tokenizer, const ModelConfig& config, int64_t context);
+  // `context` is the most tokens that prompt and answer may have together; the prompt has fewer. `pool` must outlive
+  // this.
+  Sequence(uint64_t id, std::vector<int32_t> prompt, const SamplingParams& params, const RequestOptions& request,
+           std::shared_ptr<TokenSink> sink, const Tokenizer& tokenizer, int64_t vocab_size, int64_t context,
+           KvPool& pool);
 
   uint64_t id() const { return id_; }
-  int64_t prompt_tokens() const { return static_cast<int64_t>(prompt_.size()); }
-  // Memory that Admit takes.
-  int64_t kv_bytes() const;
+  int32_t priority() const { return request_.priority; }
+  const std::optional<Clock::time_point>& deadline() const { return request_.deadline; }
 
-  // Makes the cache. RESOURCE_EXHAUSTED (KV_MEMORY) if the system has no memory for it.
-  absl::Status Admit();
-  // What to feed next: the last token chosen, or up to `prompt_budget` tokens of the prompt. Empty if that is 0.
-  std::span<const int32_t> NextTokens(int64_t prompt_budget) const;
-  bool in_prompt() const { return fed_ < prompt_.size(); }
-  KvCache* cache() { return cache_.get(); }
-  // NextTokens' first `n` tokens are in the cache. True if the logits after them choose a token.
-  bool Fed(int64_t n);
+  // --- For the scheduler ---
+  KvCache& cache() { return cache_; }
+  const KvCache& cache() const { return cache_; }
+  bool holds_blocks() const { return !cache_.blocks().empty(); }
+  int64_t tokens() const { return static_cast<int64_t>(tokens_.size()); }
+  int64_t prompt_tokens() const { return prompt_tokens_; }
+  int64_t unfed() const { return tokens() - cache_.length(); }
+  // The name of full block `index`: a digest of all tokens up to its end.
+  const std::string& BlockName(int64_t index);
+  // Tokens that were computed for this sequence, on top of what it began with; those that were computed again, after
+  // the sequence had been preempted, count once.
+  int64_t service() const { return service_; }
+  void BeginService(int64_t service) { service_ = service; }
+  // Notes the time of the first admission, when `found` tokens were in the pool already. False for a later one.
+  bool Admitted(int64_t found);
+  // Gives all blocks back; all tokens are to be fed again.
+  void Preempt();
 
-  // The arithmetic of choosing, which may run beside that of other sequences; then Deliver sends it.
-  // `logits` is used as scratch. INTERNAL (LOGITS_NOT_FINITE) if they hold NaN or infinity.
+  // --- A step ---
+  // Plans to feed the next `tokens` of those that are not fed.
+  void PlanFeed(int64_t tokens);
+  // The last token is fed together with up to `most` guesses of what follows. REQUIRES: unfed() is 1.
+  void PlanDraft(int64_t most);
+  // How many guesses are worth a try now.
+  int64_t DraftLimit(int64_t most) const;
+  std::span<const int32_t> feed() const { return feed_; }
+  bool has_draft() const { return !draft_.empty(); }
+  // What was planned is in the cache. Rows of logits, one for each of the last tokens fed, that choose tokens; 0 in the
+  // middle of a prompt.
+  int64_t Fed();
+
+  // The arithmetic of choosing, which may run beside that of other sequences; then Deliver sends what was chosen.
+  // `logits` [Fed()][vocab_size] are used as scratch. INTERNAL (LOGITS_NOT_FINITE) if they hold NaN or infinity.
   void Choose(std::span<float> logits);
+  int64_t chosen() const { return static_cast<int64_t>(chosen_.size()); }
   // False once the sequence has ended; OnDone has then been called.
   bool Deliver();
   // Ends the sequence early.
@@ -50,22 +76,36 @@ class Sequence {
 
  private:
   bool IsStopToken(int32_t token) const;
+  bool DeliverOne(SampledToken& chosen);
+  void CountDraft(int64_t accepted);
 
   const uint64_t id_;
-  const std::vector<int32_t> prompt_;
   const SamplingParams params_;
+  const RequestOptions request_;
   const std::shared_ptr<TokenSink> sink_;
   const Tokenizer& tokenizer_;
-  const ModelConfig& config_;
+  const int64_t prompt_tokens_;
   const int64_t max_completion_;  // the smaller of max_tokens and what the context leaves
+
+  std::vector<int32_t> tokens_;  // prompt and answer
+  KvCache cache_;
+  std::vector<std::string> block_names_;
+  int64_t service_ = 0;
+  int64_t most_fed_ = 0;  // longest that the cache ever was
+
+  std::span<const int32_t> feed_;
+  std::vector<int32_t> draft_;       // guesses that this step checks
+  std::vector<int32_t> draft_feed_;  // the last token and the draft
+  int64_t draft_limit_;
+  int64_t draft_pause_ = 0;  // steps without a draft after one that was wrong from the start
+  int64_t draft_wait_ = 0;   // steps of it that are left
 
   Sampler sampler_;
   StreamDecoder decoder_;
   StopMatcher stops_;
-  std::unique_ptr<KvCache> cache_;
-  size_t fed_ = 0;  // tokens of the prompt
-  absl::StatusOr<SampledToken> chosen_;
-  int32_t completion_tokens_ = 0;
+  std::vector<SampledToken> chosen_;
+  absl::Status choice_;  // why no further token could be chosen
+  GenerationSummary summary_;
 
   const Clock::time_point submitted_ = Clock::now();
   std::optional<Clock::time_point> admitted_;

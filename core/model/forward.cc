@@ -130,7 +130,7 @@ void PrepareRope(const RopeFrequencies& frequencies, std::span<const BatchSpan> 
   }
 }
 
-void RunLayer(const LayerWeights& w, int64_t layer, std::span<const BatchSpan> spans, std::span<LayerKv* const> caches,
+void RunLayer(const LayerWeights& w, int64_t layer, std::span<const BatchSpan> spans, std::span<const LayerKv> caches,
               int64_t rows, ForwardContext& c) {
   ForwardBuffers& b = c.buffers;
   const ModelConfig& config = c.config;
@@ -144,7 +144,7 @@ void RunLayer(const LayerWeights& w, int64_t layer, std::span<const BatchSpan> s
   for (size_t i = 0; i < spans.size(); ++i) {
     AppendKeysAndValues(config, b.k.data() + spans[i].first_row * config.kv_size(),
                         b.v.data() + spans[i].first_row * config.kv_size(), spans[i].tokens, spans[i].position,
-                        *caches[i]);
+                        caches[i], c.kernels);
   }
   Attend(config, slides ? config.sliding_window : 0, spans, caches, b.q.data(), b.attention.data(), c.kernels, c.pool);
   const OutputRows projected[] = {{b.projected.data(), config.hidden_size}};

@@ -75,6 +75,6 @@ void PrepareRope(const RopeFrequencies& frequencies, std::span<const BatchSpan> 
 
 // context.buffers.x <- block(x) for `rows` rows. caches[i] belongs to spans[i] and has room for its tokens.
 void RunLayer(const LayerWeights& weights, int64_t layer, std::span<const BatchSpan> spans,
-              std::span<LayerKv* const> caches, int64_t rows, ForwardContext& context);
+              std::span<const LayerKv> caches, int64_t rows, ForwardContext& context);
 
 }  // namespace qamserve

@@ -145,9 +145,10 @@ absl::Status Model::ForwardHidden(std::span<const SequenceChunk> chunks, Workspa
     }
   }
   PrepareRope(impl_->rope, spans, context);
-  std::vector<LayerKv*> caches(chunks.size());
+  std::vector<LayerKv> caches;
   for (int64_t layer = 0; layer < impl_->config.num_layers; ++layer) {
-    for (size_t i = 0; i < chunks.size(); ++i) caches[i] = &chunks[i].cache->layer(layer);
+    caches.clear();
+    for (const SequenceChunk& chunk : chunks) caches.emplace_back(*chunk.cache, layer);
     RunLayer(impl_->layers[static_cast<size_t>(layer)], layer, spans, caches, rows, context);
   }
   hidden.clear();

@@ -11,7 +11,7 @@ BlockStream::BlockStream(const Checkpoint& checkpoint, const std::vector<std::ve
     : checkpoint_(checkpoint),
       windows_(windows),
       context_{checkpoint.config(), BestKernels(), pool, buffers_, observer},
-      cache_(checkpoint.config(), static_cast<int64_t>(longest)),
+      cache_(checkpoint.config(), /*layers=*/1, static_cast<int64_t>(longest), {}),
       rope_(MakeRopeFrequencies(checkpoint.config())) {
   buffers_.Reserve(checkpoint.config(), static_cast<int64_t>(longest));
 }
@@ -59,7 +59,7 @@ absl::Status BlockStream::Run(const LayerWeights& weights, int64_t layer, std::v
   for (const std::vector<int32_t>& window : windows_) {
     const auto tokens = static_cast<int64_t>(window.size());
     const BatchSpan span{0, tokens, 0};
-    LayerKv* caches[] = {&cache_};
+    const LayerKv caches[] = {{cache_, 0}};
     std::copy(rows, rows + tokens * n, buffers_.x.begin());
     PrepareRope(rope_, {&span, 1}, context_);
     RunLayer(weights, layer, {&span, 1}, caches, tokens, context_);

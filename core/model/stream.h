@@ -47,7 +47,7 @@ class BlockStream {
   const std::vector<std::vector<int32_t>>& windows_;
   ForwardBuffers buffers_;
   ForwardContext context_;
-  LayerKv cache_;
+  KvCache cache_;  // of one layer
   RopeFrequencies rope_;
 };
 

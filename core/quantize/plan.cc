@@ -23,7 +23,7 @@ int64_t BlockMemory(const Checkpoint& checkpoint, const QuantizeSpec& spec) {
   }
   const int64_t per_token = 3 * c.hidden_size + 2 * c.q_size() + 2 * c.kv_size() + 2 * c.intermediate_size;
   const int64_t tokens = spec.window_tokens;
-  return weights + tokens * per_token * 4 + LayerKv::BytesFor(c, tokens) +
+  return weights + tokens * per_token * 4 + KvCache::BytesFor(c, tokens) / c.num_layers +
          tokens * spec.calibration_windows * c.hidden_size * 4;
 }
 

@@ -2,6 +2,7 @@
 // functions; those that read input check it and name field and limit.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,6 +44,11 @@ absl::StatusOr<CreateQuantizeJobArgs> StudyArgsFromProto(const v1::CreateStudyJo
 absl::StatusOr<CreateEvaluateJobArgs> EvaluateArgsFromProto(const v1::CreateEvaluateJobRequest& request);
 // INVALID_ARGUMENT (SAMPLING_PARAM) names field and limit. `seed` 0 stays 0: the handler chooses one.
 absl::StatusOr<SamplingParams> SamplingFromProto(const v1::SamplingParams& params);
+// What a Generate or Chat request that arrives at `now` is to others: it ends at the earlier one of its own timeout and
+// the deadline of its call. INVALID_ARGUMENT (REQUEST_OPTION) names field and limit.
+absl::StatusOr<RequestOptions> RequestOptionsFrom(int32_t priority, double timeout_seconds,
+                                                  std::chrono::system_clock::time_point call_deadline,
+                                                  std::chrono::system_clock::time_point now);
 // INVALID_ARGUMENT (RESOURCE_NAME) if `name` is no alias's; targets may be named with or without "servedModels/".
 absl::StatusOr<UpdateAliasArgs> UpdateAliasFromProto(const v1::UpdateAliasRequest& request);
 std::vector<ChatMessage> MessagesFromProto(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages);

@@ -1,4 +1,6 @@
 // Messages -> plain structs.
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <optional>
 
@@ -7,6 +9,7 @@
 namespace qamserve {
 namespace {
 
+constexpr double kMaxTimeoutSeconds = 24 * 3600;
 constexpr int kMaxStopTexts = 16;
 constexpr size_t kMaxStopBytes = 256;
 constexpr int32_t kMaxLogprobs = 20;
@@ -219,6 +222,32 @@ absl::StatusOr<SamplingParams> SamplingFromProto(const v1::SamplingParams& param
   sampling.logprobs = params.logprobs() == 0 ? -1 : params.logprobs();
   RETURN_IF_ERROR(ValidateSamplingParams(sampling));
   return sampling;
+}
+
+absl::StatusOr<RequestOptions> RequestOptionsFrom(int32_t priority, double timeout_seconds,
+                                                  std::chrono::system_clock::time_point call_deadline,
+                                                  std::chrono::system_clock::time_point now) {
+  if (priority < -kMaxPriority || priority > kMaxPriority) {
+    return InvalidArgument("REQUEST_OPTION", "priority must be {} to {}; got {}", -kMaxPriority, kMaxPriority,
+                           priority);
+  }
+  // Written so that NaN fails too.
+  if (!(timeout_seconds >= 0 && timeout_seconds <= kMaxTimeoutSeconds)) {
+    return InvalidArgument("REQUEST_OPTION", "timeout_seconds must be 0 (none) to {}; got {}", kMaxTimeoutSeconds,
+                           timeout_seconds);
+  }
+  RequestOptions request;
+  request.priority = priority;
+  double seconds = timeout_seconds > 0 ? timeout_seconds : kMaxTimeoutSeconds;
+  const bool limited = timeout_seconds > 0 || call_deadline != std::chrono::system_clock::time_point::max();
+  if (call_deadline != std::chrono::system_clock::time_point::max()) {
+    seconds = std::min(seconds, std::chrono::duration<double>(call_deadline - now).count());
+  }
+  if (!limited) return request;
+  // A clock that is set does not move the steady one.
+  request.deadline = std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                                                            std::chrono::duration<double>(seconds));
+  return request;
 }
 
 absl::StatusOr<UpdateAliasArgs> UpdateAliasFromProto(const v1::UpdateAliasRequest& request) {

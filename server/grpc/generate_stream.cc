@@ -89,6 +89,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
       usage->set_seed(seed_);
       usage->set_time_to_first_token_seconds(summary.time_to_first_token_seconds);
       usage->set_total_seconds(summary.total_seconds);
+      usage->set_cached_prompt_tokens(summary.cached_prompt_tokens);
     }
     Advance();
   }
@@ -120,7 +121,8 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
       model_ = *model;
     }
     const absl::StatusOr<uint64_t> id =
-        (*model)->Submit(std::move(input->prompt), input->params, std::make_shared<Sink>(shared_from_this()));
+        (*model)->Submit(std::move(input->prompt), input->params, std::make_shared<Sink>(shared_from_this()),
+                         input->request);
     if (!id.ok()) return End("refused", id.status());
     {
       absl::MutexLock lock(&mutex_);
@@ -151,7 +153,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
       return ResourceExhausted("SLOW_READER", "more than {} bytes were waiting for the reader of this stream",
                                context_.limits.max_unsent_bytes);
     }
-    if (summary.reason == FinishReason::kError) return summary.status;
+    if (summary.reason == FinishReason::kError || summary.reason == FinishReason::kDeadline) return summary.status;
     if (summary.reason != FinishReason::kCancelled) return absl::OkStatus();
     if (reader_gone_) return Cancelled("CANCELLED", "the call was cancelled");
     return Unavailable("MODEL_DRAINED", "model \"{}\" was unloaded before the generation ended", model_name_);
@@ -216,10 +218,15 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
       case FinishReason::kStop: outcome = "stop"; break;
       case FinishReason::kLength: outcome = "length"; break;
       case FinishReason::kCancelled: outcome = IsTooSlow() ? "slow_reader" : "cancelled"; break;
+      case FinishReason::kDeadline: outcome = "deadline"; break;
       case FinishReason::kError: break;
     }
     metrics.Add(Metric::kRequestsTotal, {model_name_, outcome});
     metrics.Add(Metric::kPromptTokensTotal, {model_name_}, summary.prompt_tokens);
+    metrics.Add(Metric::kPrefixCacheHitTokensTotal, {model_name_}, summary.cached_prompt_tokens);
+    metrics.Add(Metric::kPreemptionsTotal, {model_name_}, summary.preemptions);
+    metrics.Add(Metric::kDraftTokensTotal, {model_name_}, summary.draft_tokens);
+    metrics.Add(Metric::kAcceptedDraftTokensTotal, {model_name_}, summary.accepted_draft_tokens);
     metrics.Observe(Metric::kRequestQueueSeconds, {model_name_}, summary.queue_seconds);
     metrics.Observe(Metric::kRequestSeconds, {model_name_}, summary.total_seconds);
     if (summary.completion_tokens > 0) {

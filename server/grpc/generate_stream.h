@@ -20,6 +20,7 @@ struct GenerateInput {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::vector<int32_t> prompt;
   SamplingParams params;
+  RequestOptions request;
 };
 
 using RouteFn = std::function<absl::StatusOr<std::shared_ptr<ServedModel>>()>;

@@ -22,8 +22,18 @@ std::string ResourceNameOf(const ServedModel& model) { return ResourceName(kServ
 // Special tokens written in a prompt are read as such, as Hugging Face tokenizers do; a chat template prints its own BOS.
 constexpr EncodeOptions kPromptEncoding = {.add_special = true, .parse_special = true};
 
-absl::StatusOr<GenerateInput> InputOfGenerate(const ServedModel& model, const v1::GenerateRequest& request) {
+// When a call came and when its client stops waiting.
+struct Arrival {
+  explicit Arrival(const grpc::CallbackServerContext& call) : deadline(call.deadline()) {}
+  std::chrono::system_clock::time_point time = std::chrono::system_clock::now();
+  std::chrono::system_clock::time_point deadline;
+};
+
+absl::StatusOr<GenerateInput> InputOfGenerate(const ServedModel& model, const v1::GenerateRequest& request,
+                                              const Arrival& arrival) {
   GenerateInput input;
+  ASSIGN_OR_RETURN(input.request,
+                   RequestOptionsFrom(request.priority(), request.timeout_seconds(), arrival.deadline, arrival.time));
   ASSIGN_OR_RETURN(input.params, SamplingFromProto(request.params()));
   ASSIGN_OR_RETURN(input.tokenizer, model.tokenizer());
   switch (request.input_case()) {
@@ -40,12 +50,14 @@ absl::StatusOr<GenerateInput> InputOfGenerate(const ServedModel& model, const v1
 }
 
 absl::StatusOr<GenerateInput> InputOfChat(const ServiceContext& context, const ServedModel& model,
-                                          const v1::ChatRequest& request) {
+                                          const v1::ChatRequest& request, const Arrival& arrival) {
   if (request.messages().empty() || request.messages_size() > static_cast<int>(context.limits.max_chat_messages)) {
     return InvalidArgument("CHAT_MESSAGES", "messages must have 1 to {} entries; got {}",
                            context.limits.max_chat_messages, request.messages_size());
   }
   GenerateInput input;
+  ASSIGN_OR_RETURN(input.request,
+                   RequestOptionsFrom(request.priority(), request.timeout_seconds(), arrival.deadline, arrival.time));
   ASSIGN_OR_RETURN(input.params, SamplingFromProto(request.params()));
   ASSIGN_OR_RETURN(input.tokenizer, model.tokenizer());
   ASSIGN_OR_RETURN(const std::shared_ptr<const ChatTemplate> chat, model.chat_template());
@@ -76,18 +88,24 @@ absl::Status FillScore(ServiceContext& context, const v1::ScoreRequest& request,
 }  // namespace
 
 // The request lives until the stream's OnDone.
-grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(grpc::CallbackServerContext*,
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(grpc::CallbackServerContext* call,
                                                                                const v1::GenerateRequest* request) {
   return StartGenerateStream(
-      context_, InferenceCall("Generate"), request->model(), [this, request] { return ModelOf(context_, request->model()); },
-      [request](const ServedModel& model) { return InputOfGenerate(model, *request); });
+      context_, InferenceCall("Generate"), request->model(),
+      [this, request] { return ModelOf(context_, request->model()); },
+      [request, arrival = Arrival(*call)](const ServedModel& model) {
+        return InputOfGenerate(model, *request, arrival);
+      });
 }
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Chat(grpc::CallbackServerContext*,
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Chat(grpc::CallbackServerContext* call,
                                                                            const v1::ChatRequest* request) {
   return StartGenerateStream(
-      context_, InferenceCall("Chat"), request->model(), [this, request] { return ModelOf(context_, request->model()); },
-      [this, request](const ServedModel& model) { return InputOfChat(context_, model, *request); });
+      context_, InferenceCall("Chat"), request->model(),
+      [this, request] { return ModelOf(context_, request->model()); },
+      [this, request, arrival = Arrival(*call)](const ServedModel& model) {
+        return InputOfChat(context_, model, *request, arrival);
+      });
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::Score(grpc::CallbackServerContext* call,

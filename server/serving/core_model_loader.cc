@@ -20,8 +20,8 @@ class EngineGenerator final : public Generator {
  public:
   explicit EngineGenerator(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
   absl::StatusOr<uint64_t> Submit(std::vector<int32_t> prompt, const SamplingParams& params,
-                                  std::shared_ptr<TokenSink> sink) override {
-    return engine_->Submit(std::move(prompt), params, std::move(sink));
+                                  std::shared_ptr<TokenSink> sink, const RequestOptions& request) override {
+    return engine_->Submit(std::move(prompt), params, std::move(sink), request);
   }
   void Cancel(uint64_t id) override { engine_->Cancel(id); }
   absl::StatusOr<std::vector<float>> Score(std::span<const int32_t> tokens) override { return engine_->Score(tokens); }
@@ -67,12 +67,13 @@ absl::StatusOr<Shape> ShapeOf(const FileSet& files) {
   return shape;
 }
 
-// Activations of one step and the logits of each sequence, as float.
+// Activations of one step and the logits of each sequence and of its guesses, as float.
 int64_t ScratchBytes(const ModelConfig& config, const EngineOptions& engine) {
-  const int64_t tokens = engine.prefill_tokens + engine.max_running;
+  const int64_t rows = int64_t{engine.max_running} * (1 + engine.draft_tokens);
+  const int64_t tokens = engine.prefill_tokens + rows;
   const int64_t floats_per_token =
       4 * config.hidden_size + 3 * config.intermediate_size + 2 * config.q_size() + 2 * config.kv_size();
-  return static_cast<int64_t>(sizeof(float)) * (tokens * floats_per_token + engine.max_running * config.vocab_size);
+  return static_cast<int64_t>(sizeof(float)) * (tokens * floats_per_token + rows * config.vocab_size);
 }
 
 }  // namespace
@@ -87,7 +88,7 @@ absl::StatusOr<LoadPlan> CoreModelLoader::Plan(const FileSet& files, int64_t con
   plan.context_tokens =
       context_tokens > 0 ? context_tokens : std::min(shape.config.context_length, kMaxContextTokens);
   plan.weight_bytes = shape.weight_bytes;
-  const int64_t sequence_bytes = KvCache::BytesFor(shape.config, plan.context_tokens);
+  const int64_t sequence_bytes = KvCache::BytesFor(shape.config, plan.context_tokens, engine_.kv);
   plan.kv_bytes = std::max(sequence_bytes, std::min(engine_.kv_bytes, engine_.max_running * sequence_bytes));
   plan.scratch_bytes = ScratchBytes(shape.config, engine_);
   return plan;

@@ -20,7 +20,7 @@ class Generator {
  public:
   virtual ~Generator() = default;
   virtual absl::StatusOr<uint64_t> Submit(std::vector<int32_t> prompt, const SamplingParams& params,
-                                          std::shared_ptr<TokenSink> sink) = 0;
+                                          std::shared_ptr<TokenSink> sink, const RequestOptions& request) = 0;
   virtual void Cancel(uint64_t id) = 0;
   virtual absl::StatusOr<std::vector<float>> Score(std::span<const int32_t> tokens) = 0;
   virtual EngineStats stats() const = 0;

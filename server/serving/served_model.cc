@@ -93,6 +93,9 @@ ServedModelView ServedModel::View() const {
     view.running = stats.running;
     view.waiting = stats.waiting;
     view.kv_used_ratio = stats.kv_used_ratio;
+    view.kv_blocks_total = stats.kv_blocks_total;
+    view.kv_blocks_used = stats.kv_blocks_used;
+    view.kv_blocks_cached = stats.kv_blocks_cached;
   }
   return view;
 }
@@ -122,7 +125,7 @@ absl::StatusOr<std::shared_ptr<Generator>> ServedModel::ReadyGenerator() const {
 }
 
 absl::StatusOr<uint64_t> ServedModel::Submit(std::vector<int32_t> prompt, const SamplingParams& params,
-                                             std::shared_ptr<TokenSink> sink) {
+                                             std::shared_ptr<TokenSink> sink, const RequestOptions& request) {
   // Counted before the state is read: a drain that begins in between waits for this request.
   const uint64_t slot = requests_->Begin();
   const absl::StatusOr<std::shared_ptr<Generator>> generator = ReadyGenerator();
@@ -131,7 +134,8 @@ absl::StatusOr<uint64_t> ServedModel::Submit(std::vector<int32_t> prompt, const 
     return generator.status();
   }
   absl::StatusOr<uint64_t> id =
-      (*generator)->Submit(std::move(prompt), params, std::make_shared<CountingSink>(requests_, slot, std::move(sink)));
+      (*generator)
+          ->Submit(std::move(prompt), params, std::make_shared<CountingSink>(requests_, slot, std::move(sink)), request);
   if (id.ok()) {
     requests_->SetId(slot, *id);
   } else {

@@ -29,6 +29,9 @@ struct ServedModelView {
   int32_t running = 0;
   int32_t waiting = 0;
   double kv_used_ratio = 0;
+  int64_t kv_blocks_total = 0;
+  int64_t kv_blocks_used = 0;
+  int64_t kv_blocks_cached = 0;
   bool chat = false;
   int64_t ready_ms = 0;
 };
@@ -51,7 +54,7 @@ class ServedModel {
   // --- Requests. UNAVAILABLE (MODEL_NOT_READY) names the state unless it is READY. ---
   // `sink` is called from the engine's thread until its OnDone.
   absl::StatusOr<uint64_t> Submit(std::vector<int32_t> prompt, const SamplingParams& params,
-                                  std::shared_ptr<TokenSink> sink);
+                                  std::shared_ptr<TokenSink> sink, const RequestOptions& request = {});
   // Drops a request at the next step; unknown ids are ignored.
   void Cancel(uint64_t id);
   absl::StatusOr<std::vector<float>> Score(std::span<const int32_t> tokens);

@@ -20,7 +20,7 @@ constexpr string_view kGateResults[] = {"passed", "refused"};
 constexpr string_view kUploadKinds[] = {"checkpoint", "text"};
 constexpr string_view kUploadResults[] = {"completed", "refused"};
 constexpr string_view kModelStates[] = {"loading", "ready", "draining", "unloaded", "failed"};
-constexpr string_view kOutcomes[] = {"stop", "length", "cancelled", "error", "refused", "slow_reader"};
+constexpr string_view kOutcomes[] = {"stop", "length", "cancelled", "deadline", "error", "refused", "slow_reader"};
 constexpr string_view kServices[] = {"CheckpointService", "JobService", "ArtifactService", "ServingService",
                                      "InferenceService"};
 constexpr string_view kMethods[] = {
@@ -95,8 +95,21 @@ constexpr MetricSpec kTable[] = {
      kByModel, {}},
     {Metric::kKvCacheUsageRatio, "qamserve_kv_cache_usage_ratio", MetricType::kGauge,
      "Part of the KV cache that is taken, 0 to 1.", kByModel, {}},
+    {Metric::kKvCacheBlocks, "qamserve_kv_cache_blocks", MetricType::kGauge, "Blocks of the KV cache.", kByModel, {}},
+    {Metric::kKvCacheBlocksUsed, "qamserve_kv_cache_blocks_used", MetricType::kGauge,
+     "Blocks of the KV cache that requests have.", kByModel, {}},
+    {Metric::kKvCacheBlocksCached, "qamserve_kv_cache_blocks_cached", MetricType::kGauge,
+     "Blocks that no request has but prompts that begin alike would find.", kByModel, {}},
     {Metric::kPromptTokensTotal, "qamserve_prompt_tokens_total", MetricType::kCounter, "Prompt tokens of ended requests.",
      kByModel, {}},
+    {Metric::kPrefixCacheHitTokensTotal, "qamserve_prefix_cache_hit_tokens_total", MetricType::kCounter,
+     "Prompt tokens of ended requests that the prefix cache had.", kByModel, {}},
+    {Metric::kPreemptionsTotal, "qamserve_preemptions_total", MetricType::kCounter,
+     "Times that the memory of an ended request was taken for others, to be computed again.", kByModel, {}},
+    {Metric::kDraftTokensTotal, "qamserve_draft_tokens_total", MetricType::kCounter,
+     "Tokens of ended requests that were guessed and checked.", kByModel, {}},
+    {Metric::kAcceptedDraftTokensTotal, "qamserve_accepted_draft_tokens_total", MetricType::kCounter,
+     "Guessed tokens that were right.", kByModel, {}},
     {Metric::kGenerationTokensTotal, "qamserve_generation_tokens_total", MetricType::kCounter, "Tokens generated.",
      kByModel, {}},
     {Metric::kTimeToFirstTokenSeconds, "qamserve_time_to_first_token_seconds", MetricType::kHistogram,

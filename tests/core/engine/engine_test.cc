@@ -8,121 +8,15 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
-#include <functional>
 #include <future>
 #include <thread>
 
-#include "tests/support/temp_folder.h"
-#include "tests/support/tiny_model.h"
-#include "tests/support/tiny_tokenizer.h"
+#include "tests/core/engine/engine_fixture.h"
 
 namespace qamserve {
 namespace {
 
 using testing::HasSubstr;
-
-// Collects an answer. `keep_going` is asked after each token.
-class Collector : public TokenSink {
- public:
-  explicit Collector(std::function<bool(size_t)> keep_going = {}) : keep_going_(std::move(keep_going)) {}
-
-  bool OnToken(const TokenEvent& event) override {
-    events.push_back(event);
-    return !keep_going_ || keep_going_(events.size());
-  }
-  void OnDone(const GenerationSummary& done) override {
-    summary = done;
-    ++done_calls;
-    promise_.set_value();
-  }
-  void Wait() { ASSERT_EQ(promise_.get_future().wait_for(std::chrono::seconds(60)), std::future_status::ready); }
-
-  std::vector<int32_t> tokens() const {
-    std::vector<int32_t> out;
-    for (const TokenEvent& event : events) out.push_back(event.token);
-    return out;
-  }
-  std::string text() const {
-    std::string out;
-    for (const TokenEvent& event : events) out += event.text;
-    return out + summary.trailing_text;
-  }
-
-  std::vector<TokenEvent> events;
-  GenerationSummary summary;
-  int done_calls = 0;
-
- private:
-  std::function<bool(size_t)> keep_going_;
-  std::promise<void> promise_;
-};
-
-class EngineTest : public testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    const TempFolder folder;
-    // Any token may be the stop token here, so tests that count tokens set ignore_eos.
-    ASSERT_TRUE(WriteTinyModel({.seed = 3}, folder / "model").ok());
-    const auto files = FileSet::FromPath(folder / "model");
-    ASSERT_TRUE(files.ok());
-    const auto model = Model::Load(*files);
-    ASSERT_TRUE(model.ok()) << MessageOf(model.status());
-    const auto tokenizer_files = ReadTokenizerFiles(*files);
-    ASSERT_TRUE(tokenizer_files.ok()) << MessageOf(tokenizer_files.status());
-    const auto tokenizer = Tokenizer::Create(*tokenizer_files, "tiny");
-    ASSERT_TRUE(tokenizer.ok()) << MessageOf(tokenizer.status());
-    model_ = new std::shared_ptr<const Model>(*model);
-    tokenizer_ = new std::shared_ptr<const Tokenizer>(*tokenizer);
-  }
-  static void TearDownTestSuite() {
-    delete model_;
-    delete tokenizer_;
-    model_ = nullptr;
-    tokenizer_ = nullptr;
-  }
-
-  static std::unique_ptr<Engine> Make(EngineOptions options = {}) {
-    if (options.threads == 0) options.threads = 2;
-    auto engine = Engine::Create(*model_, *tokenizer_, options);
-    EXPECT_TRUE(engine.ok()) << MessageOf(engine.status());
-    return std::move(*engine);
-  }
-  static std::vector<int32_t> Prompt(int n, int first = 10) {
-    std::vector<int32_t> out;
-    out.reserve(n);
-    for (int i = 0; i < n; ++i) out.push_back(3 + (first + i * 7) % 300);
-    return out;
-  }
-  static std::shared_ptr<Collector> Generate(Engine& engine, const std::vector<int32_t>& prompt,
-                                             const SamplingParams& params) {
-    auto sink = std::make_shared<Collector>();
-    const auto id = engine.Submit(prompt, params, sink);
-    EXPECT_TRUE(id.ok()) << MessageOf(id.status());
-    if (id.ok()) sink->Wait();
-    return sink;
-  }
-
-  // Forwarded token by token, with no engine: what greedy generation must give.
-  static std::vector<int32_t> GreedyReference(std::vector<int32_t> tokens, int n) {
-    ThreadPool pool(1);
-    Workspace workspace;
-    KvCache cache((*model_)->config(), 256);
-    std::vector<int32_t> out;
-    std::vector<float> logits;
-    while (static_cast<int>(out.size()) < n) {
-      const SequenceChunk chunk{tokens, &cache};
-      EXPECT_TRUE((*model_)->Forward(std::span(&chunk, 1), workspace, pool, logits).ok());
-      out.push_back(static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
-      tokens = {out.back()};
-    }
-    return out;
-  }
-
-  static std::shared_ptr<const Model>* model_;
-  static std::shared_ptr<const Tokenizer>* tokenizer_;
-};
-std::shared_ptr<const Model>* EngineTest::model_ = nullptr;
-std::shared_ptr<const Tokenizer>* EngineTest::tokenizer_ = nullptr;
 
 TEST_F(EngineTest, GreedyFollowsTheModel) {
   const auto engine = Make();
@@ -271,7 +165,7 @@ TEST_F(EngineTest, OptionsOutOfTheirLimits) {
       {"prefill_tokens", {.prefill_tokens = 0}},
       {"context_tokens", {.context_tokens = 257}},
       {"kv_bytes", {.kv_bytes = 10}},
-      {"kv_bytes", {.context_tokens = 256, .kv_bytes = KvCache::BytesFor((*model_)->config(), 248)}},
+      {"kv_bytes", {.context_tokens = 256, .kv_bytes = KvCache::BytesFor((*model_)->config(), 224)}},
       {"threads", {.threads = -1}}};
   for (const auto& [field, options] : bad) {
     const auto engine = Engine::Create(*model_, *tokenizer_, options);

@@ -1,6 +1,10 @@
 // Served models and generation over a real connection, with a fake engine.
 #include <gmock/gmock.h>
 
+#include <chrono>
+#include <limits>
+#include <optional>
+
 #include "tests/server/grpc/server_fixture.h"
 
 namespace qamserve {
@@ -113,6 +117,58 @@ TEST_F(GenerateTest, ADeadlineFreesTheSequence) {
   const auto reader = inference_->Generate(&context, Request(100));
   EXPECT_EQ(ReadAll(*reader).status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_TRUE(state_->WaitUntil([this] { return state_->running == 0; }));
+}
+
+TEST_F(GenerateTest, TheDeadlineOfTheCallIsThatOfTheRequest) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(5));
+  ASSERT_TRUE(ReadAll(*inference_->Generate(&context, Request(2))).status.ok());
+  const auto left = [this] {
+    std::optional<std::chrono::steady_clock::time_point> deadline;
+    state_->Set([&] { deadline = state_->last_request.deadline; });
+    return deadline ? std::chrono::duration<double>(*deadline - std::chrono::steady_clock::now()).count() : -1;
+  };
+  EXPECT_NEAR(left(), 300, 20);
+  EXPECT_TRUE(Generate(Request(2)).status.ok());
+  EXPECT_EQ(left(), -1) << "neither the call nor the request has one";
+  v1::GenerateRequest request = Request(2);
+  request.set_timeout_seconds(100);
+  request.set_priority(-7);
+  const Answer answer = Generate(request);
+  EXPECT_TRUE(answer.status.ok());
+  EXPECT_EQ(answer.last.usage().cached_prompt_tokens(), 1);
+  EXPECT_NEAR(left(), 100, 20);
+  state_->Set([this] { EXPECT_EQ(state_->last_request.priority, -7); });
+  grpc::ClientContext sooner;
+  sooner.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(40));
+  ASSERT_TRUE(ReadAll(*inference_->Generate(&sooner, request)).status.ok());
+  EXPECT_NEAR(left(), 40, 20);
+}
+
+TEST_F(GenerateTest, ARequestThatRunsOutOfTimeKeepsWhatWasSaid) {
+  state_->Set([this] { state_->hold = true; });
+  v1::GenerateRequest request = Request(1000);
+  request.set_timeout_seconds(50);
+  grpc::ClientContext context;
+  const auto reader = inference_->Generate(&context, request);
+  ASSERT_TRUE(state_->WaitUntil([this] { return state_->running == 1; }));
+  state_->Set([this] { state_->expire = true; });
+  const Answer answer = ReadAll(*reader);
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(ReasonOf(answer.status), "DEADLINE");
+  EXPECT_EQ(answer.last.finish_reason(), v1::FINISH_REASON_DEADLINE);
+  EXPECT_GT(answer.last.usage().prompt_tokens(), 0);
+}
+
+TEST_F(GenerateTest, RefusesBadRequestOptions) {
+  v1::GenerateRequest request = Request(5);
+  request.set_priority(101);
+  EXPECT_EQ(ReasonOf(Generate(request).status), "REQUEST_OPTION");
+  for (const double seconds : {-1.0, 1e9, std::numeric_limits<double>::quiet_NaN()}) {
+    request = Request(5);
+    request.set_timeout_seconds(seconds);
+    EXPECT_EQ(ReasonOf(Generate(request).status), "REQUEST_OPTION") << seconds;
+  }
 }
 
 TEST_F(GenerateTest, ASlowReaderStallsOnlyItself) {

@@ -29,6 +29,8 @@ struct FakeState {
   int frees = 0;
   int running = 0;
   int cancelled = 0;            // requests that ended as kCancelled
+  bool expire = false;          // requests with a deadline end with it at their next step
+  RequestOptions last_request;  // as submitted
 
   template <typename Predicate>
   bool WaitUntil(Predicate predicate) {
@@ -55,12 +57,13 @@ class FakeGenerator final : public Generator {
   }
 
   absl::StatusOr<uint64_t> Submit(std::vector<int32_t> prompt, const SamplingParams& params,
-                                  std::shared_ptr<TokenSink> sink) override {
+                                  std::shared_ptr<TokenSink> sink, const RequestOptions& request) override {
     if (prompt.empty()) return InvalidArgument("PROMPT_EMPTY", "the prompt is empty");
     uint64_t id = 0;
     state_->Set([&] {
       id = next_id_++;
-      requests_[id] = {static_cast<int32_t>(prompt.size()), params.max_tokens, 0, false, std::move(sink)};
+      requests_[id] = {static_cast<int32_t>(prompt.size()), params.max_tokens, 0, false, request, std::move(sink)};
+      state_->last_request = request;
       state_->running = static_cast<int>(requests_.size());
     });
     return id;
@@ -85,12 +88,13 @@ class FakeGenerator final : public Generator {
     int32_t max_tokens = 0;
     int32_t done = 0;
     bool cancelled = false;
+    RequestOptions options;
     std::shared_ptr<TokenSink> sink;
   };
 
   bool HasWork() const {
     return stopping_ || std::any_of(requests_.begin(), requests_.end(), [this](const auto& entry) {
-             return entry.second.cancelled || !state_->hold;
+             return entry.second.cancelled || !state_->hold || (state_->expire && entry.second.options.deadline);
            });
   }
 
@@ -118,9 +122,15 @@ class FakeGenerator final : public Generator {
       request.cancelled = request.cancelled || !go_on;
     }
     const bool dropped = request.cancelled || stopping_;
-    if (!dropped && request.done < request.max_tokens) return;
+    const bool expired = state_->expire && request.options.deadline.has_value();
+    if (!dropped && !expired && request.done < request.max_tokens) return;
     GenerationSummary summary;
     summary.reason = dropped ? FinishReason::kCancelled : FinishReason::kLength;
+    if (expired) {
+      summary.reason = FinishReason::kDeadline;
+      summary.status = MakeError(absl::StatusCode::kDeadlineExceeded, "DEADLINE", "too late");
+    }
+    summary.cached_prompt_tokens = 1;
     summary.prompt_tokens = request.prompt_tokens;
     summary.completion_tokens = request.done;
     requests_.erase(id);
