@@ -120,7 +120,7 @@ absl::StatusOr<BaseReference> RunBase(const Checkpoint& base, const std::vector<
 }
 
 absl::StatusOr<QualityReport> Compare(const Checkpoint& base, const BaseReference& reference, const Model& quantized,
-                                      ThreadPool& pool, ProgressFn progress) {
+                                      ThreadPool& pool, ProgressFn progress, const KvFormat& kv) {
   if (base.config().vocab_size != quantized.config().vocab_size ||
       base.config().hidden_size != quantized.config().hidden_size) {
     return InvalidArgument("MODEL_MISMATCH",
@@ -136,7 +136,7 @@ absl::StatusOr<QualityReport> Compare(const Checkpoint& base, const BaseReferenc
   const int64_t hidden_size = base.config().hidden_size;
   const float* base_rows = reference.hidden.data();
   for (size_t i = 0; i < windows.size(); ++i) {
-    KvCache cache(quantized.config(), static_cast<int64_t>(windows[i].size()));
+    KvCache cache(quantized.config(), static_cast<int64_t>(windows[i].size()), kv);
     const SequenceChunk chunk{windows[i], &cache, /*all_logits=*/true};
     std::vector<float> hidden;
     RETURN_IF_ERROR(quantized.ForwardHidden({&chunk, 1}, workspace, pool, hidden));

@@ -52,8 +52,9 @@ struct BaseReference {
 };
 absl::StatusOr<BaseReference> RunBase(const Checkpoint& base, const std::vector<std::vector<int32_t>>& windows,
                                       ThreadPool& pool, ProgressFn progress);
+// `kv` is how `quantized` keeps keys and values; the base side always has floats.
 absl::StatusOr<QualityReport> Compare(const Checkpoint& base, const BaseReference& reference, const Model& quantized,
-                                      ThreadPool& pool, ProgressFn progress);
+                                      ThreadPool& pool, ProgressFn progress, const KvFormat& kv = {});
 
 // RunBase, then Compare.
 absl::StatusOr<QualityReport> Evaluate(const Checkpoint& base, const Model& quantized,

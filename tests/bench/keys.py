@@ -105,6 +105,9 @@ KEYS = {
     "smollm2.embedding8.kl_ratio": Key(
         "ratio", "mean KL at 5.5 bpw with 8-bit embeddings and head over that with the checkpoint's"),
     "smollm2.embedding8.bytes_ratio": Key("ratio", "size of the weights file, likewise"),
+    "smollm2.kv8.kl": Key(
+        "nats/token", "mean KL of the unquantized model with an 8-bit KV cache from itself with floats; 8 windows of 1024 "
+        "tokens of wiki.test.raw, every position"),
     "smollm2.joint_scale.5.5.kl_ratio_q5_0": Key(
         "ratio", "mean KL at 5.5 bpw over that of llama.cpp's Q5_0 (5.5 bpw), second halves of the same 8 windows scored "
         "on both sides", "<=", 0.25),

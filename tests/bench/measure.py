@@ -137,6 +137,23 @@ def embeddings(context):
     }
 
 
+def kv8(context):
+    """What 8-bit keys and values cost, apart from any codec."""
+    command = [context.program("tests/bench/quality_bench"), "kv", "--model", context.model("smollm2"), "--eval-text",
+               context.eval_text, "--windows", 8, "--window-tokens", WINDOW_TOKENS, "--threads", context.threads,
+               "--quiet"]
+    result = context.run_json(command)
+    floats, rounded = result["f32"], result["int8"]
+    if floats["kl_mean"] != 0:
+        raise Unmeasurable(f"float caches differ from the base by {floats['kl_mean']}, so it is not the cache that is "
+                           "measured")
+    return {"smollm2.kv8.kl": Figure(
+        rounded["kl_mean"], context.show(command),
+        note=f"perplexity {100 * rounded['perplexity_change']:+.3f} %, top-1 agreement "
+             f"{100 * rounded['top1_agreement']:.2f} %, {rounded['bytes_per_token']} bytes a token instead of "
+             f"{floats['bytes_per_token']}")}
+
+
 def kl_ratio_q5_0(context):
     windows = 8
     base = context.work / "smollm2-base.kld"
@@ -265,6 +282,7 @@ def measurements():
                 keys.append(f"smollm2.{method}.quantize_seconds")
             out.append((keys, functools.partial(method_kl, method=method, rates=rates)))
     out.append((["smollm2.embedding8.kl_ratio", "smollm2.embedding8.bytes_ratio"], embeddings))
+    out.append((["smollm2.kv8.kl"], kv8))
     out.append((["smollm2.joint_scale.5.5.kl_ratio_q5_0"], kl_ratio_q5_0))
     out.append((["gemma3.joint_scale.5.5.kl"], functools.partial(kl, model="gemma3", bpw="5.5", scale=True)))
     out.append((["smollm2.decode.ratio_q5_0", "smollm2.decode.tokens_per_second", "smollm2.decode.gb_per_second",

@@ -1,8 +1,9 @@
 // The road from checkpoint to measured artifact through the core library alone, each stage timed. Prints one JSON
-// object. Three subcommands:
+// object. Four subcommands:
 //   quality   calibrate, quantize, assemble, then perplexity and paired KL on an evaluation text
 //   quantize  the same without the measurement, and with random tokens to calibrate on: for time and memory of models
 //             that have no sense
+//   kv        paired KL of the unquantized model with an 8-bit KV cache from itself with floats
 //   base      perplexity of the unquantized model, also over second halves of windows as llama-perplexity scores
 #include <sys/resource.h>
 
@@ -258,6 +259,33 @@ absl::StatusOr<nlohmann::json> RunQuantize(const Options& options) {
   return out;
 }
 
+// The same with floats on both sides must give nothing at all, which shows that it is the cache that is measured.
+absl::StatusOr<nlohmann::json> MeasureKv(const Options& options) {
+  ASSIGN_OR_RETURN(const FileSet files, FileSet::FromPath(options.model));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::Open(files));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, OpenTokenizer(files));
+  ASSIGN_OR_RETURN(const Windows windows, ReadWindows(*tokenizer, options.eval_text, options.windows, options));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, Model::Load(files));
+  ThreadPool pool(options.threads);
+  Stopwatch watch;
+  ASSIGN_OR_RETURN(const BaseReference reference,
+                   RunBase(*checkpoint, windows, pool, StageLine("base", options.quiet)));
+  nlohmann::json out{{"windows", windows.size()}};
+  for (const KvType type : {KvType::kF32, KvType::kInt8}) {
+    const KvFormat format{.type = type};
+    ASSIGN_OR_RETURN(const QualityReport report,
+                     Compare(*checkpoint, reference, *model, pool, StageLine(KvTypeName(type), options.quiet), format));
+    out[KvTypeName(type)] = {{"kl_mean", report.kl_mean},
+                             {"kl_max", report.kl_max},
+                             {"kl_ci95_high", report.kl_ci95_high},
+                             {"perplexity_change", report.perplexity_change},
+                             {"top1_agreement", report.top1_agreement},
+                             {"bytes_per_token", KvCache::BytesFor(model->config(), 1024, format) / 1024}};
+  }
+  out["seconds"] = watch.Lap();
+  return out;
+}
+
 absl::StatusOr<nlohmann::json> MeasureBase(const Options& options) {
   ASSIGN_OR_RETURN(const FileSet files, FileSet::FromPath(options.model));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::Open(files));
@@ -332,11 +360,15 @@ int main(int argc, char** argv) {
   CLI::App* base = app.add_subcommand("base", "Perplexity of the unquantized model");
   AddCommon(*base, options);
   AddText(*base, options);
+  CLI::App* kv = app.add_subcommand("kv", "KL of an 8-bit KV cache, with the unquantized model");
+  AddCommon(*kv, options);
+  AddText(*kv, options);
   CLI11_PARSE(app, argc, argv);
   options.spec.window_tokens = options.window_tokens;
   if (options.rates.empty()) options.rates.push_back(options.spec.bpw);
   options.spec.bpw = options.rates.front();
   if (*quality) return qamserve::Print(qamserve::RunQuality(options));
+  if (*kv) return qamserve::Print(qamserve::MeasureKv(options));
   if (*quantize) return qamserve::Print(qamserve::RunQuantize(options));
   return qamserve::Print(qamserve::MeasureBase(options));
 }
