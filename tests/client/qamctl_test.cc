@@ -17,7 +17,7 @@ TEST_F(QamctlTest, ExitCodes) {
   EXPECT_EQ(Run({"no-such-command"}).code, kExitUsage);
   EXPECT_EQ(RunBare({}).code, kExitUsage);
   EXPECT_EQ(Run({"quantize"}).code, kExitUsage);
-  EXPECT_EQ(Run({"quantize", "large", "--bpw", "9"}).code, kExitUsage);
+  EXPECT_EQ(Run({"quantize", "large", "--bpw", "17"}).code, kExitUsage);
   EXPECT_EQ(Run({"generate", "absent", "x"}).code, kExitNotFound);
   EXPECT_EQ(Run({"report", "feedbeef"}).code, kExitNotFound);
   EXPECT_EQ(Run({"upload", folder_ / "absent.gguf"}).code, kExitNotFound);
