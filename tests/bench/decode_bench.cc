@@ -48,6 +48,7 @@ absl::Status Prefill(const Model& model, int n, Workspace& workspace, ThreadPool
   KvCache cache(model.config(), n);
   Rng rng(1);
   std::vector<int32_t> tokens;
+  tokens.reserve(static_cast<size_t>(n));
   for (int i = 0; i < n; ++i) {
     tokens.push_back(static_cast<int32_t>(rng.NextU64() % static_cast<uint64_t>(model.config().vocab_size)));
   }

@@ -139,7 +139,8 @@ TEST_F(QamctlTest, AStudyNamesItsMethodsAndWritesItsTable) {
 
 TEST_F(QamctlTest, WhatFlagsDoNotSayIsTheServersToChoose) {
   ASSERT_EQ(Run({"quantize", "large", "--codec", "full"}).code, kExitOk);
-  const v1::QuantizeSpec& spec = server_.state().quantize.spec();
+  const auto sent = [&] { return v1::QuantizeSpec(server_.state().quantize.spec()); };
+  v1::QuantizeSpec spec = sent();
   EXPECT_EQ(spec.codec(), v1::CODEC_FULL);
   EXPECT_EQ(spec.bpw(), 0);
   EXPECT_FALSE(spec.has_channel_scale());
@@ -149,6 +150,7 @@ TEST_F(QamctlTest, WhatFlagsDoNotSayIsTheServersToChoose) {
       Run({"quantize", "large", "--rotation", "full", "--calibration-template", "on", "--evaluation-template", "off"})
           .code,
       kExitOk);
+  spec = sent();
   EXPECT_EQ(spec.rotation(), v1::ROTATION_FULL);
   EXPECT_TRUE(spec.calibration().chat_template());
   EXPECT_TRUE(spec.evaluation().has_chat_template());

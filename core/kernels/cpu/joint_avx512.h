@@ -4,6 +4,7 @@
 // ones and adds by fours: the four pairs of a row. A 14-bit activation is two signed bytes, 128 h + l.
 #pragma once
 
+#include <bit>
 #include <utility>
 
 #include "core/kernels/cpu/codes_avx512.h"
@@ -17,7 +18,7 @@ struct PairActivations {
 // A chunk of columns of kTokens tokens. What is prepared at once is the same for any number of them.
 template <int kTokens>
 struct ChunkActivations {
-  static constexpr int64_t kCols = 8192 / (kTokens > 2 ? 4 : kTokens);
+  static constexpr int64_t kCols = 8192 / int64_t{std::bit_ceil(unsigned{kTokens})};
   PairActivations pairs[kTokens][kCols / 8];
   int32_t block_sums[kTokens][kCols / kPackedBlockCols];  // of whole activations
   static_assert(kCols % kPackedBlockCols == 0);
