@@ -123,6 +123,7 @@ TEST_F(EngineMemoryTest, GuessesGiveTheSame) {
   SamplingParams penalized = Sampled(9, 40);
   penalized.top_k = 3;
   std::vector<int32_t> repeating;
+  repeating.reserve(60);
   for (int i = 0; i < 60; ++i) repeating.push_back(20 + i % 6);
   for (const SamplingParams& params : {greedy, sampled, penalized}) {
     for (const auto& prompt : {repeating, Prompt(40)}) {

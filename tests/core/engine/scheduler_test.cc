@@ -249,6 +249,7 @@ TEST_F(SchedulerTest, ALongOneIsNotOvertakenByShortOnesThatLackMemoryToo) {
 TEST_F(SchedulerTest, BlocksAreSharedWhileTheirOwnerRunsAndAfter) {
   Make({.max_running = 4, .prefill_tokens = 256}, 40);
   std::vector<int32_t> tokens;
+  tokens.reserve(50);
   for (int i = 0; i < 50; ++i) tokens.push_back(3 + i * 5);
   const uint64_t first = AddTokens(tokens, 3);
   Step();
@@ -296,6 +297,7 @@ TEST_F(SchedulerTest, GuessesAreCheckedAndNothingElseChanges) {
   Make({.max_running = 4, .prefill_tokens = 256, .draft_tokens = 8}, 100);
   // The answer to 40 tokens counts up from 40; the prompt says so already.
   std::vector<int32_t> tokens;
+  tokens.reserve(40);
   for (int i = 0; i < 20; ++i) tokens.push_back(3 + i);
   for (int i = 0; i < 18; ++i) tokens.push_back(40 + i);
   tokens.push_back(38), tokens.push_back(39);

@@ -23,11 +23,12 @@ std::vector<int32_t> StepSums(const Int8Problem& p, int64_t strip, int64_t col, 
   std::vector<int32_t> sums(kTileRows);
   const int8_t* base = p.data.data() + strip * Int8StripBytes(p.cols);
   for (int lane = 0; lane < 32; ++lane) {
+    const int first_row = 4 * (lane / 4);
     for (int i = 0; i < kInt8LaneLines; ++i) {
       const int64_t first = col + Int8LaneCol(lane) + 4 * i;
       const uint32_t four = FourBytes(x(first), x(first + 1), x(first + 2), x(first + 3));
       for (int row = 0; row < 4; ++row) {
-        int32_t& sum = sums[static_cast<size_t>(4 * (lane / 4) + row)];
+        int32_t& sum = sums[static_cast<size_t>(first_row + row)];
         sum = DotBytes(Word(base + Int8LaneOffset(col, lane, i) + 4 * row), four, sum);
       }
     }

@@ -112,7 +112,8 @@ std::vector<int32_t> StepSums(const PackedProblem& p, int64_t strip, int64_t ste
   for (int lane = 0; lane < 32; ++lane) {
     for (int i = 0; i < kLaneRows; ++i) {
       const float* c = halves[i / 2][static_cast<size_t>(lane)].c + 2 * (i % 2);
-      sums[static_cast<size_t>((kLaneRows * (lane / 4) + i) * 4 + lane % 4)] = StepSum(c[0], c[1]);
+      const int row = kLaneRows * (lane / 4) + i, at = 4 * row + lane % 4;
+      sums[static_cast<size_t>(at)] = StepSum(c[0], c[1]);
     }
   }
   return sums;
@@ -125,13 +126,16 @@ std::vector<float> Multiply(const PackedProblem& p) {
   std::vector<float> y(static_cast<size_t>(p.tokens * p.rows), -1);
   for (int64_t strip = 0; strip < StripsDown(p.rows); ++strip) {
     std::vector<std::vector<int32_t>> sums;
+    sums.reserve(static_cast<size_t>(steps));
     for (int step = 0; step < steps; ++step) sums.push_back(StepSums<Decoder>(p, strip, step, table));
     for (int64_t row = strip * kTileRows; row < std::min(p.rows, (strip + 1) * kTileRows); ++row) {
       for (int64_t token = 0; token < p.tokens; ++token) {
+        const int64_t at = row % kTileRows * 4 + token;
         float total = 0;
         for (int first = 0; first < steps; first += kRoundSteps) {
           total = AddRound(total, std::min(kRoundSteps, steps - first), [&](int i) {
-            return sums[static_cast<size_t>(first + i)][static_cast<size_t>(row % kTileRows * 4 + token)];
+            const int step = first + i;
+            return sums[static_cast<size_t>(step)][static_cast<size_t>(at)];
           });
         }
         y[static_cast<size_t>(token * p.rows + row)] =

@@ -93,6 +93,7 @@ TEST_P(SixteenBits, AreKeptBitForBitAndComputeTheSame) {
   const auto model = Model::Load(made.Artifact());
   ASSERT_TRUE(model.ok()) << model.status();
   std::vector<int32_t> window;
+  window.reserve(40);
   for (int32_t t = 0; t < 40; ++t) window.push_back(7 * t % 300);
   ThreadPool pool(2);
   const auto report = Evaluate(*made.checkpoint, **model, {window, window}, pool, NoProgress);

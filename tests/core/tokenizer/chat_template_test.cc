@@ -154,6 +154,7 @@ TEST(ChatTemplateTest, HostileTemplatesMeetTheirBudget) {
 
 TEST(ChatTemplateTest, TheBudgetLeavesRoomForLongConversations) {
   std::vector<ChatMessage> messages;
+  messages.reserve(1000);
   for (int i = 0; i < 1000; ++i) {
     messages.push_back({i % 2 == 0 ? "user" : "assistant", "<think>a</think>" + std::string(1000, 'x')});
   }

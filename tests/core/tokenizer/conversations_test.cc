@@ -58,7 +58,7 @@ TEST(ConversationsTest, ALineThatIsNoneIsNamed) {
         "{\"messages\": [{\"role\": \"user\", \"content\": null}]}",
         "{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"x\"}]}]}",
         "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]"}) {
-    const absl::Status status = ForEachConversation(good + "\n" + bad + "\n" + good, visit);
+    const absl::Status status = ForEachConversation(fmt::format("{0}\n{1}\n{0}", good, bad), visit);
     EXPECT_EQ(ReasonOf(status), "CONVERSATION_INVALID") << bad;
     EXPECT_THAT(MessageOf(status), HasSubstr("line 3")) << bad;
   }
