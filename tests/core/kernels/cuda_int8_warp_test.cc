@@ -28,7 +28,8 @@ std::vector<int32_t> StepSums(const Int8Problem& p, int64_t strip, int64_t col, 
       const int64_t first = col + Int8LaneCol(lane) + 4 * i;
       const uint32_t four = FourBytes(x(first), x(first + 1), x(first + 2), x(first + 3));
       for (int row = 0; row < 4; ++row) {
-        int32_t& sum = sums[static_cast<size_t>(first_row + row)];
+        const int at = first_row + row;
+        int32_t& sum = sums[static_cast<size_t>(at)];
         sum = DotBytes(Word(base + Int8LaneOffset(col, lane, i) + 4 * row), four, sum);
       }
     }
