@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace qamserve {
@@ -27,14 +29,26 @@ struct ThreadPool::State {
   int64_t n = 0;
   int64_t grain = 1;
   const absl::FunctionRef<void(int64_t, int64_t)>* body = nullptr;
+  std::exception_ptr failure;  // the first of a call
   std::vector<std::thread> threads;
 
   void Work() {
     for (;;) {
       const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
       if (begin >= n) return;
-      (*body)(begin, std::min(n, begin + grain));
+      try {
+        (*body)(begin, std::min(n, begin + grain));
+      } catch (...) {
+        Fail(std::current_exception());
+      }
     }
+  }
+
+  // The ranges that nobody has begun are left out.
+  void Fail(std::exception_ptr thrown) {
+    std::lock_guard lock(mutex);
+    if (failure == nullptr) failure = std::move(thrown);
+    next.store(n, std::memory_order_relaxed);
   }
 
   void Loop() {
@@ -100,6 +114,7 @@ void ThreadPool::ParallelFor(int64_t n, int64_t grain, absl::FunctionRef<void(in
       std::this_thread::yield();
     }
   }
+  if (s.failure != nullptr) std::rethrow_exception(std::exchange(s.failure, nullptr));
 }
 
 }  // namespace qamserve

@@ -23,6 +23,8 @@ class ThreadPool {
   // Calls body(begin, end) for consecutive ranges that cover [0, n), each of at most `grain` indices (>= 1), and
   // returns when all are done. Ranges are taken in order from a shared counter, so uneven work balances.
   // Thread-safe; concurrent calls run one after another. Do not call from inside `body`.
+  // What `body` throws (a vector that finds no memory) ends the call: ranges that were not begun are left out, and once
+  // no thread is in `body` any more the caller gets it.
   void ParallelFor(int64_t n, int64_t grain, absl::FunctionRef<void(int64_t, int64_t)> body);
 
  private:

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <deque>
 #include <limits>
+#include <new>
 #include <set>
 #include <thread>
 
@@ -84,6 +85,17 @@ absl::Status CheckTokenizer(const Tokenizer& tokenizer, const Model& model) {
   return absl::OkStatus();
 }
 
+// The system may have less memory than was promised, or others may have taken it. What then throws is caught here, so
+// that only who asked for too much ends.
+template <typename Fn>
+absl::Status WithMemoryErrors(std::string_view what, Fn fn) {
+  try {
+    return fn();
+  } catch (const std::bad_alloc&) {
+    return ResourceExhausted("STEP_MEMORY", "the system has no memory for {}", what);
+  }
+}
+
 // A call of Score, which waits for `done` on its own thread.
 struct ScoreJob {
   std::span<const int32_t> tokens;
@@ -122,6 +134,7 @@ struct Engine::Impl {
                     std::vector<int64_t>& first_rows, std::vector<float>& logits);
   void Choose(const std::vector<Sequence*>& choosing, const std::vector<int64_t>& first_rows,
               std::vector<float>& logits);
+  void FailStep(const std::vector<Sequence*>& step, const absl::Status& status);
   void StartScore() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void ScoreStep();
   absl::Status ScorePiece(ScoreJob& job);
@@ -219,9 +232,8 @@ void Engine::Impl::TakeCancelled(Ended& cancelled) {
 absl::Status Engine::Impl::Feed(const std::vector<Sequence*>& step, std::vector<Sequence*>& choosing,
                                 std::vector<int64_t>& first_rows, std::vector<float>& logits) {
   std::vector<SequenceChunk> chunks;
+  chunks.reserve(step.size());
   for (Sequence* sequence : step) {
-    const auto tokens = static_cast<int64_t>(sequence->feed().size());
-    prompt_tokens_fed += std::clamp<int64_t>(sequence->prompt_tokens() - sequence->cache().length(), 0, tokens);
     chunks.push_back({sequence->feed(), &sequence->cache(), /*all_logits=*/sequence->has_draft()});
   }
   std::vector<float> hidden;
@@ -276,9 +288,17 @@ void Engine::Impl::Step() {
   std::vector<Sequence*> choosing;
   std::vector<int64_t> first_rows;
   std::vector<float> logits;
-  if (const absl::Status status = Feed(step, choosing, first_rows, logits); !status.ok()) {
-    for (const Sequence* sequence : step) scheduler.Remove(sequence->id())->Finish(FinishReason::kError, status);
-    return;
+  std::vector<int64_t> lengths;
+  lengths.reserve(step.size());
+  for (const Sequence* sequence : step) lengths.push_back(sequence->cache().length());
+  const absl::Status status = WithMemoryErrors("a step", [&] { return Feed(step, choosing, first_rows, logits); });
+  if (!status.ok()) {
+    for (size_t i = 0; i < step.size(); ++i) step[i]->cache().SetLength(lengths[i]);
+    return FailStep(step, status);
+  }
+  for (size_t i = 0; i < step.size(); ++i) {
+    const int64_t fed = step[i]->cache().length() - lengths[i];
+    prompt_tokens_fed += std::clamp<int64_t>(step[i]->prompt_tokens() - lengths[i], 0, fed);
   }
   Choose(choosing, first_rows, logits);
   for (size_t i = 0; i < choosing.size(); ++i) {
@@ -291,6 +311,23 @@ void Engine::Impl::Step() {
   for (Sequence* sequence : choosing) {
     if (!sequence->Deliver()) scheduler.Remove(sequence->id());
   }
+}
+
+// A step that lacked memory is tried again without the sequence that fed most; any other error ends all of its
+// sequences.
+void Engine::Impl::FailStep(const std::vector<Sequence*>& step, const absl::Status& status) {
+  const auto end = [&](const Sequence& sequence) {
+    scheduler.Remove(sequence.id())->Finish(FinishReason::kError, status);
+  };
+  if (!absl::IsResourceExhausted(status)) {
+    for (const Sequence* sequence : step) end(*sequence);
+    return;
+  }
+  const auto feeds_less = [](const Sequence* a, const Sequence* b) {
+    return std::make_tuple(a->feed().size(), -a->priority(), a->id()) <
+           std::make_tuple(b->feed().size(), -b->priority(), b->id());
+  };
+  end(**std::max_element(step.begin(), step.end(), feeds_less));
 }
 
 // ---- Score ----
@@ -311,7 +348,7 @@ void Engine::Impl::StartScore() {
 // One piece, so that generation goes on beside a long text.
 void Engine::Impl::ScoreStep() {
   if (scoring == nullptr) return;
-  const absl::Status status = ScorePiece(*scoring);
+  const absl::Status status = WithMemoryErrors("a piece of the text", [&] { return ScorePiece(*scoring); });
   if (status.ok() && scoring->logprobs.size() + 1 < scoring->tokens.size()) return;
   FinishScore(*scoring, status);
 }

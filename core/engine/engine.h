@@ -59,7 +59,9 @@ struct TokenEvent {
 
 struct GenerationSummary {
   FinishReason reason = FinishReason::kStop;
-  absl::Status status;        // not OK only for kError, and kDeadline: DEADLINE_EXCEEDED (DEADLINE)
+  // Not OK only for kDeadline: DEADLINE_EXCEEDED (DEADLINE), and kError: RESOURCE_EXHAUSTED (KV_MEMORY, STEP_MEMORY) if
+  // the system has less memory than it had when the model was loaded, INTERNAL (LOGITS_NOT_FINITE), or the model's.
+  absl::Status status;
   std::string trailing_text;  // text held back until the end: it could have begun a stop string
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;      // calls of OnToken; a stop token is not sent

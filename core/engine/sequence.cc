@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <new>
 
 #include "core/base/digest.h"
 #include "core/engine/prompt_lookup.h"
@@ -103,7 +104,12 @@ void Sequence::Choose(std::span<float> logits) {
                          tokens_.size() + row);
       break;
     }
-    chosen_.push_back(sampler_.Sample(one));
+    try {
+      chosen_.push_back(sampler_.Sample(one));
+    } catch (const std::bad_alloc&) {
+      choice_ = ResourceExhausted("STEP_MEMORY", "the system has no memory to choose a token among {}", vocab);
+      break;
+    }
     if (row == draft_.size() || chosen_.back().token != draft_[row]) break;
   }
   const auto right = static_cast<int64_t>(chosen_.size()) - (choice_.ok() ? 1 : 0);

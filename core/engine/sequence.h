@@ -66,7 +66,8 @@ class Sequence {
   int64_t Fed();
 
   // The arithmetic of choosing, which may run beside that of other sequences; then Deliver sends what was chosen.
-  // `logits` [Fed()][vocab_size] are used as scratch. INTERNAL (LOGITS_NOT_FINITE) if they hold NaN or infinity.
+  // `logits` [Fed()][vocab_size] are used as scratch. The sequence ends with INTERNAL (LOGITS_NOT_FINITE) if they
+  // hold NaN or infinity, with RESOURCE_EXHAUSTED (STEP_MEMORY) if the system has no memory to choose.
   void Choose(std::span<float> logits);
   int64_t chosen() const { return static_cast<int64_t>(chosen_.size()); }
   // False once the sequence has ended; OnDone has then been called.

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -91,6 +92,31 @@ TEST(ThreadPoolTest, CallersFromManyThreadsTakeTurns) {
   }
   for (std::thread& caller : callers) caller.join();
   EXPECT_EQ(sum, 200 * (31 * 32 / 2));
+}
+
+// On whichever thread: the caller gets it after all others are out, and the next call is as if nothing had been.
+TEST(ThreadPoolTest, WhatABodyThrowsReachesTheCaller) {
+  for (int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    for (int64_t bad = 0; bad < 8; ++bad) {
+      std::atomic<int> inside = 0;
+      std::atomic<int64_t> begun = 0;
+      EXPECT_THROW(pool.ParallelFor(1000, 1,
+                                    [&](int64_t begin, int64_t) {
+                                      if (begin == bad) throw std::bad_alloc();
+                                      ++inside;
+                                      ++begun;
+                                      std::this_thread::sleep_for(std::chrono::microseconds(200));
+                                      --inside;
+                                    }),
+                   std::bad_alloc);
+      EXPECT_EQ(inside, 0);
+      EXPECT_LT(begun, 100) << "what was not begun is left out";
+      std::atomic<int64_t> sum = 0;
+      pool.ParallelFor(8, 1, [&](int64_t begin, int64_t) { sum += begin; });
+      EXPECT_EQ(sum, 28);
+    }
+  }
 }
 
 }  // namespace
