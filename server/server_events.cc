@@ -63,6 +63,8 @@ void Server::OnJobNotice(const JobNotice& notice) {
   metrics_.Add(Metric::kJobsFinishedTotal, {JobKindName(job.kind), Lower(JobStateName(job.state))});
   if (job.state != JobState::kSucceeded || job.kind != JobKind::kQuantize) return;
   for (const std::string_view gate : kGates) metrics_.Add(Metric::kGateResultsTotal, {gate, "passed"});
+  const absl::StatusOr<JobSpec> spec = JobSpecFromJson(job.spec_json);
+  if (spec.ok() && spec->target.any()) metrics_.Add(Metric::kGateResultsTotal, {"target", "passed"});
   if (!job.load_as.empty()) LoadLater(job.load_as, ResourceName("artifacts", job.artifact));
 }
 

@@ -36,7 +36,7 @@ struct QualityReport {
   // Over positions window_tokens / 2 .. window_tokens - 2 of each window only: what llama-perplexity scores.
   double second_half_kl_mean = 0;
   double top1_agreement = 0;   // 0..1
-  std::string text_source;     // "text" or "own samples"
+  std::string text_source;     // "text", "built-in text" or "own samples"
   bool chat_template = false;  // the text was shaped by the model's chat template
   std::string text_digest;     // of the token ids
   std::string kernels;         // kKernelsVersion

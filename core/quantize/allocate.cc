@@ -1,5 +1,7 @@
 #include "core/quantize/allocate.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <queue>
@@ -34,10 +36,12 @@ Step BestStep(const AllocationItem& item, size_t index, size_t from, std::span<c
 }
 
 absl::Status TooSmall(const SizeLimit& limit, const QuantizePlan& least) {
+  std::vector<std::string> allowed;
+  if (limit.bpw > 0) allowed.push_back(fmt::format("{:.3f} bpw", limit.bpw));
+  if (limit.bytes > 0) allowed.push_back(fmt::format("{} bytes", limit.bytes));
   return InvalidArgument("TARGET_TOO_SMALL",
-                         "the target allows {:.3f} bpw and {} bytes (0 = any); the lowest rate of this codec takes "
-                         "{:.3f} bpw and {} bytes",
-                         limit.bpw, limit.bytes, least.bpw, least.artifact_bytes);
+                         "the target allows {}; the lowest rate of this codec takes {:.3f} bpw and {} bytes",
+                         fmt::join(allowed, " and "), least.bpw, least.artifact_bytes);
 }
 
 }  // namespace

@@ -151,7 +151,7 @@ struct ArtifactInputs {
   std::vector<TensorOutcome> outcomes;  // likewise
   std::string display_name;
   std::string checkpoint_digest;
-  std::string calibration_source;          // "text" or "own samples" or "none"
+  std::string calibration_source;          // "text", "built-in text", "own samples" or "none"
   bool calibration_chat_template = false;  // the text was shaped by the model's chat template
   std::string calibration_digest;          // SHA-256 of the token ids
   // Of the finished folder (DigestFiles); goes into the report.

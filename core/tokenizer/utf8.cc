@@ -48,18 +48,21 @@ void AppendUtf8(uint32_t code_point, std::string& out) {
   out += static_cast<char>(0x80 | (code_point & 0x3F));
 }
 
-bool IsRepairedUtf8(std::string_view text) {
-  for (size_t i = 0; i < text.size();) {
+size_t RepairedPrefix(std::string_view text) {
+  size_t i = 0;
+  while (i < text.size()) {
     if (static_cast<unsigned char>(text[i]) < 0x80) {
       ++i;
       continue;
     }
     const std::optional<Utf8Char> c = DecodeUtf8(text.substr(i));
-    if (!c || c->length != ShortestLength(c->code_point)) return false;
+    if (!c || c->length != ShortestLength(c->code_point)) break;
     i += c->length;
   }
-  return true;
+  return i;
 }
+
+bool IsRepairedUtf8(std::string_view text) { return RepairedPrefix(text) == text.size(); }
 
 std::string RepairUtf8(std::string_view text) {
   std::string out;

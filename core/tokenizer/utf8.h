@@ -32,6 +32,8 @@ void AppendUtf8(uint32_t code_point, std::string& out);
 
 // True if every character of `text` is in its shortest form and not past U+10FFFF. Surrogates pass.
 bool IsRepairedUtf8(std::string_view text);
+// Bytes before the first character of which that is not true; all of them if there is none.
+size_t RepairedPrefix(std::string_view text);
 
 // `text` with U+FFFD in place of every byte that starts no sequence and overlong forms made short. Surrogates are
 // kept: they have three bytes like U+FFFD, and byte-level vocabularies carry them as bytes.

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "server/grpc/converters.h"
+#include "server/store/built_in_text.h"
 
 namespace qamserve {
 namespace {
@@ -68,6 +69,7 @@ absl::StatusOr<TextSelection> TextSelectionFromProto(const v1::TextSelection& te
   TextSelection selection;
   if (!text.text().empty()) {
     ASSIGN_OR_RETURN(selection.text, ParseResourceName("texts", text.text()));
+    if (selection.text == kBuiltInText) selection.text = BuiltInTextRecord().digest;
   }
   selection.windows = text.windows();
   selection.window_tokens = text.window_tokens();
@@ -104,6 +106,26 @@ absl::StatusOr<QuantizeSpec> MethodFromProto(const v1::QuantizeSpec& spec) {
   if (spec.embedding_bits() != 0) method.embedding_bits = spec.embedding_bits();
   method.seed = spec.seed() == 0 ? kDefaultRotationSeed : spec.seed();
   return method;
+}
+
+// A study has texts and rates of its own, and gates nothing.
+absl::Status CheckStudyMethod(int number, const v1::QuantizeSpec& spec) {
+  const std::pair<const char*, bool> fields[] = {{"bpw", spec.bpw() != 0},
+                                                 {"rates", !spec.rates().empty()},
+                                                 {"target", spec.has_target()},
+                                                 {"ladder", !spec.ladder().empty()},
+                                                 {"curve_only", spec.curve_only()},
+                                                 {"calibration", spec.has_calibration()},
+                                                 {"evaluation", spec.has_evaluation()},
+                                                 {"max_kl", spec.max_kl() != 0}};
+  for (const auto& [field, is_set] : fields) {
+    if (!is_set) continue;
+    return InvalidArgument("STUDY_METHOD",
+                           "methods, number {}: spec.{} is set; a method of a study is codec, channel_scale, rotation, "
+                           "seed, error_feedback and embedding_bits, its rates stand beside it",
+                           number, field);
+  }
+  return absl::OkStatus();
 }
 
 RateTarget TargetFromProto(const v1::RateTarget& proto) {
@@ -162,6 +184,7 @@ absl::StatusOr<CreateQuantizeJobArgs> StudyArgsFromProto(const v1::CreateStudyJo
   }
   for (int i = 0; i < request.methods_size(); ++i) {
     const v1::StudyMethod& method = request.methods(i);
+    RETURN_IF_ERROR(CheckStudyMethod(i, method.spec()));
     ASSIGN_OR_RETURN(QuantizeSpec spec, MethodFromProto(method.spec()));
     if (method.rates().empty()) {
       return InvalidArgument("STUDY_SIZE", "methods, number {}: rates must have at least one", i);

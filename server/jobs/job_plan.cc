@@ -12,6 +12,10 @@ namespace {
 constexpr int64_t kMaxWindowTokensTotal = int64_t{1} << 24;
 // Statistics, windows, report and rounding up to file system blocks.
 constexpr int64_t kSmallFilesBytes = int64_t{16} << 20;
+// A text of so many bytes for each token that is wanted is long enough in any language; a shorter one is counted, which
+// takes up to a second for the largest.
+constexpr int64_t kEnoughBytesPerToken = 32;
+constexpr uint64_t kMaxCountedBytes = uint64_t{4} << 20;
 
 int64_t TokensOf(const TextSelection& s) { return int64_t{s.windows} * s.window_tokens; }
 
@@ -99,6 +103,22 @@ absl::Status CoreTaskRunner::DecideChatTemplate(std::string_view field, const st
   return absl::OkStatus();
 }
 
+absl::Status CoreTaskRunner::CheckTextLength(std::string_view field, const std::vector<std::string>& checkpoints,
+                                             const TextSelection& selection, int64_t skip_tokens) {
+  if (selection.text.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const TextRecord text, catalog_.GetText(selection.text));
+  const int64_t enough = kEnoughBytesPerToken * (skip_tokens + TokensOf(selection));
+  const uint64_t bytes = text.file.size_bytes;
+  if (bytes > kMaxCountedBytes || bytes >= static_cast<uint64_t>(enough)) return absl::OkStatus();
+  for (const std::string& digest : checkpoints) {
+    ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(digest));
+    ASSIGN_OR_RETURN(const auto tokenizer, OpenTokenizer(*checkpoint));
+    const absl::Status status = TextWindows(*checkpoint, *tokenizer, selection, skip_tokens).status();
+    if (!status.ok()) return Annotate(status, field);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CoreTaskRunner::PlanCheckpoint(const std::string& digest, int threads, TaskList& tasks, JobPlan& plan) {
   const JobSpec& spec = plan.spec;
   ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(digest));
@@ -137,6 +157,7 @@ absl::StatusOr<JobPlan> CoreTaskRunner::Plan(const JobSpec& asked, int threads) 
   const std::vector<std::string>& checkpoints = spec.kind == JobKind::kStudy ? spec.checkpoints : one;
   RETURN_IF_ERROR(CheckSelection(catalog_, "evaluation", spec.evaluation));
   RETURN_IF_ERROR(DecideChatTemplate("evaluation", checkpoints, plan.spec.evaluation));
+  RETURN_IF_ERROR(CheckTextLength("evaluation", checkpoints, spec.evaluation, 0));
   TaskList tasks(spec);
   if (spec.kind == JobKind::kEvaluate) {
     ASSIGN_OR_RETURN(const ArtifactRecord artifact, catalog_.GetArtifact(spec.artifact));
@@ -150,6 +171,7 @@ absl::StatusOr<JobPlan> CoreTaskRunner::Plan(const JobSpec& asked, int threads) 
       RETURN_IF_ERROR(CheckSelection(catalog_, "calibration", spec.calibration));
       RETURN_IF_ERROR(DecideChatTemplate("calibration", checkpoints, plan.spec.calibration));
       RETURN_IF_ERROR(CheckHeldOut(spec));
+      RETURN_IF_ERROR(CheckTextLength("calibration", checkpoints, spec.calibration, HeldOutTokens(spec)));
     }
     for (const std::string& digest : checkpoints) {
       RETURN_IF_ERROR(PlanCheckpoint(digest, threads, tasks, plan));

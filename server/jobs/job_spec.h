@@ -65,6 +65,11 @@ absl::StatusOr<JobSpec> NormalizeJobSpec(JobSpec spec, int64_t context_tokens);
 inline bool HasRounds(const JobSpec& spec) {
   return spec.kind == JobKind::kStudy || spec.target.any() || !spec.ladder.empty();
 }
+// Tokens at the beginning of the calibration text that are left out: of one text both use different parts.
+inline int64_t HeldOutTokens(const JobSpec& spec) {
+  const bool shared = spec.calibration.text == spec.evaluation.text;
+  return shared ? int64_t{spec.evaluation.windows} * spec.evaluation.window_tokens : 0;
+}
 // What statistics must be gathered for all that the job quantizes: flags and windows are set, the rest does not matter.
 QuantizeSpec CalibrationSpec(const JobSpec& spec);
 std::string JobSpecToJson(const JobSpec& spec);

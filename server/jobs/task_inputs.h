@@ -22,7 +22,7 @@ absl::StatusOr<std::string> SampleStart(const Checkpoint& checkpoint);
 
 // Tokens that the prepare task cut from a text; they are a blob.
 struct PreparedText {
-  std::string source = "none";  // "text", "own samples"
+  std::string source = "none";  // "text", "built-in text", "own samples"
   bool chat_template = false;   // the model's chat template shaped it
   std::string tokens_digest;    // TokensDigest
   std::string blob;

@@ -90,6 +90,10 @@ class CoreTaskRunner : public TaskRunner {
   // Decides for all `checkpoints` whether their chat templates shape a text, as far as nobody else did.
   absl::Status DecideChatTemplate(std::string_view field, const std::vector<std::string>& checkpoints,
                                   TextSelection& selection);
+  // Refuses a text that is too short, with both counts (TEXT_TOO_SHORT), or that cannot be read as what it is said to
+  // be, before anything starts. A long text is left to the task that reads it.
+  absl::Status CheckTextLength(std::string_view field, const std::vector<std::string>& checkpoints,
+                               const TextSelection& selection, int64_t skip_tokens);
   // text_tasks.cc
   absl::StatusOr<std::shared_ptr<const Tokenizer>> OpenTokenizer(const Checkpoint& checkpoint);
   // A text's windows; its first `skip_tokens` tokens are left out.

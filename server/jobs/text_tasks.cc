@@ -1,6 +1,7 @@
 // Prepare and calibrate: from texts to tokens, to what the base model says of them, to statistics.
 #include "server/jobs/task_inputs.h"
 #include "server/jobs/windows_per_shard.h"
+#include "server/store/built_in_text.h"
 
 namespace qamserve {
 namespace {
@@ -8,6 +9,8 @@ namespace {
 // Two texts of the model's own, so that it is not measured on what it was calibrated on.
 constexpr uint64_t kCalibrationSampleSeed = 1;
 constexpr uint64_t kEvaluationSampleSeed = 2;
+// Of a digest in a message: enough to find the text by.
+constexpr size_t kShownDigits = 12;
 
 // A part of a task as a share of its progress.
 struct Part {
@@ -25,13 +28,15 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> CoreTaskRunner::OpenTokenizer(c
 
 absl::StatusOr<TokenWindows> CoreTaskRunner::TextWindows(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
                                                          const TextSelection& selection, int64_t skip_tokens) {
+  ASSIGN_OR_RETURN(const TextRecord record, catalog_.GetText(selection.text));
   ASSIGN_OR_RETURN(const std::string text, catalog_.ReadText(selection.text));
+  const std::string name = fmt::format("text {} ({})", record.display_name, selection.text.substr(0, kShownDigits));
   std::vector<int32_t> tokens;
   if (selection.chat_template.value_or(false)) {
     ASSIGN_OR_RETURN(const auto chat, OpenChatTemplate(checkpoint));
     const int64_t enough = skip_tokens + int64_t{selection.windows} * selection.window_tokens;
     auto rendered = EncodeConversations(text, *chat, tokenizer, enough);
-    if (!rendered.ok()) return Annotate(rendered.status(), fmt::format("text {}", selection.text));
+    if (!rendered.ok()) return Annotate(rendered.status(), name);
     tokens = *std::move(rendered);
   } else {
     tokens = tokenizer.Encode(text, EncodeOptions{});
@@ -46,9 +51,7 @@ absl::StatusOr<TokenWindows> CoreTaskRunner::TextWindows(const Checkpoint& check
   if (windows.ok()) return windows;
   return Annotate(
       windows.status(),
-      fmt::format(
-          "text {}{}", selection.text,
-          skip_tokens > 0 ? fmt::format(", behind the {} tokens that are used for evaluation", skip_tokens) : ""));
+      skip_tokens > 0 ? fmt::format("{}, behind the {} tokens that are for evaluation", name, skip_tokens) : name);
 }
 
 absl::StatusOr<PreparedText> CoreTaskRunner::PrepareText(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
@@ -58,7 +61,7 @@ absl::StatusOr<PreparedText> CoreTaskRunner::PrepareText(const Checkpoint& check
   if (!selection.text.empty()) {
     ASSIGN_OR_RETURN(const TokenWindows windows, TextWindows(checkpoint, tokenizer, selection, skip_tokens));
     RETURN_IF_ERROR(progress(1));
-    return KeepWindows(catalog_.blobs(), windows, "text", wanted);
+    return KeepWindows(catalog_.blobs(), windows, IsBuiltInText(selection.text) ? "built-in text" : "text", wanted);
   }
   // Of a study's models some may have a template and others none; that one was asked for in vain is known by now.
   const std::string start = wanted ? SampleStart(checkpoint).value_or("") : "";
@@ -92,10 +95,7 @@ absl::StatusOr<TaskOutcome> CoreTaskRunner::Prepare(const TaskInput& input, Thre
   ASSIGN_OR_RETURN(prepared.evaluation, PrepareText(*checkpoint, *tokenizer, evaluation, 0, kEvaluationSampleSeed, pool,
                                                     Part{progress, 0.0, 0.3}));
   if (input.spec.kind != JobKind::kEvaluate && NeedsStatistics(CalibrationSpec(input.spec))) {
-    // Of one text both use different parts.
-    const int64_t skip =
-        calibration.text == evaluation.text ? int64_t{evaluation.windows} * evaluation.window_tokens : 0;
-    ASSIGN_OR_RETURN(prepared.calibration, PrepareText(*checkpoint, *tokenizer, calibration, skip,
+    ASSIGN_OR_RETURN(prepared.calibration, PrepareText(*checkpoint, *tokenizer, calibration, HeldOutTokens(input.spec),
                                                        kCalibrationSampleSeed, pool, Part{progress, 0.3, 0.6}));
   }
   ASSIGN_OR_RETURN(const TokenWindows windows, ReadWindows(catalog_.blobs(), prepared.evaluation));

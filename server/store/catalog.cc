@@ -7,6 +7,7 @@
 
 #include "core/base/digest.h"
 #include "core/base/file.h"
+#include "server/store/built_in_text.h"
 #include "server/store/catalog_internal.h"
 #include "server/store/request_ids.h"
 
@@ -70,7 +71,13 @@ absl::StatusOr<FileSet> Catalog::FilesOf(const std::string& source) {
                          source.substr(0, 200));
 }
 
+absl::StatusOr<TextRecord> Catalog::GetText(const std::string& digest) {
+  if (IsBuiltInText(digest)) return BuiltInTextRecord();
+  return store_.GetText(digest);
+}
+
 absl::StatusOr<std::string> Catalog::ReadText(const std::string& digest) {
+  if (IsBuiltInText(digest)) return std::string(BuiltInText());
   ASSIGN_OR_RETURN(const TextRecord text, store_.GetText(digest));
   ASSIGN_OR_RETURN(const FileSet files, FileSetOf(ResourceName("texts", digest), {text.file}));
   return files.ReadText(text.file.name, kMaxTextBytes);

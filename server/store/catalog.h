@@ -110,7 +110,8 @@ class Catalog {
   }
   // FAILED_PRECONDITION (CHECKPOINT_IN_USE) names the unfinished job or served model that needs it.
   absl::Status DeleteCheckpoint(const std::string& digest, const std::string& request_id);
-  absl::StatusOr<TextRecord> GetText(const std::string& digest) { return store_.GetText(digest); }
+  // Uploaded, imported, or the built-in one (built_in_text.h).
+  absl::StatusOr<TextRecord> GetText(const std::string& digest);
   absl::StatusOr<std::string> ReadText(const std::string& digest);
 
   // --- Artifacts ---

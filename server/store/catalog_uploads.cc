@@ -35,6 +35,24 @@ absl::Status CheckFileName(const std::string& name) {
   return absl::OkStatus();
 }
 
+// A text of UTF-16 has zero bytes wherever its letters are ASCII, and is valid UTF-8 then.
+absl::Status CheckUtf8(const std::string& name, std::string_view text) {
+  constexpr char kHint[] = "a text must be UTF-8, such as `iconv -t UTF-8 -f ENCODING` makes of it";
+  const size_t valid = RepairedPrefix(text);
+  if (valid < text.size()) {
+    return InvalidArgument("TEXT_NOT_UTF8", "{}: byte {} (0x{:02x}) is not UTF-8; {}", name, valid,
+                           static_cast<unsigned char>(text[valid]), kHint);
+  }
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    return InvalidArgument("TEXT_NOT_UTF8", "{}: byte {} is zero, as in UTF-16 or in binary data; {}", name, zero,
+                           kHint);
+  }
+  if (HasSurrogates(text)) {
+    return InvalidArgument("TEXT_NOT_UTF8", "{}: the text has halves of UTF-16 pairs as characters; {}", name, kHint);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 bool IsPickleName(std::string_view name) {
@@ -279,8 +297,7 @@ absl::StatusOr<CheckpointOrText> Catalog::Finish(UploadKind kind, const std::str
   if (kind == UploadKind::kText) {
     const FileRecord& file = files.front();
     ASSIGN_OR_RETURN(const std::string text, set.ReadText(file.name, kMaxTextBytes));
-    if (!IsRepairedUtf8(text) || HasSurrogates(text))
-      return InvalidArgument("TEXT_NOT_UTF8", "{}: the text is not valid UTF-8", file.name);
+    RETURN_IF_ERROR(CheckUtf8(file.name, text));
     TextRecord record{.digest = file.sha256, .display_name = origin, .file = file, .created_ms = options_.now_ms()};
     RETURN_IF_ERROR(store_.PutText(record));
     return CheckpointOrText(std::move(record));

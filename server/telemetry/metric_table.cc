@@ -1,6 +1,7 @@
 #include "server/telemetry/metric_table.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <array>
 #include <iterator>
@@ -157,6 +158,11 @@ std::string LabelsText(std::span<const LabelSpec> labels) {
   return text;
 }
 
+bool IsKnownElsewhere(const LabelSpec& label) {
+  return label.values.data() == kServices || label.values.data() == kMethods || label.values.data() == kCodes ||
+         label.values.data() == kVersions;
+}
+
 }  // namespace
 
 std::span<const MetricSpec> AllMetrics() { return kTable; }
@@ -172,6 +178,17 @@ std::string MetricsMarkdown() {
       "| name | type | labels | meaning |\n|---|---|---|---|\n";
   for (const MetricSpec& spec : kTable) {
     text += fmt::format("| `{}` | {} | {} | {} |\n", spec.name, TypeName(spec.type), LabelsText(spec.labels), spec.help);
+  }
+  text +=
+      "\n## Values of labels\n\n"
+      "`model` is a served model, `version` that of the program; `service`, `method` and `code` are those of the API\n"
+      "and of gRPC.\n\n"
+      "| name | label | values |\n|---|---|---|\n";
+  for (const MetricSpec& spec : kTable) {
+    for (const LabelSpec& label : spec.labels) {
+      if (label.values.empty() || IsKnownElsewhere(label)) continue;
+      text += fmt::format("| `{}` | `{}` | {} |\n", spec.name, label.name, fmt::join(label.values, ", "));
+    }
   }
   return text;
 }

@@ -7,6 +7,7 @@
 #include <set>
 #include <string_view>
 
+#include "server/store/built_in_text.h"
 #include "server/telemetry/metric_table.h"
 
 namespace qamserve {
@@ -73,6 +74,16 @@ TEST(ConvertersTest, AChatTemplateIsAskedForRefusedOrLeftToTheServer) {
   }
 }
 
+TEST(ConvertersTest, TheBuiltInTextHasANameOfItsOwn) {
+  v1::TextSelection text;
+  text.set_text("texts/built-in");
+  EXPECT_EQ(TextSelectionFromProto(text)->text, BuiltInTextRecord().digest);
+  // From then on it is named by its digest, like any other.
+  JobSpec job;
+  job.calibration = *TextSelectionFromProto(text);
+  EXPECT_EQ(ToProto(job).calibration().text(), "texts/" + BuiltInTextRecord().digest);
+}
+
 TEST(ConvertersTest, TargetsAndLaddersTakeThePlaceOfARate) {
   v1::QuantizeSpec spec;
   spec.mutable_target()->set_kl(0.02);
@@ -111,6 +122,24 @@ TEST(ConvertersTest, AStudyHasARowForEveryMethodAndRate) {
   ASSERT_EQ(args->spec.methods.size(), 2u);
   EXPECT_EQ(args->spec.methods[1].codec, Codec::kPolar);
   EXPECT_EQ(args->spec.methods[1].bpw, 4);
+  // What is the study's own, or of no use to it, is not left aside in silence.
+  using Change = void (*)(v1::QuantizeSpec&);
+  const std::pair<const char*, Change> stray[] = {
+      {"bpw", [](v1::QuantizeSpec& spec) { spec.set_bpw(4); }},
+      {"rates", [](v1::QuantizeSpec& spec) { spec.add_rates()->set_bpw(4); }},
+      {"target", [](v1::QuantizeSpec& spec) { spec.mutable_target()->set_kl(0.1); }},
+      {"ladder", [](v1::QuantizeSpec& spec) { spec.add_ladder(4); }},
+      {"curve_only", [](v1::QuantizeSpec& spec) { spec.set_curve_only(true); }},
+      {"calibration", [](v1::QuantizeSpec& spec) { spec.mutable_calibration()->set_windows(1); }},
+      {"evaluation", [](v1::QuantizeSpec& spec) { spec.mutable_evaluation()->set_windows(1); }},
+      {"max_kl", [](v1::QuantizeSpec& spec) { spec.set_max_kl(0.1); }}};
+  for (const auto& [field, change] : stray) {
+    v1::CreateStudyJobRequest changed = request;
+    change(*changed.mutable_methods(0)->mutable_spec());
+    const absl::Status status = StudyArgsFromProto(changed).status();
+    EXPECT_EQ(ReasonOf(status), "STUDY_METHOD") << field;
+    EXPECT_NE(MessageOf(status).find(std::string("spec.") + field), std::string::npos) << status;
+  }
   request.set_checkpoints(0, "artifacts/" + kDigest);
   EXPECT_EQ(ReasonOf(StudyArgsFromProto(request).status()), "RESOURCE_NAME");
 }
@@ -129,8 +158,8 @@ std::set<std::string_view> LabelValues(std::string_view label) {
 TEST(MetricLabelsTest, KnowEveryCallStageAndKindOfJob) {
   const std::set<std::string_view> services = LabelValues("service"), methods = LabelValues("method");
   for (const char* name : {"artifact", "checkpoint", "inference", "job", "serving"}) {
-    const auto* file = google::protobuf::DescriptorPool::generated_pool()->FindFileByName(
-        fmt::format("qamserve/v1/{}.proto", name));
+    const auto* file =
+        google::protobuf::DescriptorPool::generated_pool()->FindFileByName(fmt::format("qamserve/v1/{}.proto", name));
     ASSERT_NE(file, nullptr) << name;
     const auto* service = file->service(0);
     EXPECT_TRUE(services.contains(service->name())) << service->name();

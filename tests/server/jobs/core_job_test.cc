@@ -3,99 +3,11 @@
 
 #include <filesystem>
 
-#include "core/base/file.h"
-#include "core/base/rng.h"
-#include "server/jobs/job_manager.h"
-#include "server/jobs/worker.h"
-#include "server/store/sqlite_metadata_store.h"
-#include "tests/server/store/temp_dir.h"
-#include "tests/support/tiny_model.h"
+#include "server/store/built_in_text.h"
+#include "tests/server/jobs/core_job_fixture.h"
 
 namespace qamserve {
 namespace {
-
-std::string SomeText() {
-  Rng rng(7);
-  std::string text;
-  while (text.size() < 6000) {
-    const uint64_t letters = 1 + rng.NextU64() % 8;
-    for (uint64_t i = 0; i < letters; ++i) text += static_cast<char>('a' + rng.NextU64() % 26);
-    text += rng.NextU64() % 9 == 0 ? ".\n" : " ";
-  }
-  return text;
-}
-
-// One server's worth of objects on one data folder.
-class Service {
- public:
-  explicit Service(const TempDir& dir, const std::string& name, int threads) {
-    const std::string data = dir / name;
-    std::filesystem::create_directories(data);
-    blobs_ = DirectoryBlobStore::Open({.root = data, .reserve_bytes = 0, .free_bytes = {}}).value();
-    store_ = OpenSqliteMetadataStore(data + "/meta").value();
-    CatalogOptions options;
-    options.import_root = dir / "import";
-    catalog_ = std::make_unique<Catalog>(options, *store_, *blobs_);
-    runner_ = std::make_unique<CoreTaskRunner>(*catalog_);
-    JobManagerOptions manager_options;
-    manager_options.work_dir = data + "/work";
-    manager_ = std::make_unique<JobManager>(manager_options, *store_, *catalog_, *runner_);
-    EXPECT_TRUE(manager_->Start().ok());
-    threads_ = threads;
-  }
-
-  Catalog& catalog() { return *catalog_; }
-  JobManager& jobs() { return *manager_; }
-  void StartWorker() {
-    worker_ =
-        std::make_unique<Worker>(WorkerOptions{.name = "w", .pool = "cpu", .threads = threads_}, *manager_, *runner_);
-  }
-  void StopWorker() { worker_.reset(); }
-
-  JobView Finish(const std::string& id) {
-    JobView view;
-    for (uint64_t seen = 0; !IsFinal(view.job.state) || view.job.id.empty(); seen = view.change) {
-      auto next = jobs().WaitForChange(id, seen, 0, 60'000);
-      EXPECT_TRUE(next.ok()) << next.status();
-      if (!next.ok() || next->change == seen) break;
-      view = *std::move(next);
-    }
-    return view;
-  }
-
- private:
-  int threads_ = 1;
-  std::unique_ptr<BlobStore> blobs_;
-  std::unique_ptr<MetadataStore> store_;
-  std::unique_ptr<Catalog> catalog_;
-  std::unique_ptr<CoreTaskRunner> runner_;
-  std::unique_ptr<JobManager> manager_;
-  std::unique_ptr<Worker> worker_;
-};
-
-class CoreJobTest : public testing::Test {
- protected:
-  void SetUp() override {
-    std::filesystem::create_directories(dir_ / "import");
-    ASSERT_TRUE(WriteTinyModel({}, dir_ / "import/tiny").ok());
-    ASSERT_TRUE(WriteFileAtomically(dir_ / "import/text.txt", SomeText()).ok());
-  }
-
-  CreateQuantizeJobArgs Import(Service& service) {
-    const auto checkpoint = service.catalog().Import(UploadKind::kCheckpoint, "tiny", "", "");
-    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
-    const auto text = service.catalog().Import(UploadKind::kText, "text.txt", "", "");
-    EXPECT_TRUE(text.ok()) << text.status();
-    CreateQuantizeJobArgs args;
-    if (!checkpoint.ok() || !text.ok()) return args;
-    args.spec.checkpoint = std::get<CheckpointRecord>(*checkpoint).digest;
-    args.spec.calibration = {.text = std::get<TextRecord>(*text).digest, .windows = 9, .window_tokens = 64};
-    args.spec.evaluation = {.text = std::get<TextRecord>(*text).digest, .windows = 2, .window_tokens = 64};
-    return args;
-  }
-
-  TempDir dir_;
-};
 
 TEST_F(CoreJobTest, QuantizesMeasuresAndIsBitExact) {
   Service one(dir_, "one", 1);
@@ -243,6 +155,22 @@ TEST_F(CoreJobTest, OwnSamplesBeginAsTheChatTemplateDoes) {
   EXPECT_EQ(narrow.job.error.reason, "WINDOW_TOKENS_RANGE") << narrow.job.error.message;
 }
 
+TEST_F(CoreJobTest, TheBuiltInTextNeedsNoUpload) {
+  Service service(dir_, "built-in", 2);
+  CreateQuantizeJobArgs args = Import(service);
+  args.spec.calibration = {.text = BuiltInTextRecord().digest, .windows = 16, .window_tokens = 128};
+  const auto created = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  service.StartWorker();
+  const JobView done = service.Finish(created->job.id);
+  ASSERT_EQ(done.job.state, JobState::kSucceeded) << done.job.error.message;
+  EXPECT_NE(ReportOf(service, done).find("built-in text"), std::string::npos);
+  args.spec.evaluation = {.text = BuiltInTextRecord().digest, .windows = 4, .window_tokens = 64};
+  const JobView measured = service.Finish(service.jobs().CreateQuantizeJob(args)->job.id);
+  ASSERT_EQ(measured.job.state, JobState::kSucceeded) << measured.job.error.message;
+  EXPECT_EQ(measured.quality->text_source, "built-in text");
+}
+
 TEST_F(CoreJobTest, ConversationsAreRenderedByTheModelsTemplate) {
   std::string lines;
   for (int i = 0; i < 60; ++i) {
@@ -272,12 +200,22 @@ TEST_F(CoreJobTest, ConversationsAreRenderedByTheModelsTemplate) {
   ASSERT_EQ(plain.job.state, JobState::kSucceeded) << plain.job.error.message;
   EXPECT_NE(plain.quality->text_digest, chat.quality->text_digest);
 
-  // A line that is none is found when the text is read.
+  // A line that is none is found at once in a short text, in a long one when it is read.
   ASSERT_TRUE(WriteFileAtomically(dir_ / "import/text.txt", lines + "nonsense\n").ok());
   args = Import(service);
-  const auto broken = service.Finish(service.jobs().CreateQuantizeJob(args)->job.id);
+  const absl::Status refused = service.jobs().CreateQuantizeJob(args).status();
+  EXPECT_EQ(ReasonOf(refused), "CONVERSATION_INVALID");
+  EXPECT_NE(MessageOf(refused).find("line 61"), std::string::npos) << refused;
+  std::string longer;
+  for (int i = 0; i < 40; ++i) longer += lines;
+  ASSERT_TRUE(WriteFileAtomically(dir_ / "import/text.txt", longer + "nonsense\n").ok());
+  args = Import(service);
+  const auto created_long = service.jobs().CreateQuantizeJob(args);
+  ASSERT_TRUE(created_long.ok()) << created_long.status();
+  const auto broken = service.Finish(created_long->job.id);
+  EXPECT_EQ(broken.job.state, JobState::kFailed);
   EXPECT_EQ(broken.job.error.reason, "CONVERSATION_INVALID");
-  EXPECT_NE(broken.job.error.message.find("line 61"), std::string::npos) << broken.job.error.message;
+  EXPECT_NE(broken.job.error.message.find("line 2401"), std::string::npos) << broken.job.error.message;
 }
 
 TEST_F(CoreJobTest, ATemplateThatIsNotThereIsAnErrorWhereItIsNeeded) {
@@ -462,18 +400,6 @@ TEST_F(CoreJobTest, AStudyMeasuresEveryMethodOnEveryCheckpoint) {
   ASSERT_EQ(rows.candidates.size(), 2u) << rows.job.error.message;
   EXPECT_EQ(rows.candidates[0].measured.quality.kl_mean, study->rows[0].quality.kl_mean);
   EXPECT_EQ(service.jobs().GetStudy(quick->job.id)->rows[0].predicted_kl, 0);
-}
-
-TEST_F(CoreJobTest, ShortTextFailsWithBothCounts) {
-  Service service(dir_, "short", 1);
-  CreateQuantizeJobArgs args = Import(service);
-  args.spec.evaluation.windows = 4000;
-  const auto created = service.jobs().CreateQuantizeJob(args);
-  ASSERT_TRUE(created.ok()) << created.status();
-  service.StartWorker();
-  const JobView view = service.Finish(created->job.id);
-  EXPECT_EQ(view.job.state, JobState::kFailed);
-  EXPECT_EQ(view.job.error.reason, "TEXT_TOO_SHORT") << view.job.error.message;
 }
 
 TEST_F(CoreJobTest, RefusesATokenizerThatDoesNotFit) {

@@ -1,11 +1,13 @@
 #include "server/store/catalog.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
 
 #include "core/base/digest.h"
 #include "core/base/file.h"
+#include "server/store/built_in_text.h"
 #include "server/store/sqlite_metadata_store.h"
 #include "tests/server/store/temp_dir.h"
 
@@ -184,10 +186,32 @@ TEST_F(CatalogTest, TextsMustBeUtf8) {
     EXPECT_EQ(ReasonOf(catalog_->CompleteUpload(Upload({{"t.txt", bad}}, UploadKind::kText), "").status()),
               "TEXT_NOT_UTF8");
   }
+  // The message says where, and of UTF-16 without a mark that it is none.
+  const auto message = [this](const std::string& text) {
+    return MessageOf(catalog_->CompleteUpload(Upload({{"t.txt", text}}, UploadKind::kText), "").status());
+  };
+  EXPECT_THAT(message("gr\xfc\xdf"), testing::AllOf(testing::HasSubstr("t.txt"), testing::HasSubstr("byte 2 (0xfc)")));
+  EXPECT_THAT(message(std::string("h\0i\0", 4)),
+              testing::AllOf(testing::HasSubstr("byte 1 is zero"), testing::HasSubstr("UTF-16")));
   const std::string good = "a\xe2\x82\xac\xf0\x9f\x98\x80";
   const auto text = catalog_->CompleteUpload(Upload({{"t.txt", good}}, UploadKind::kText), "");
   ASSERT_TRUE(text.ok()) << text.status();
   EXPECT_EQ(catalog_->ReadText(std::get<TextRecord>(*text).digest).value(), good);
+}
+
+// Job keys and reports name it by its digest, so it never changes.
+TEST_F(CatalogTest, TheBuiltInTextIsThereWithoutAnUpload) {
+  const TextRecord record = BuiltInTextRecord();
+  EXPECT_EQ(record.digest, "fe8b0739724d0ccd296a778bf493b70a90fb5352b1731c86cf123469bb79d395");
+  EXPECT_EQ(record.digest, Sha256Hex(BuiltInText()));
+  EXPECT_EQ(catalog_->GetText(record.digest)->file.size_bytes, BuiltInText().size());
+  EXPECT_EQ(catalog_->ReadText(record.digest).value(), BuiltInText());
+  // As good a text as any other, which the same bytes may be uploaded as.
+  const auto uploaded =
+      catalog_->CompleteUpload(Upload({{"t.txt", std::string(BuiltInText())}}, UploadKind::kText), "");
+  ASSERT_TRUE(uploaded.ok()) << uploaded.status();
+  EXPECT_EQ(std::get<TextRecord>(*uploaded).digest, record.digest);
+  EXPECT_EQ(ReasonOf(catalog_->GetText(std::string(64, 'a')).status()), "TEXT_NOT_FOUND");
 }
 
 TEST_F(CatalogTest, EmptyFilesNeedNoBytes) {
