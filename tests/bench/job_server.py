@@ -1,4 +1,4 @@
-"""A server of its own on loopback, with empty stores, whose jobs are watched and timed through qamctl."""
+"""A server of its own on loopback, with stores of its own, whose jobs are watched and timed through qamctl."""
 import json
 import shutil
 import subprocess
@@ -10,18 +10,21 @@ STOP_SECONDS = 60
 
 
 class JobServer:
-    """Used in a with statement; the server ends and its stores are removed at its end."""
+    """Used in a with statement; the server ends and its stores are removed at its end, unless they are to be kept."""
 
-    def __init__(self, context):
+    def __init__(self, context, name="job-server", flags=(), keep=False):
         self.context = context
-        self.data_dir = context.work / "job-server"
+        self.data_dir = context.work / name
+        self.flags = list(flags)
+        self.keep = keep
         self.process = None
         self.address = ""
 
     def __enter__(self):
-        shutil.rmtree(self.data_dir, ignore_errors=True)
+        self.remove_stores()
         command = [self.context.program("server/qamserve"), "--data-dir", self.data_dir, "--listen", "127.0.0.1:0",
-                   "--metrics-listen", "off", "--log-level", "error", "--threads", str(self.context.threads)]
+                   "--metrics-listen", "off", "--log-level", "error", "--threads", str(self.context.threads),
+                   *self.flags]
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL,
                                         stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()
@@ -39,7 +42,11 @@ class JobServer:
             self.process.kill()
             self.process.wait()
         self.process.stdout.close()
-        shutil.rmtree(self.data_dir, ignore_errors=True)
+        self.remove_stores()
+
+    def remove_stores(self):
+        if not self.keep:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
 
     def qamctl(self, verb, *arguments):
         command = [self.context.program("client/qamctl"), verb, *arguments, "--json", "--address", self.address]

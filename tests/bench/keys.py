@@ -134,6 +134,17 @@ KEYS = {
     "smollm2.prefill512.ratio_q5_0": Key(
         "ratio", "tokens/s of a prompt of 512 tokens at 5.5 bpw over llama-bench's on Q5_0, the head in 8 bits on both "
         "sides; rounds of both in turn, median", ">=", 1),
+    "smollm2.streams16.ratio_llama_server": Key(
+        "ratio", "tokens/s of 16 streams at once on our server at 5.5 bpw over llama-server's on Q8_0, the head in 8 bits on "
+        "both sides; prompts and answers of 128 tokens, rounds of both in turn, median", ">=", 1.2),
+    "engine.streams256.lost": Key(
+        "streams", "of 256 at once on our server, 5.5 bpw: ended with an error or too early; prompts and answers of 64 "
+        "tokens, a stream that ends is replaced", "<=", 0),
+    "engine.streams256.rss_growth": Key(
+        "ratio", "resident memory of the server at the end of that load over that at a fifth of it, less 1", "<=", 0.02),
+    **{f"engine.streams256.{field}.{part}": Key("ms", f"{about}, {part} over that load")
+       for field, about in (("ttft_ms", "from a request to its first token"), ("inter_token_ms", "from token to token"))
+       for part in ("p50", "p99")},
     "smollm2.ldlq.peak_rss_over_plan": Key(
         "ratio", "peak resident memory of calibrating, quantizing and assembling with error feedback, over what the plan "
         "promised: a block of the model, its statistics, a tensor and its factor for each thread", "<=", 1),

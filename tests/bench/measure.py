@@ -7,6 +7,7 @@ import statistics
 import sys
 
 import measure_jobs
+import measure_load
 import measure_peers
 import measure_speed
 from context import REPOSITORY, Unmeasurable
@@ -288,6 +289,7 @@ def measurements():
     out.append((["smollm2.decode.ratio_q5_0", "smollm2.decode.tokens_per_second", "smollm2.decode.gb_per_second",
                  "smollm2.decode.bandwidth_fraction"], decode))
     out += measure_speed.measurements()
+    out += measure_load.measurements()
     out.append((["smollm2.ldlq.peak_rss_over_plan"], feedback_memory))
     out.append((["gpu.read.gb_per_second", *(f"gpu.{codec}.{rate}.read_fraction" for codec, rate, _, _ in GPU_PRODUCTS),
                  "gpu.trellis_search.4.0.weights_per_second"], gpu))

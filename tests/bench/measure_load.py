@@ -1,0 +1,229 @@
+"""Streams at once on our server and on llama-server: the same load of load_bench on both, one server at a time.
+
+Equal quality stands beside equal quality: our 5.5 bpw and the Q8_0 file of llama.cpp, which is its nearest in KL; the
+head has 8 bits on both sides. Each side's server has a place for every stream, and no prompt begins like another.
+"""
+import contextlib
+import functools
+import os
+import socket
+import statistics
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+from context import Unmeasurable
+from figure import Figure
+from job_server import JobServer
+from measure_jobs import texts
+
+RATE = "5.5"
+PEER_KIND = "Q8_0"
+VOCABULARY = 49152
+ROUNDS = 3
+# Part of the streams that must be seen answering at a time: a few always wait for their first token, and a server that
+# lets streams queue has far fewer.
+LEAST_ANSWERING = 0.8
+START_SECONDS = 120
+STOP_SECONDS = 60
+# Shape of a load: streams, tokens of prompt and answer, seconds before and while it is measured. The long one may be
+# made longer: what must stay flat for minutes must do so for a night.
+FEW = {"streams": 16, "prompt": 128, "answer": 128, "warm_up": 15, "seconds": 45}
+MANY = {"streams": 256, "prompt": 64, "answer": 64, "warm_up": 90,
+        "seconds": int(os.environ.get("QAMSERVE_LOAD_SECONDS", "300"))}
+LATENCIES = [(field, part) for field in ("ttft_ms", "inter_token_ms") for part in ("p50", "p99")]
+
+
+def context_tokens(load):
+    """What a sequence may have; llama-server rounds up to 256, so that both get the same."""
+    return (load["prompt"] + load["answer"]) // 256 * 256 + 256
+
+
+@functools.lru_cache
+def artifact(context):
+    """(name, mean KL) of the artifact that is served, which a server of its own makes once and keeps."""
+    with JobServer(context, "load-server", keep=True) as server:
+        view, _ = server.quantize(context.model("smollm2"), "--bpw", RATE, "--embedding-bits", "8", *texts(context))
+    return view["artifact"], view["quality"]["klMean"]
+
+
+class OurServer:
+    """qamserve with the artifact loaded, in a with statement."""
+    kind = "qamserve"
+
+    def __init__(self, context, load):
+        self.context, self.load = context, load
+        self.flags = ["--max-running", str(load["streams"])]
+
+    def __enter__(self):
+        name, _ = artifact(self.context)
+        with contextlib.ExitStack() as stack:
+            self.server = stack.enter_context(JobServer(self.context, "load-server", self.flags, keep=True))
+            # A served model comes back at the next start, which may be another load's.
+            stack.callback(self.qamctl, "unload", "load")
+            loaded = self.qamctl("load", name, "--name", "load", "--context-tokens", str(context_tokens(self.load)))
+            if loaded.returncode != 0:
+                raise Unmeasurable(f"the artifact was not loaded: {loaded.stderr.strip()}")
+            self.pid, self.address = self.server.process.pid, self.server.address
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self.stack.close()
+
+    def qamctl(self, *arguments):
+        return subprocess.run(self.server.qamctl(*arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              check=False)
+
+    def show(self):
+        show, program = self.context.show, self.context.program
+        tokens = context_tokens(self.load)
+        serve = [program("server/qamserve"), "--data-dir", self.context.work / "load-server", "--threads",
+                 self.context.threads, *self.flags]
+        load = [program("client/qamctl"), "load", "ARTIFACT", "--name", "load", "--context-tokens", tokens]
+        return f"{show(serve)} ; {show(load)}"
+
+
+class PeerServer:
+    """llama-server, in a with statement."""
+    kind = "llama-server"
+
+    def __init__(self, context, load):
+        self.context, self.load = context, load
+
+    def command(self, port):
+        streams = self.load["streams"]
+        # Its cache of prompts in memory (--cache-ram) would only cost here, as would a wait for a thread.
+        return [self.context.peer / "llama-server", "-m", self.context.peer_model(PEER_KIND, eight_bit_head=True),
+                "--host", "127.0.0.1", "--port", port, "-t", self.context.threads, "-np", streams, "-c",
+                streams * context_tokens(self.load), "--threads-http", streams + 16, "--cache-ram", 0]
+
+    def __enter__(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.address = f"127.0.0.1:{port}"
+        log = self.context.work / "llama-server.log"
+        command = [str(part) for part in self.command(port)]
+        with open(log, "wb") as file:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        self.pid = self.process.pid
+        if not self.wait_until_ready():
+            self.__exit__()
+            raise Unmeasurable(f"llama-server did not start: {log.read_text(errors='replace')[-1000:]}")
+        return self
+
+    def wait_until_ready(self):
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                with direct.open(f"http://{self.address}/health", timeout=5):
+                    return True
+            except (urllib.error.URLError, OSError):  # 503 while it loads
+                time.sleep(0.2)
+        return False
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def show(self):
+        return self.context.show(self.command("PORT"))
+
+
+def bench_command(context, load, kind, address, pid):
+    return [context.program("tests/bench/load_bench"), "--server", kind, "--address", address, "--streams",
+            load["streams"], "--prompt-tokens", load["prompt"], "--answer-tokens", load["answer"], "--vocab-tokens",
+            VOCABULARY, "--warm-up-seconds", load["warm_up"], "--seconds", load["seconds"], "--pid", pid]
+
+
+def check(load, kind, result):
+    """Whether the load was the one that was asked for; what was lost is a figure."""
+    requests = result["requests"]
+    if requests["short"]:
+        raise Unmeasurable(f"{kind} gave {requests['short']} answers with fewer than {load['answer']} tokens")
+    if not requests["lost"] and result["answering_max"] < LEAST_ANSWERING * load["streams"]:
+        raise Unmeasurable(f"{kind} answered only {result['answering_max']} of {load['streams']} streams at a time")
+
+
+def run(context, load, kind_of_server):
+    """(what load_bench says, the commands) of one server."""
+    with kind_of_server(context, load) as server:
+        result = context.run_json(bench_command(context, load, server.kind, server.address, server.pid))
+        shown = context.show(bench_command(context, load, server.kind, "127.0.0.1:PORT", "PID"))
+        check(load, server.kind, result)
+        return result, f"{server.show()} ; {shown}"
+
+
+def told(result):
+    """What a run was like, in words."""
+    requests = result["requests"]
+    return (f"{result['tokens_per_second']:.1f} tokens/s, {requests['started']} requests, {requests['lost']} lost, "
+            f"up to {result['answering_max']} answering at a time, load_bench took {result['client_cpu']:.2f} cores")
+
+
+def few_figures(ours, theirs, command, kl):
+    """Of rounds of both servers in turn."""
+    ratios = [mine["tokens_per_second"] / peer["tokens_per_second"] for mine, peer in zip(ours, theirs)]
+    lost = sum(result["requests"]["lost"] for result in ours + theirs)
+    if lost:
+        raise Unmeasurable(f"{lost} streams were lost: {ours[0]['errors'] + theirs[0]['errors']}")
+    mine, peer = (statistics.median(result["tokens_per_second"] for result in results) for results in (ours, theirs))
+    latencies = ", ".join(f"{field} {part} {ours[0][field][part]:.0f} to {theirs[0][field][part]:.0f}"
+                          for field, part in LATENCIES)
+    return {"smollm2.streams16.ratio_llama_server": Figure(
+        statistics.median(ratios), command, ratio=statistics.median(ratios),
+        peer=f"llama-server {PEER_KIND}, -np 16: {peer:.1f} tokens/s",
+        note=f"{mine:.1f} tokens/s; ratios {min(ratios):.3f} to {max(ratios):.3f}; our KL {kl:.5f}; ours to theirs in "
+             f"the first round: {latencies}")}
+
+
+def few(context):
+    ours, theirs, commands = [], [], []
+    for _ in range(ROUNDS):
+        for results, server in ((theirs, PeerServer), (ours, OurServer)):
+            result, command = run(context, FEW, server)
+            results.append(result)
+            commands.append(command)
+    return few_figures(ours, theirs, f"{commands[1]} ; {commands[0]}", artifact(context)[1])
+
+
+def many_figures(ours, theirs, command):
+    """Of one run of each server."""
+    rss = ours["rss_bytes"]
+    memory = ", ".join(f"{name.replace('_', ' ')} {rss[name] / 2**20:.0f} MiB" for name in rss)
+    out = {
+        "engine.streams256.lost": Figure(
+            ours["requests"]["lost"], command, peer=f"llama-server {PEER_KIND}, -np 256: {told(theirs)}",
+            note="; ".join([f"{ours['window_seconds']:.0f} s; {told(ours)}", *ours["errors"]])),
+        "engine.streams256.rss_growth": Figure(
+            ours["rss_growth"], command, peer=f"llama-server: {theirs['rss_growth']:.4f}", note=memory),
+    }
+    for field, part in LATENCIES:
+        mine, peer = ours[field][part], theirs[field][part]
+        if mine is None or peer is None:
+            raise Unmeasurable(f"a server gave no {field}: {ours['errors'] + theirs['errors']}")
+        out[f"engine.streams256.{field}.{part}"] = Figure(
+            mine, command, peer=f"llama-server {PEER_KIND}, -np 256: {peer:.0f} ms", ratio=mine / peer,
+            note=f"{ours[field]['count']} here, {theirs[field]['count']} there")
+    return out
+
+
+def many(context):
+    # The peer first: it is the one that may not be there.
+    theirs, their_command = run(context, MANY, PeerServer)
+    ours, our_command = run(context, MANY, OurServer)
+    return many_figures(ours, theirs, f"{our_command} ; {their_command}")
+
+
+def measurements():
+    """(keys it gives, function of a Context)."""
+    return [(["smollm2.streams16.ratio_llama_server"], few),
+            (["engine.streams256.lost", "engine.streams256.rss_growth",
+              *(f"engine.streams256.{field}.{part}" for field, part in LATENCIES)], many)]
