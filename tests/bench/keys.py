@@ -22,11 +22,14 @@ METHOD_ABOUT = {
     "rtn": "round to nearest, rows scaled by their largest weight, neither rotation nor channel scales",
     "w8a8": "SmoothQuant W8A8 (alpha 0.5) on 8-bit kernels",
 }
-# Quantizers from PyPI that ours is compared with at 4 bits (measure_peers.py): what they are called, and how they are run.
-# AutoRound's light recipe on windows of 512 tokens: a sixteenth of the tokens that the default one goes through.
+# Quantizers from PyPI that ours is compared with at 4 bits (measure_peers.py): what they are called, how they are run, and
+# how that is told. Both are published settings but for the windows' length, so that each takes minutes on two cores:
+# AutoRound goes through a sixteenth of the tokens that its default recipe does.
 PEERS = {
-    "autoround": {"title": "AutoRound", "options": ["--recipe", "light", "--sample-tokens", "512", "--group-size", "128"]},
-    "gptq": {"title": "GPTQModel", "options": ["--sample-tokens", "1024", "--group-size", "128"]},
+    "autoround": {"title": "AutoRound", "options": ["--recipe", "light", "--sample-tokens", "512", "--group-size", "128"],
+                  "about": "its light recipe of 50 iterations, 128 windows of 512 tokens instead of 2048"},
+    "gptq": {"title": "GPTQModel", "options": ["--sample-tokens", "1024", "--group-size", "128"],
+             "about": "its defaults, 128 windows of 1024 tokens"},
 }
 # Of ours beside them, and how their keys' last parts begin.
 PEER_METHODS = {"ldlq": "", "trellis_ldlq": "trellis_"}
@@ -157,9 +160,9 @@ KEYS = {
         "weights/s", "the search of 2^16 states at 4 bpw on a GPU, the codes of the CPU's search"),
     **{key: spec for peer in PEERS for method in PEER_METHODS
        for key, spec in zip(peer_keys(peer, method), (
-           Key("ratio", f"our mean KL at 4 bpw over {PEERS[peer]['title']}'s at 4 bits: {METHOD_ABOUT[method]}; 8 windows "
-               "of 1024 tokens of wiki.test.raw, every position, each side against its own unquantized float32 model", "<=",
-               1),
+           Key("ratio", f"our mean KL at 4 bpw over {PEERS[peer]['title']}'s at 4 bits ({PEERS[peer]['about']}): "
+               f"{METHOD_ABOUT[method]}; 8 windows of 1024 tokens of wiki.test.raw, every position, each side against its "
+               "own unquantized float32 model", "<=", 1),
            Key("ratio", f"our wall time to calibrate, quantize and assemble over {PEERS[peer]['title']}'s from reading the "
                "checkpoint to the last byte written; same artifacts, machine and threads")))},
     "bounded.quantize.peak_rss_ratio": Key(

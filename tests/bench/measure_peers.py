@@ -6,7 +6,8 @@ and both tokenizers agree on the unquantized model is checked each time. Only th
 a peer's artifact, read into the float32 model: embeddings, norms and activations are unquantized on both sides.
 
 The checkpoint is a Q4_1 file, so its weights are 16 levels in groups of 32. Asymmetric 4-bit groups of 32 could give them
-back unchanged, which would say nothing; both peers run with their default, symmetric groups of 128.
+back unchanged, which would say nothing; both peers run with their default, symmetric groups of 128. Both turn the weights
+to bfloat16 while they calibrate, as they do by default.
 """
 import dataclasses
 import functools

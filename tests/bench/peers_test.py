@@ -122,6 +122,13 @@ class PeerMain(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, "a is read wrongly"):
                 peer_main.check_layer("a", error, shift)
 
+    def test_libraries_see_no_accelerator_and_enough_workers(self):
+        for cores, workers in ((1, "2"), (2, "2"), (5, "3"), (64, "32")):
+            variables = peer_main.library_variables(cores, "/bin")
+            self.assertEqual(variables["GPTQMODEL_CPU_WORKERS"], workers)
+        self.assertEqual((variables["CUDA_VISIBLE_DEVICES"], variables["HF_HUB_OFFLINE"]), ("", "1"))
+        self.assertEqual(variables["PATH"], f"{sys.prefix}/bin:/bin")
+
     def test_options_of_every_peer_are_understood(self):
         for name, spec in PEERS.items():
             parsed = peer_main.parse(["quantize", "--peer", name, *spec["options"], "--model", "m", "--calibration", "c",

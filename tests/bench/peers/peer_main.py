@@ -18,10 +18,8 @@ import os
 import pathlib
 import shutil
 import sys
+import tempfile
 import time
-
-# Before any library is imported: no accelerator, no network, one process's worth of threads.
-os.environ.update(CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import packed4
 
@@ -35,6 +33,19 @@ GPTQ_SAMPLES = {"seqlen": 1024, "nsamples": 128, "batch_size": 1}
 # points move all weights by a step.
 MAX_RELATIVE_ERROR = 0.5
 MAX_SHIFT_STEPS = 0.25
+
+
+def library_variables(cores, path):
+    """What the libraries must find in the environment when they are imported. `path`: PATH until now."""
+    return {
+        # No accelerator, no network, one process's worth of threads.
+        "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+        # GPTQModel starts a worker for every two cores and needs two: as it is, it does not start on two cores.
+        "GPTQMODEL_CPU_WORKERS": str(max(2, (cores + 1) // 2)),
+        # What is compiled stays with the virtual environment, whose ninja torch must find to compile.
+        "GPTQMODEL_TORCH_EXTENSIONS_DIR": os.path.join(sys.prefix, "extensions"),
+        "PATH": os.path.join(sys.prefix, "bin") + os.pathsep + path,
+    }
 
 
 def read_ids(path):
@@ -90,21 +101,26 @@ def autoround(arguments):
 
     windows, settings = calibration(arguments, AUTOROUND_RECIPES[arguments.recipe])
     dataset = [torch.tensor([window]) for window in windows]
-    begin = time.perf_counter()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    rounder = AutoRound(arguments.model, tokenizer, scheme="W4A16", group_size=arguments.group_size, dataset=dataset,
-                        device_map="cpu", **settings)
-    rounder.quantize_and_save(arguments.out, format="auto_round")
-    seconds = time.perf_counter() - begin
+    with tempfile.TemporaryDirectory() as compiled:
+        # It compiles a block's forward and backward pass, most of a minute; what an earlier run compiled would be found.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled
+        begin = time.perf_counter()
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+        rounder = AutoRound(arguments.model, tokenizer, scheme="W4A16", group_size=arguments.group_size, dataset=dataset,
+                            device_map="cpu", **settings)
+        rounder.quantize_and_save(arguments.out, format="auto_round")
+        seconds = time.perf_counter() - begin
     settings = {"recipe": arguments.recipe, **settings}
     return seconds, settings, versions("auto-round", "torch", "transformers")
 
 
 def gptq(arguments):
     """GPTQModel's defaults (symmetric) on consecutive windows of the calibration text."""
-    from gptqmodel import GPTQModel, QuantizeConfig
+    from gptqmodel import GPTQModel, QuantizeConfig, extension
 
     windows, settings = calibration(arguments, GPTQ_SAMPLES)
+    # Compiled where it is not yet, which belongs to the installation and so not to the time; without it packing is slow.
+    extension.load("pack_block_cpu")
     begin = time.perf_counter()
     config = QuantizeConfig(bits=4, group_size=arguments.group_size, device="cpu")
     model = GPTQModel.load(arguments.model, config)
@@ -237,6 +253,7 @@ def parse(argv):
 
 def main():
     arguments = parse(sys.argv[1:])
+    os.environ.update(library_variables(os.cpu_count(), os.environ.get("PATH", os.defpath)))
     # Libraries print to standard output; only the result may.
     result_to = os.dup(1)
     os.dup2(2, 1)
