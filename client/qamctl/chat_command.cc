@@ -1,3 +1,6 @@
+#include <optional>
+
+#include "client/qamctl/checks.h"
 #include "client/qamctl/commands.h"
 #include "client/qamctl/errors.h"
 #include "client/qamctl/resolve.h"
@@ -8,7 +11,7 @@ namespace {
 
 struct ChatFlags {
   std::string model;
-  std::string message;
+  std::optional<std::string> message;
   std::string system;
 };
 
@@ -32,6 +35,7 @@ class Conversation {
   // Sends `text` and prints the answer. After an error the turn is forgotten, so that the next one can do better; an
   // answer that Ctrl-C cut short is kept as far as it came, and INTERRUPTED is returned.
   absl::Status Say(const std::string& text) {
+    RETURN_IF_ERROR(CheckUtf8("the message", text));
     Add("user", text);
     Interruptible interruptible(session_.terminal().interrupts);
     StreamPrinter printer(session_, stats_);
@@ -87,8 +91,8 @@ absl::Status Converse(Session& session, Conversation& conversation, const std::s
 
 absl::Status Chat(Session& session, const ChatFlags& chat, const SamplingFlags& sampling) {
   Conversation conversation(session, chat, sampling);
-  if (chat.message.empty()) return Converse(session, conversation, ModelName(chat.model));
-  ASSIGN_OR_RETURN(const std::string message, TextOrStdin(session, chat.message));
+  if (!chat.message.has_value()) return Converse(session, conversation, ModelName(chat.model));
+  ASSIGN_OR_RETURN(const std::string message, TextOrStdin(session, *chat.message));
   return conversation.Say(message);
 }
 
@@ -101,8 +105,9 @@ Action BuildChat(CLI::App& app) {
   app.add_option("--message", chat->message,
                  "Say this, print the answer and end; - takes all of standard input as the message. Without it each "
                  "line of standard input is a turn")
+      ->check(Utf8())
       ->type_name("TEXT|-");
-  app.add_option("--system", chat->system, "System message to begin with")->type_name("TEXT");
+  app.add_option("--system", chat->system, "System message to begin with")->check(Utf8())->type_name("TEXT");
   AddSamplingFlags(app, sampling);
   return [chat, sampling](Session& session) { return Chat(session, *chat, *sampling); };
 }

@@ -1,3 +1,4 @@
+#include "client/qamctl/checks.h"
 #include "client/qamctl/commands.h"
 #include "client/qamctl/errors.h"
 #include "client/qamctl/resolve.h"
@@ -33,6 +34,7 @@ Action BuildGenerate(CLI::App& app) {
   app.add_option("model", *model, "The served model, or an alias")->required()->type_name("MODEL");
   app.add_option("prompt", *prompt, "The text to continue; - reads it from standard input")
       ->required()
+      ->check(Utf8())
       ->type_name("PROMPT|-");
   AddSamplingFlags(app, flags);
   return [model, prompt, flags](Session& session) { return Generate(session, *model, *prompt, *flags); };

@@ -1,6 +1,7 @@
 // jobs, watch, cancel, eval.
 #include <cctype>
 
+#include "client/qamctl/checks.h"
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
 #include "client/qamctl/text.h"
@@ -155,14 +156,14 @@ Action BuildEval(CLI::App& app) {
       ->required()
       ->type_name("ARTIFACT");
   app.add_option("--text", flags->text.text,
-                 "Text to measure on: a local file or texts/{sha256} (default: the model's own samples)")
+                 "Text to measure on: a local file, texts/{sha256} or built-in (default: the model's own samples)")
       ->type_name("TEXT");
   app.add_option("--windows", flags->text.windows, "Windows of it to use (default 8)")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("N");
   AddTemplateFlag(app, "", flags->text);
   app.add_option("--window-tokens", flags->window_tokens, "Tokens in a window (default 1024)")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("N");
   app.add_flag("--no-watch", flags->no_watch, "Start the job and return");
   app.add_flag("--validate-only", flags->validate_only, "Check the request and estimate its cost; start nothing");

@@ -1,5 +1,6 @@
 #include <map>
 
+#include "client/qamctl/checks.h"
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
 #include "client/qamctl/text.h"
@@ -58,7 +59,9 @@ absl::Status AddRates(const QuantizeFlags& flags, v1::QuantizeSpec& spec) {
   spec.mutable_ladder()->Add(flags.ladder.begin(), flags.ladder.end());
   spec.set_curve_only(flags.curve_only);
   if (flags.target_bpw == 0 && flags.target_bytes == 0 && flags.target_kl == 0 && flags.target_ppl == 0) {
-    return absl::OkStatus();
+    if (!flags.one_rate) return absl::OkStatus();
+    return InvalidArgument("TARGET_CONFLICT",
+                           "--one-rate is for a target: --target-bpw, --target-bytes, --target-kl or --target-ppl");
   }
   v1::RateTarget& target = *spec.mutable_target();
   target.set_bpw(flags.target_bpw);
@@ -72,6 +75,8 @@ absl::Status AddRates(const QuantizeFlags& flags, v1::QuantizeSpec& spec) {
 absl::StatusOr<v1::CreateQuantizeJobRequest> ToRequest(Session& session, const QuantizeFlags& flags) {
   v1::CreateQuantizeJobRequest request;
   v1::QuantizeSpec& spec = *request.mutable_spec();
+  // First what needs no server: a mistake in it must not cost an upload.
+  RETURN_IF_ERROR(AddRates(flags, spec));
   ASSIGN_OR_RETURN(*spec.mutable_calibration(), ResolveSelection(session, flags.calibration, flags.window_tokens));
   ASSIGN_OR_RETURN(*spec.mutable_evaluation(), ResolveSelection(session, flags.evaluation, flags.window_tokens));
   ASSIGN_OR_RETURN(const std::string checkpoint, ResolveCheckpoint(session, flags.checkpoint));
@@ -85,7 +90,6 @@ absl::StatusOr<v1::CreateQuantizeJobRequest> ToRequest(Session& session, const Q
   if (!flags.rotation.empty()) spec.set_rotation(kRotations.at(flags.rotation));
   spec.set_seed(flags.seed);
   spec.set_max_kl(flags.max_kl);
-  RETURN_IF_ERROR(AddRates(flags, spec));
   request.set_display_name(flags.name);
   request.set_load_as(flags.load_as);
   request.set_priority(flags.priority);
@@ -114,30 +118,42 @@ absl::Status Quantize(Session& session, const QuantizeFlags& flags) {
 
 void AddTextFlags(CLI::App& app, QuantizeFlags& flags) {
   app.add_option("--calibration", flags.calibration.text,
-                 "Text to calibrate on: a local file or texts/{sha256} (default: the model's own samples)")
+                 "Text to calibrate on: a local file, texts/{sha256} or built-in (default: the model's own samples)")
       ->type_name("TEXT");
   app.add_option("--calibration-windows", flags.calibration.windows,
                  "Windows of it to use (default 8, 16 with --error-feedback)")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("N");
   AddTemplateFlag(app, "calibration", flags.calibration);
   app.add_option("--evaluation", flags.evaluation.text,
-                 "Text to measure on: a local file or texts/{sha256} (default: the model's own samples)")
+                 "Text to measure on: a local file, texts/{sha256} or built-in (default: the model's own samples)")
       ->type_name("TEXT");
   app.add_option("--evaluation-windows", flags.evaluation.windows, "Windows of it to use (default 8)")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("N");
   AddTemplateFlag(app, "evaluation", flags.evaluation);
   app.add_option("--window-tokens", flags.window_tokens, "Tokens in a window (default 1024)")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("N");
+}
+
+// What says the rate says it alone. The server refuses the same, but only once everything is uploaded.
+void ExcludeConflicts(CLI::App& app) {
+  for (const char* flag : {"--target-bpw", "--target-bytes", "--target-kl", "--target-ppl", "--ladder"}) {
+    app.get_option(flag)->excludes("--bpw")->excludes("--rate");
+  }
+  for (const char* flag : {"--target-kl", "--target-ppl", "--ladder"}) {
+    app.get_option(flag)->excludes("--target-bpw")->excludes("--target-bytes");
+  }
+  app.get_option("--ladder")->excludes("--target-kl")->excludes("--target-ppl");
+  app.get_option("--target-kl")->excludes("--target-ppl");
 }
 
 void AddRateFlags(CLI::App& app, QuantizeFlags& flags) {
   app.add_option("--rate", flags.rates, "Another rate for tensors whose names match: '*.down_proj=6'; may be repeated")
       ->type_name("FILTER=BITS");
   app.add_option("--target-bpw", flags.target_bpw, "The best artifact of at most so many bits a weight, all counted")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("BITS")
       ->group(kTargets);
   app.add_option("--target-bytes", flags.target_bytes, "The best artifact whose weights file is at most so large: 80MB")
@@ -146,11 +162,11 @@ void AddRateFlags(CLI::App& app, QuantizeFlags& flags) {
       ->group(kTargets);
   app.add_option("--target-kl", flags.target_kl,
                  "The smallest artifact whose mean KL (nats a token) is at most this, by its upper bound")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("KL")
       ->group(kTargets);
   app.add_option("--target-ppl", flags.target_ppl, "The same for the increase of perplexity, in percent")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("PERCENT")
       ->group(kTargets);
   app.add_flag("--one-rate", flags.one_rate, "Reach the target with one rate for all tensors")->group(kTargets);
@@ -161,6 +177,7 @@ void AddRateFlags(CLI::App& app, QuantizeFlags& flags) {
   app.add_flag("--curve-only", flags.curve_only, "Measure the ladder and keep none of its artifacts")
       ->needs("--ladder")
       ->group(kTargets);
+  ExcludeConflicts(app);
 }
 
 }  // namespace
@@ -194,7 +211,7 @@ Action BuildQuantize(CLI::App& app) {
   AddTextFlags(app, *flags);
   AddRateFlags(app, *flags);
   app.add_option("--max-kl", flags->max_kl, "Refuse the artifact if its mean KL (nats a token) is above this")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("KL");
   app.add_option("--name", flags->name, "Display name of job and artifact")->type_name("NAME");
   app.add_option("--load-as", flags->load_as, "Serve the artifact under this name when it is ready")->type_name("NAME");

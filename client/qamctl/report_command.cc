@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "client/qamctl/checks.h"
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
 #include "client/qamctl/text.h"
@@ -59,7 +60,7 @@ Action BuildReport(CLI::App& app) {
       ->required()
       ->type_name("ARTIFACT");
   app.add_option("--worst", flags->worst, "How many of the worst tensors to show (default 8)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotNegative())
       ->type_name("N");
   app.footer("With --json: report.json of the artifact, as it is. --address and --timeout as in `qamctl --help`.");
   return [flags](Session& session) { return ShowReport(session, *flags); };

@@ -137,8 +137,10 @@ absl::StatusOr<std::string> ResolveSource(Session& session, const std::string& t
 absl::StatusOr<std::string> ResolveText(Session& session, const std::string& text) {
   if (text.empty() || IsWholeName(text, "texts/")) return text;
   if (IsSha256(text)) return "texts/" + text;
+  if (text == "built-in") return "texts/built-in";
   if (!Exists(text)) {
-    return NotFound("TEXT_NOT_FOUND", "\"{}\" is neither a file on this machine nor texts/{{sha256}}", text);
+    return NotFound("TEXT_NOT_FOUND", "\"{}\" is neither a file on this machine nor texts/{{sha256}} nor built-in",
+                    text);
   }
   ASSIGN_OR_RETURN(const v1::CompleteUploadResponse response,
                    UploadWithProgress(session, {.path = text, .kind = v1::UPLOAD_KIND_TEXT}));

@@ -27,7 +27,7 @@ absl::StatusOr<std::string> ResolveArtifact(Session& session, const std::string&
 absl::StatusOr<std::string> ResolveJob(Session& session, const std::string& text);
 // An artifact or a checkpoint.
 absl::StatusOr<std::string> ResolveSource(Session& session, const std::string& text);
-// texts/{digest}, a digest, or a local file, which is uploaded first. Empty stays empty.
+// texts/{digest}, a digest, "built-in", or a local file, which is uploaded first. Empty stays empty.
 absl::StatusOr<std::string> ResolveText(Session& session, const std::string& text);
 // "servedModels/NAME" or "NAME" to "NAME", which is what inference and LoadModel take.
 std::string ModelName(const std::string& text);

@@ -2,6 +2,7 @@
 
 #include <absl/strings/str_replace.h>
 
+#include "client/qamctl/checks.h"
 #include "client/qamctl/text.h"
 
 namespace qamserve::qamctl {
@@ -27,14 +28,14 @@ void AddSamplingFlags(CLI::App& app, std::shared_ptr<SamplingFlags> flags) {
   // The callbacks own `flags`, so that `params` outlives the parse.
   AddNumber<int>(app, "--max-tokens", "Stop after this many tokens (default 256)",
                  [flags, params](int n) { params->set_max_tokens(n); })
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("N");
   app.add_option("--temperature", flags->temperature, "0 takes the likeliest token each time (default 1)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotNegative())
       ->type_name("T");
   AddNumber<int>(app, "--top-k", "Sample from the K likeliest tokens (default: all)",
                  [params](int k) { params->set_top_k(k); })
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotNegative())
       ->type_name("K");
   app.add_option("--top-p", flags->top_p, "Sample from the fewest tokens that have this probability (default 1)")
       ->check(CLI::Range(0.0, 1.0))
@@ -44,7 +45,7 @@ void AddSamplingFlags(CLI::App& app, std::shared_ptr<SamplingFlags> flags) {
       ->check(CLI::Range(0.0, 1.0))
       ->type_name("P");
   app.add_option("--repetition-penalty", flags->repetition_penalty, "Above 1 makes tokens seen before less likely")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("X");
   AddNumber<uint64_t>(app, "--seed", "The same seed gives the same text (default: the server chooses)",
                       [params](uint64_t seed) { params->set_seed(seed); })
@@ -56,6 +57,7 @@ void AddSamplingFlags(CLI::App& app, std::shared_ptr<SamplingFlags> flags) {
          },
          "Stop before this text; may be given up to 16 times")
       ->expected(1)
+      ->check(Utf8())
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->type_name("TEXT");
   app.add_flag_callback(
@@ -68,7 +70,7 @@ void AddSamplingFlags(CLI::App& app, std::shared_ptr<SamplingFlags> flags) {
       ->check(CLI::Range(-100, 100))
       ->type_name("N");
   app.add_option("--timeout", flags->timeout_seconds, "End after this many seconds, with what was said until then")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotNegative())
       ->type_name("SECONDS");
   app.add_flag("--stats", flags->stats, "Tell model, tokens, speed and seed at the end");
 }
@@ -91,7 +93,8 @@ void StreamPrinter::operator()(const v1::GenerateResponse& response) {
   if (session_.json()) {
     const absl::Status status = session_.PrintJson(response);
     if (status_.ok()) status_ = status;
-  } else if (response.logprobs_size() > 0) {
+  } else if (listed_ || response.logprobs_size() > 0) {
+    listed_ = true;
     PrintLogprobs(response);
   } else {
     // A model may write anything, even what would move the cursor or set a window's title.
@@ -103,20 +106,22 @@ void StreamPrinter::operator()(const v1::GenerateResponse& response) {
 void StreamPrinter::PrintLogprobs(const v1::GenerateResponse& response) {
   for (const auto& token : response.logprobs()) {
     std::string line = fmt::format("{:>8.4f}  {:>6}  {}", token.logprob(), token.token(), OnOneLine(token.text()));
-    for (const auto& other : token.top()) line += fmt::format("  | {} {:.4f}", OnOneLine(other.text()), other.logprob());
+    for (const auto& other : token.top())
+      line += fmt::format("  | {} {:.4f}", OnOneLine(other.text()), other.logprob());
     session_.Print(line);
   }
 }
 
 absl::Status StreamPrinter::Finish() {
   if (session_.json()) return status_;
-  if (!text_.empty() && !text_.ends_with('\n')) session_.terminal().out << "\n" << std::flush;
-  if (stats_) {
-    const double decode_seconds = usage_.total_seconds() - usage_.time_to_first_token_seconds();
-    const double rate = decode_seconds > 0 ? (usage_.completion_tokens() - 1) / decode_seconds : 0;
+  if (!listed_ && !text_.empty() && !text_.ends_with('\n')) session_.terminal().out << "\n" << std::flush;
+  // Of a request that was refused there is nothing to tell.
+  if (stats_ && usage_.has_value()) {
+    const double decode_seconds = usage_->total_seconds() - usage_->time_to_first_token_seconds();
+    const double rate = decode_seconds > 0 ? (usage_->completion_tokens() - 1) / decode_seconds : 0;
     session_.Note(fmt::format("[{}: {} prompt + {} tokens, first after {:.3f} s, {:.1f} tokens/s, {}, seed {}]",
-                              LastPart(model_), usage_.prompt_tokens(), usage_.completion_tokens(),
-                              usage_.time_to_first_token_seconds(), rate, finish_, usage_.seed()));
+                              LastPart(model_), usage_->prompt_tokens(), usage_->completion_tokens(),
+                              usage_->time_to_first_token_seconds(), rate, finish_, usage_->seed()));
   }
   return status_;
 }
@@ -129,6 +134,7 @@ absl::StatusOr<std::string> TextOrStdin(Session& session, const std::string& arg
   if (text.size() > kMaxInputBytes) {
     return ResourceExhausted("INPUT_TOO_LARGE", "standard input has more than {} bytes", kMaxInputBytes);
   }
+  RETURN_IF_ERROR(CheckUtf8("standard input", text));
   return text;
 }
 

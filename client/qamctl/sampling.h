@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 
 #include "client/qamctl/session.h"
@@ -36,10 +37,11 @@ class StreamPrinter {
 
   Session& session_;
   bool stats_;
+  bool listed_ = false;  // token by token, with log-probabilities: what trails behind has stood in the list
   std::string text_;
   std::string finish_;
   std::string model_;
-  v1::Usage usage_;
+  std::optional<v1::Usage> usage_;  // once it is told
   absl::Status status_;
 };
 

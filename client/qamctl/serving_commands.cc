@@ -1,4 +1,5 @@
 // load, unload, models.
+#include "client/qamctl/checks.h"
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
 #include "client/qamctl/text.h"
@@ -103,7 +104,7 @@ Action BuildLoad(CLI::App& app) {
       ->required()
       ->type_name("NAME");
   app.add_option("--context-tokens", flags->context_tokens, "Longest context (default: the model's, at most 8192)")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("N");
   return [flags](Session& session) { return Load(session, *flags); };
 }
@@ -113,7 +114,7 @@ Action BuildUnload(CLI::App& app) {
   auto drain_seconds = std::make_shared<double>(0);
   app.add_option("name", *name, "The served model")->required()->type_name("NAME");
   app.add_option("--drain-seconds", *drain_seconds, "How long running requests may take to finish")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotNegative())
       ->type_name("SECONDS");
   return [name, drain_seconds](Session& session) { return Unload(session, *name, *drain_seconds); };
 }

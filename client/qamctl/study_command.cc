@@ -137,12 +137,12 @@ Action BuildStudy(CLI::App& app) {
       ->check(CLI::Range(2.5, 6.0))
       ->type_name("BITS,...");
   app.add_option("--calibration", flags->calibration.text,
-                 "Text to calibrate on: a local file or texts/{sha256} (default: the models' own samples)")
+                 "Text to calibrate on: a local file, texts/{sha256} or built-in (default: the models' own samples)")
       ->type_name("TEXT");
   app.add_option("--calibration-windows", flags->calibration.windows, "Windows of it to use")->type_name("N");
   AddTemplateFlag(app, "calibration", flags->calibration);
   app.add_option("--evaluation", flags->evaluation.text,
-                 "Text to measure on: a local file or texts/{sha256} (default: the models' own samples)")
+                 "Text to measure on: a local file, texts/{sha256} or built-in (default: the models' own samples)")
       ->type_name("TEXT");
   app.add_option("--evaluation-windows", flags->evaluation.windows, "Windows of it to use (default 8)")->type_name("N");
   AddTemplateFlag(app, "evaluation", flags->evaluation);

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "client/qamctl/checks.h"
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
 #include "client/qamctl/sampling.h"
@@ -20,7 +21,10 @@ struct TextFlags {
 
 void AddModelAndText(CLI::App& app, TextFlags& flags) {
   app.add_option("model", flags.model, "The served model, or an alias")->required()->type_name("MODEL");
-  app.add_option("text", flags.text, "The text; - reads it from standard input")->required()->type_name("TEXT|-");
+  app.add_option("text", flags.text, "The text; - reads it from standard input")
+      ->required()
+      ->check(Utf8())
+      ->type_name("TEXT|-");
 }
 
 absl::Status Score(Session& session, const TextFlags& flags) {

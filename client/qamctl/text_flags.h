@@ -9,7 +9,7 @@
 namespace qamserve::qamctl {
 
 struct TextFlags {
-  std::string text;  // a local file or texts/{sha256}; empty: own samples
+  std::string text;  // a local file, texts/{sha256} or built-in; empty: own samples
   int windows = 0;
   std::string chat_template;  // "on", "off"; empty: the server's default
 };

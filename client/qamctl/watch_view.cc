@@ -182,15 +182,22 @@ void WatchView::Retry(const absl::Status& status) {
   live_.Keep();
 }
 
+namespace {
+
+std::string Origin(const std::string& text_source) {
+  if (text_source == "text") return "from the text given";
+  return (text_source == "own samples" ? "the model's " : "from the ") + text_source;
+}
+
+}  // namespace
+
 void PrintQuality(Session& session, const v1::QualityReport& quality) {
   if (quality.scored_tokens() == 0) {
     session.Print("quality      not measured");
     return;
   }
-  const bool from_text = quality.text_source() == "text";
   session.Print(fmt::format("measured on  {} windows of {} tokens, {} scored, {}{}{}", quality.windows(),
-                            quality.window_tokens(), quality.scored_tokens(),
-                            from_text ? "from the text given" : "the model's " + quality.text_source(),
+                            quality.window_tokens(), quality.scored_tokens(), Origin(quality.text_source()),
                             quality.chat_template() ? ", in its chat template" : "",
                             quality.kernels().empty() ? "" : ", " + quality.kernels() + " kernels"));
   // 1.96 standard errors: 95 % under a normal law.
@@ -217,8 +224,8 @@ void PrintCandidates(Session& session, const v1::Job& job) {
                {"NOTE"}});
   for (const v1::Candidate& c : job.candidates()) {
     const v1::QualityReport& quality = c.quality();
-    table.Add({c.method(), fmt::format("{:.3f}", c.bpw()),
-               HumanBytes(static_cast<double>(c.artifact_bytes())), fmt::format("{:.5f}", quality.kl_mean()),
+    table.Add({c.method(), fmt::format("{:.3f}", c.bpw()), HumanBytes(static_cast<double>(c.artifact_bytes())),
+               fmt::format("{:.5f}", quality.kl_mean()),
                fmt::format("{:.5f}-{:.5f}", quality.kl_ci95_low(), quality.kl_ci95_high()),
                fmt::format("{:+.2f} %", 100 * quality.perplexity_change()),
                fmt::format("{:.2f} %", 100 * quality.top1_agreement()), ShortName(c.artifact()), c.note()});

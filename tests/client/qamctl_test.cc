@@ -24,6 +24,45 @@ TEST_F(QamctlTest, ExitCodes) {
   EXPECT_EQ(RunBare({"models", "--address", "127.0.0.1:1"}).code, kExitUnavailable);
 }
 
+TEST_F(QamctlTest, NumbersOutOfRangeAreToldInShort) {
+  for (const auto& [flag, value] :
+       {std::pair("--max-tokens", "0"), std::pair("--top-k", "-1"), std::pair("--timeout", "-1"),
+        std::pair("--temperature", "nan"), std::pair("--temperature", "inf"), std::pair("--repetition-penalty", "x")}) {
+    const Result result = Run({"generate", "tiny", "x", flag, value});
+    EXPECT_EQ(result.code, kExitUsage) << flag;
+    EXPECT_THAT(result.err, AllOf(HasSubstr(flag), HasSubstr(value)));
+    EXPECT_LT(result.err.size(), 150u) << result.err;
+  }
+}
+
+// protobuf sends nothing else, and says so in words that help nobody.
+TEST_F(QamctlTest, WhatIsNotUtf8IsRefusedHere) {
+  const Result argument = Run({"generate", "tiny", "bad \xff"});
+  EXPECT_EQ(argument.code, kExitUsage);
+  EXPECT_THAT(argument.err, AllOf(HasSubstr("prompt"), HasSubstr("byte 4 (0xff)"), HasSubstr("UTF-8")));
+  EXPECT_EQ(Run({"generate", "tiny", "x", "--stop", "\xff"}).code, kExitUsage);
+  EXPECT_EQ(Run({"chat", "tiny", "--message", "x", "--system", "\xff"}).code, kExitUsage);
+  for (const char* text : {"g\xfc\xdf", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "cut \xe2\x82"}) {
+    stdin_ = text;
+    for (const std::vector<std::string>& command :
+         {std::vector<std::string>{"generate", "tiny", "-"}, {"chat", "tiny"}, {"score", "tiny", "-"}}) {
+      const Result piped = Run(command);
+      EXPECT_EQ(piped.code, kExitFailed) << command[0];
+      EXPECT_THAT(piped.err, HasSubstr("TEXT_NOT_UTF8"));
+    }
+  }
+  EXPECT_EQ(server_.state().chats.size(), 0u);
+  EXPECT_EQ(server_.state().generate.prompt(), "");
+  stdin_ = "wörld \xe2\x82\xac \xf0\x9f\x98\x80";
+  EXPECT_EQ(Run({"generate", "tiny", "-"}).code, kExitOk);
+  EXPECT_EQ(server_.state().generate.prompt(), stdin_);
+}
+
+TEST_F(QamctlTest, ARefusedRequestHasNoFigures) {
+  EXPECT_THAT(Run({"generate", "absent", "x", "--stats"}).err, Not(HasSubstr("tokens/s")));
+  EXPECT_THAT(Run({"generate", "tiny", "x", "--stats"}).err, HasSubstr("tokens/s"));
+}
+
 TEST_F(QamctlTest, ErrorsSayWhatFailedWhyAndWhatToDo) {
   const Result unreachable = RunBare({"models", "--address", "127.0.0.1:1"});
   EXPECT_THAT(unreachable.err, AllOf(HasSubstr("cannot reach qamserve at 127.0.0.1:1"), HasSubstr("is it running?"),
@@ -118,6 +157,27 @@ TEST_F(QamctlTest, TargetsLaddersAndRulesReachTheServer) {
   EXPECT_EQ(Run({"quantize", "large", "--curve-only"}).code, kExitUsage);
 }
 
+// Before anything is sent: the checkpoint is a local file here, which would be uploaded first.
+TEST_F(QamctlTest, FlagsThatExcludeEachOtherAreRefusedBeforeAnUpload) {
+  const std::string model = WriteFile("model.gguf", std::string("GGUF\x03\0\0\0", 8) + std::string(100, 'x'));
+  const std::vector<std::vector<std::string>> conflicts = {
+      {"--bpw", "4", "--target-kl", "0.1"},        {"--bpw", "4", "--ladder", "3,4"},
+      {"--bpw", "4", "--target-bytes", "1MB"},     {"--target-bpw", "4", "--target-kl", "0.1"},
+      {"--target-kl", "0.1", "--target-ppl", "2"}, {"--ladder", "3,4", "--target-bpw", "4"},
+      {"--rate", "*=4", "--target-bpw", "4"},      {"--rate", "*=4", "--ladder", "3,4"},
+      {"--ladder", "3,4", "--target-ppl", "2"}};
+  for (const std::vector<std::string>& flags : conflicts) {
+    std::vector<std::string> arguments = {"quantize", model};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    const Result result = Run(arguments);
+    EXPECT_EQ(result.code, kExitUsage) << flags[0] << " " << flags[2];
+    EXPECT_THAT(result.err, AllOf(HasSubstr(flags[0]), HasSubstr(flags[2])));
+  }
+  EXPECT_THAT(Run({"quantize", model, "--one-rate"}).err, HasSubstr("--target-bpw"));
+  EXPECT_THAT(Run({"quantize", model, "--rate", "*.q_proj"}).err, HasSubstr("FILTER=BITS"));
+  EXPECT_EQ(server_.state().upload.files_size(), 0) << "nothing was sent";
+}
+
 TEST_F(QamctlTest, AStudyNamesItsMethodsAndWritesItsTable) {
   ASSERT_EQ(Run({"study", "large", "--methods", "joint+ldlq,w8a8", "--rates", "3.5,4", "--no-probes"}).code, kExitOk);
   const v1::CreateStudyJobRequest& request = server_.state().study;
@@ -156,6 +216,9 @@ TEST_F(QamctlTest, WhatFlagsDoNotSayIsTheServersToChoose) {
   EXPECT_TRUE(spec.evaluation().has_chat_template());
   EXPECT_FALSE(spec.evaluation().chat_template());
   EXPECT_EQ(Run({"quantize", "large", "--evaluation-template", "maybe"}).code, kExitUsage);
+  ASSERT_EQ(Run({"quantize", "large", "--calibration", "built-in"}).code, kExitOk);
+  EXPECT_EQ(sent().calibration().text(), "texts/built-in");
+  EXPECT_EQ(sent().evaluation().text(), "");
   ASSERT_EQ(Run({"study", "large", "--methods", "full,joint", "--rates", "4"}).code, kExitOk);
   const v1::CreateStudyJobRequest& study = server_.state().study;
   EXPECT_EQ(study.methods(0).spec().codec(), v1::CODEC_FULL);
