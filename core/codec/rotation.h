@@ -40,11 +40,18 @@ class Rotation {
   // x <- Q' x.
   void ApplyInverse(float* x, float* scratch) const;
 
- private:
   struct Factor {
     int64_t order = 1;
     std::vector<float> entries;  // [order][order], +1 or -1; empty for a power of two
   };
+  // The parts of Q, for those that apply it elsewhere: `blocks` runs of x <- x signs, each factor in turn, x <- x scale.
+  // No factors: the identity, signs and scale do not matter.
+  int64_t blocks() const { return blocks_; }
+  float scale() const { return scale_; }
+  const std::vector<float>& signs() const { return signs_; }
+  const std::vector<Factor>& factors() const { return factors_; }
+
+ private:
   void Transform(float* x, float* scratch, bool transpose) const;
 
   int64_t n_ = 0;
