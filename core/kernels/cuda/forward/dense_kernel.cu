@@ -1,0 +1,11 @@
+#include "core/kernels/cuda/forward/block_kernel.cuh"
+#include "core/kernels/cuda/forward/dense_block.h"
+#include "core/kernels/cuda/forward/launch.h"
+
+namespace qamserve {
+
+cudaError_t QueueDense(const DenseMatmulArgs& args, cudaStream_t stream) {
+  return QueueBlocks<DenseBlock>(args, stream);
+}
+
+}  // namespace qamserve

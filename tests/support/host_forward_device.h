@@ -1,0 +1,156 @@
+// A ForwardDevice without a GPU: memory of this machine, and the threads of every block run one after the other, so
+// that what they do can be compared with the CPU's kernels anywhere. Fresh memory, and what threads share, is full of
+// NaN.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/kernels/cuda/forward/attention_blocks.h"
+#include "core/kernels/cuda/forward/dense_block.h"
+#include "core/kernels/cuda/forward/forward_device.h"
+#include "core/kernels/cuda/forward/row_blocks.h"
+
+namespace qamserve {
+
+// The threads of a block in turn, the last one first if they are to be: a phase in which it matters is wrong.
+template <int kThreads>
+struct ThreadsInTurn {
+  template <typename T>
+  struct Own {
+    std::vector<T> values = std::vector<T>(kThreads);
+    T& operator[](int thread) { return values[static_cast<size_t>(thread)]; }
+  };
+  bool backwards = false;
+
+  template <typename Phase>
+  void operator()(const Phase& phase) const {
+    for (int i = 0; i < kThreads; ++i) phase(backwards ? kThreads - 1 - i : i);
+  }
+};
+
+template <typename Block>
+void RunBlocks(const typename Block::Args& args, bool backwards) {
+  constexpr size_t kGuard = 64;
+  const auto bytes = static_cast<size_t>(Block::SharedBytes(args));
+  std::vector<unsigned char> shared(bytes + kGuard);
+  const int64_t blocks = Block::Blocks(args);
+  for (int64_t i = 0; i < blocks; ++i) {
+    std::fill(shared.begin(), shared.end(), 0xff);
+    Block::Run(args, backwards ? blocks - 1 - i : i, shared.data(), ThreadsInTurn<Block::kThreads>{backwards});
+    for (size_t g = 0; g < kGuard; ++g) ASSERT_EQ(shared[bytes + g], 0xff) << "beyond a block's shared memory";
+  }
+}
+
+class HostForwardDevice : public ForwardDevice {
+ public:
+  explicit HostForwardDevice(bool backwards = false) : backwards_(backwards) {}
+
+  // Calls after which every one fails, as on a device that is lost; and bytes that can be allocated.
+  void FailAfter(int64_t calls) { calls_left_ = calls; }
+  void LimitMemory(int64_t bytes) { bytes_left_ = bytes; }
+  int64_t calls() const { return calls_; }
+  int64_t repeats() const { return repeats_; }
+
+  std::string name() const override { return "host"; }
+  absl::StatusOr<Memory> Allocate(int64_t bytes) override {
+    RETURN_IF_ERROR(Count());
+    if (bytes > bytes_left_) return ResourceExhausted("CUDA_MEMORY", "allocating {} bytes", bytes);
+    bytes_left_ -= bytes;
+    const auto rounded = static_cast<size_t>((bytes + 256) / 256 * 256);
+    Memory memory(std::aligned_alloc(256, rounded), [](void* p) { std::free(p); });
+    std::memset(memory.get(), 0xff, rounded);
+    return memory;
+  }
+  absl::Status Upload(void* to, const void* from, int64_t bytes) override {
+    RETURN_IF_ERROR(Count());
+    if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+    return absl::OkStatus();
+  }
+  absl::Status Download(void* to, const void* from, int64_t bytes) override { return Upload(to, from, bytes); }
+
+  absl::Status Embed(const EmbedArgs& args) override { return Run<EmbedBlock>(args); }
+  absl::Status Norm(const NormArgs& args) override { return Run<NormBlock>(args); }
+  absl::Status Residual(const ResidualArgs& args) override { return Run<ResidualBlock>(args); }
+  absl::Status Bias(const BiasArgs& args) override { return Run<BiasBlock>(args); }
+  absl::Status Gate(const GateArgs& args) override { return Run<GateBlock>(args); }
+  absl::Status Input(const InputArgs& args) override { return Run<InputBlock>(args); }
+  absl::Status Heads(const HeadsArgs& args) override { return Run<HeadsBlock>(args); }
+  absl::Status Attend(const AttendArgs& args) override {
+    RETURN_IF_ERROR(Run<ScoresBlock>(args));
+    RETURN_IF_ERROR(Run<SoftmaxBlock>(args));
+    return Run<ValuesBlock>(args);
+  }
+  absl::Status DenseMatmul(const DenseMatmulArgs& args) override { return Run<DenseBlock>(args); }
+
+  // Products of packed weights have tests of their own (cuda_packed_warp_test, cuda_int8_warp_test).
+  absl::Status PackedMatmul(const PackedMatmulArgs& args) override {
+    return Do([args] {
+      alignas(64) char scratch[kPackedScratchBytes];
+      PackedMatmulArgs with_scratch = args;
+      with_scratch.scratch = scratch;
+      BestKernels().packed_matmul(with_scratch);
+    });
+  }
+  absl::Status Int8Matmul(const Int8MatmulArgs& args) override {
+    return Do([args] { BestKernels().int8_matmul(args); });
+  }
+  absl::Status Int8WideMatmul(const Int8WideMatmulArgs& args) override {
+    return Do([args] { BestKernels().int8_wide_matmul(args); });
+  }
+
+  // From the third time on what was queued the second time is done again, whatever `queue` would do now: a key that
+  // promises too much is found out.
+  absl::Status Repeat(const std::vector<int64_t>& key, absl::FunctionRef<absl::Status()> queue) override {
+    const auto [it, is_new] = recorded_.try_emplace(key);
+    if (is_new) return queue();
+    std::vector<std::function<void()>>& operations = it->second;
+    if (!operations.empty()) {
+      RETURN_IF_ERROR(Count());
+      ++repeats_;
+      for (const auto& operation : operations) operation();
+      return absl::OkStatus();
+    }
+    recording_ = &operations;
+    const absl::Status status = queue();
+    recording_ = nullptr;
+    if (!status.ok()) operations.clear();
+    return status;
+  }
+
+ private:
+  absl::Status Count() {
+    ++calls_;
+    if (calls_left_ == 0) return Internal("CUDA_ERROR", "the device is lost, as a test wanted");
+    --calls_left_;
+    return absl::OkStatus();
+  }
+  template <typename Block>
+  absl::Status Run(const typename Block::Args& args) {
+    return Do([args, backwards = backwards_] { RunBlocks<Block>(args, backwards); });
+  }
+  absl::Status Do(std::function<void()> operation) {
+    RETURN_IF_ERROR(Count());
+    operation();
+    if (recording_ != nullptr) recording_->push_back(std::move(operation));
+    return absl::OkStatus();
+  }
+
+  const bool backwards_;
+  int64_t calls_ = 0;
+  int64_t repeats_ = 0;
+  std::map<std::vector<int64_t>, std::vector<std::function<void()>>> recorded_;
+  std::vector<std::function<void()>>* recording_ = nullptr;
+  int64_t calls_left_ = INT64_MAX;
+  int64_t bytes_left_ = INT64_MAX;
+};
+
+}  // namespace qamserve
