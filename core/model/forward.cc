@@ -98,6 +98,17 @@ RopeFrequencies MakeRopeFrequencies(const ModelConfig& config) {
   return out;
 }
 
+void RopeAngles(const RopeFrequencies& frequencies, int64_t position, const RopeRow& row) {
+  const auto at = static_cast<double>(position);
+  for (size_t i = 0; i < frequencies.global.size(); ++i) {
+    const double frequency = frequencies.global[i], local = frequencies.local[i];
+    row.cosines[i] = static_cast<float>(std::cos(at * frequency));
+    row.sines[i] = static_cast<float>(std::sin(at * frequency));
+    row.local_cosines[i] = local == frequency ? row.cosines[i] : static_cast<float>(std::cos(at * local));
+    row.local_sines[i] = local == frequency ? row.sines[i] : static_cast<float>(std::sin(at * local));
+  }
+}
+
 void ForwardBuffers::Reserve(const ModelConfig& config, int64_t rows) {
   auto grow = [rows](std::vector<float>& v, int64_t n) {
     if (static_cast<int64_t>(v.size()) < rows * n) v.resize(static_cast<size_t>(rows * n));
@@ -111,20 +122,14 @@ void ForwardBuffers::Reserve(const ModelConfig& config, int64_t rows) {
 
 void PrepareRope(const RopeFrequencies& frequencies, std::span<const BatchSpan> spans, ForwardContext& c) {
   const auto half = static_cast<int64_t>(frequencies.global.size());
-  const bool local = frequencies.local != frequencies.global;
+  ForwardBuffers& b = c.buffers;
   for (const BatchSpan& span : spans) {
     c.pool.ParallelFor(span.tokens, kRowGrain, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
-        const double position = static_cast<double>(span.position + t);
-        for (int64_t i = 0; i < half; ++i) {
-          const auto at = static_cast<size_t>((span.first_row + t) * half + i);
-          const double angle = position * frequencies.global[static_cast<size_t>(i)];
-          c.buffers.cosines[at] = static_cast<float>(std::cos(angle));
-          c.buffers.sines[at] = static_cast<float>(std::sin(angle));
-          const double local_angle = position * frequencies.local[static_cast<size_t>(i)];
-          c.buffers.local_cosines[at] = local ? static_cast<float>(std::cos(local_angle)) : c.buffers.cosines[at];
-          c.buffers.local_sines[at] = local ? static_cast<float>(std::sin(local_angle)) : c.buffers.sines[at];
-        }
+        const int64_t at = (span.first_row + t) * half;
+        RopeAngles(
+            frequencies, span.position + t,
+            {b.cosines.data() + at, b.sines.data() + at, b.local_cosines.data() + at, b.local_sines.data() + at});
       }
     });
   }

@@ -38,6 +38,15 @@ struct RopeFrequencies {
 };
 RopeFrequencies MakeRopeFrequencies(const ModelConfig& config);
 
+// Where the angles of one position go: [head_dim / 2] each.
+struct RopeRow {
+  float* cosines;
+  float* sines;
+  float* local_cosines;
+  float* local_sines;
+};
+void RopeAngles(const RopeFrequencies& frequencies, int64_t position, const RopeRow& row);
+
 // Consecutive rows of a batch that belong to one sequence.
 struct BatchSpan {
   int64_t first_row = 0;

@@ -35,8 +35,9 @@ KvLayout::KvLayout(const ModelConfig& config, int64_t layers, const KvFormat& fo
       head_dim_(config.head_dim),
       tile_bytes_(TileBytes(config, format)) {}
 
-KvPool::KvPool(const KvLayout& layout, int64_t blocks)
+KvPool::KvPool(const KvLayout& layout, int64_t blocks, KvMemory memory)
     : layout_(layout),
+      memory_(memory),
       available_(blocks),
       users_(static_cast<size_t>(blocks), 0),
       name_(static_cast<size_t>(blocks)),
@@ -51,6 +52,7 @@ KvPool::Block KvPool::FreeBlock() {
     return block;
   }
   if (next_unused_ < total()) {
+    if (memory_ == KvMemory::kElsewhere) return next_unused_++;
     const auto index = static_cast<size_t>(next_unused_);
     const auto bytes = static_cast<size_t>((layout_.block_bytes() + kAlignment - 1) / kAlignment * kAlignment);
     data_[index].reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, bytes)));

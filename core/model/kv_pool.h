@@ -29,6 +29,9 @@ struct KvFormat {
   int64_t block_tokens = 32;  // a multiple of 8
 };
 
+// Whether a pool has the memory of its blocks, or only keeps the books of blocks that lie elsewhere: on a device.
+enum class KvMemory { kOwn, kElsewhere };
+
 // Where things are in a block. Pure arithmetic.
 class KvLayout {
  public:
@@ -64,7 +67,7 @@ class KvPool {
   static constexpr Block kNone = -1;
 
   // Memory of a block is taken from the system when the block is first used, and kept.
-  KvPool(const KvLayout& layout, int64_t blocks);
+  KvPool(const KvLayout& layout, int64_t blocks, KvMemory memory = KvMemory::kOwn);
   KvPool(const KvPool&) = delete;
   KvPool& operator=(const KvPool&) = delete;
 
@@ -91,6 +94,7 @@ class KvPool {
   // The same without taking it; true also if it has users.
   bool Knows(std::string_view name) const { return names_.find(std::string(name)) != names_.end(); }
 
+  // Null if the memory lies elsewhere.
   std::byte* data(Block block) { return data_[static_cast<size_t>(block)].get(); }
 
  private:
@@ -100,6 +104,7 @@ class KvPool {
   Block FreeBlock();
 
   const KvLayout layout_;
+  const KvMemory memory_;
   int64_t available_;
   Block next_unused_ = 0;       // blocks from here on never had a user
   std::vector<Block> unnamed_;  // free, without a name, with memory

@@ -42,6 +42,8 @@ void Embed(const Linear& embeddings, float scale, int32_t token, const Kernels& 
   }
 }
 
+}  // namespace
+
 absl::Status CheckChunks(const ModelConfig& config, std::span<const SequenceChunk> chunks) {
   for (const SequenceChunk& chunk : chunks) {
     for (int32_t token : chunk.tokens) {
@@ -57,8 +59,6 @@ absl::Status CheckChunks(const ModelConfig& config, std::span<const SequenceChun
   }
   return absl::OkStatus();
 }
-
-}  // namespace
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;
@@ -165,6 +165,10 @@ absl::Status Model::ForwardHidden(std::span<const SequenceChunk> chunks, Workspa
 }
 
 const Linear& Model::head() const { return impl_->head(); }
+
+ModelWeights Model::weights() const {
+  return {impl_->embeddings, impl_->head(), impl_->final_norm, impl_->layers, impl_->rope};
+}
 
 void Model::Head(const float* hidden, int64_t n, ThreadPool& pool, float* logits) const {
   ApplyHead(impl_->head(), hidden, n, *impl_->kernels, pool, logits);

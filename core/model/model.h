@@ -18,7 +18,9 @@
 namespace qamserve {
 
 struct ForwardBuffers;
+struct LayerWeights;
 struct Linear;
+struct RopeFrequencies;
 
 // A piece of one sequence in a step: `tokens` go to positions cache->length() onwards.
 struct SequenceChunk {
@@ -26,6 +28,18 @@ struct SequenceChunk {
   KvCache* cache = nullptr;
   // Which logits are wanted: after the last token only, or after every token.
   bool all_logits = false;
+};
+
+// INVALID_ARGUMENT (PROMPT_TOKEN) for a token out of range; OUT_OF_RANGE (CONTEXT_FULL) if a cache is too small.
+absl::Status CheckChunks(const ModelConfig& config, std::span<const SequenceChunk> chunks);
+
+// What a model is made of, for those that run it elsewhere; references to its own.
+struct ModelWeights {
+  const Linear& embeddings;  // [vocab_size][hidden_size]
+  const Linear& head;        // the embeddings themselves if they are tied
+  const std::vector<float>& final_norm;
+  const std::vector<LayerWeights>& layers;
+  const RopeFrequencies& rope;
 };
 
 // Scratch memory that grows to what a step needs and is kept. Not thread-safe.
@@ -58,7 +72,7 @@ class Model {
 
   // Feeds all chunks in one batch. `logits` gets vocab_size floats for each wanted position, in order of chunks.
   // A row's result does not depend on the other rows of the batch, nor on how a sequence was cut into chunks.
-  // INVALID_ARGUMENT (PROMPT_TOKEN) for a token out of range; OUT_OF_RANGE (CONTEXT_FULL) if a cache is too small.
+  // The errors of CheckChunks.
   absl::Status Forward(std::span<const SequenceChunk> chunks, Workspace& workspace, ThreadPool& pool,
                        std::vector<float>& logits) const;
   // The same, but the normalized last hidden states [positions][hidden_size] instead of logits.
@@ -68,6 +82,7 @@ class Model {
   void Head(const float* hidden, int64_t n, ThreadPool& pool, float* logits) const;
   // The output head [vocab_size][hidden_size], for those who go through it a piece at a time.
   const Linear& head() const;
+  ModelWeights weights() const;
 
  private:
   struct Impl;

@@ -47,6 +47,18 @@ TEST(KvPoolTest, CountsUsersAndGivesBlocksBack) {
   EXPECT_EQ(pool.available(), 0);
 }
 
+TEST(KvPoolTest, KeepsTheBooksOfBlocksThatLieElsewhere) {
+  KvPool pool(SmallLayout(), 2, KvMemory::kElsewhere);
+  const KvPool::Block a = pool.Take(), b = pool.Take();
+  EXPECT_EQ(a, 0) << "blocks count from the start of whoever has the memory";
+  EXPECT_EQ(b, 1);
+  EXPECT_EQ(pool.Take(), KvPool::kNone);
+  EXPECT_EQ(pool.data(a), nullptr);
+  pool.Name(a, "a");
+  pool.Release(a);
+  EXPECT_EQ(pool.Find("a"), a);
+}
+
 TEST(KvPoolTest, NamedBlocksStayUntilTheirMemoryIsWanted) {
   KvPool pool(SmallLayout(), 3);
   const KvPool::Block a = pool.Take(), b = pool.Take(), c = pool.Take();
