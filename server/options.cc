@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "core/kernels/kernels.h"
+#include "core/model/cuda/open.h"
 #include "server/telemetry/log.h"
 
 namespace qamserve {
@@ -81,6 +82,8 @@ void AddAddressFlags(Flags& flags, ServerOptions& o) {
 
 void AddLimitFlags(Flags& flags, ServerOptions& o) {
   flags.Add("--threads", o.threads, "Threads of a job and of each served model; 0 = all cores");
+  flags.Add("--device", o.device,
+            "Where served models run: cpu, or cuda: and a GPU's number, whose memory then holds weights and KV cache");
   flags.Add("--kernels", o.kernels, "Instruction set of the kernels: scalar, avx2 or avx512; empty = the fastest here");
   flags.Add("--memory-limit-mib", o.memory_limit_mib,
             "MiB that served models may take together; 0 = three quarters of the machine's memory");
@@ -173,6 +176,9 @@ absl::Status ValidateOptions(const ServerOptions& o) {
     return InvalidArgument("OPTION", "--import-mode must be copy or reference; got \"{}\"", o.import_mode);
   }
   RETURN_IF_ERROR(CheckRange("--threads", o.threads, 0, 1024));
+  if (const absl::StatusOr<int> device = ParseDevice(o.device); !device.ok()) {
+    return InvalidArgument("OPTION", "--device: {}", MessageOf(device.status()));
+  }
   if (!o.kernels.empty() && KernelsByName(o.kernels) == nullptr) {
     return InvalidArgument("OPTION", "--kernels is \"{}\"; this machine runs {}", o.kernels, KernelNames());
   }

@@ -41,6 +41,7 @@ EngineOptions EngineOptionsOf(const ServerOptions& options) {
   engine.prefix_cache = !options.no_prefix_cache;
   engine.draft_tokens = options.draft_tokens;
   engine.threads = ThreadsOf(options);
+  engine.device = options.device;
   return engine;
 }
 

@@ -109,13 +109,16 @@ struct ScoreJob {
 
 struct Engine::Impl {
   Impl(std::shared_ptr<const Model> model, std::shared_ptr<const Tokenizer> tokenizer, const EngineOptions& options,
-       const KvLayout& layout, int threads)
+       const KvLayout& layout, int64_t block_count, std::unique_ptr<ThreadPool> threads,
+       std::unique_ptr<Forwarder> forwarder)
       : model(std::move(model)),
         tokenizer(std::move(tokenizer)),
         options(options),
         context(ContextFor(options, this->model->config())),
-        pool(threads),
-        blocks(layout, BlocksFor(options, layout)),
+        threads(std::move(threads)),
+        pool(*this->threads),
+        forwarder(std::move(forwarder)),
+        blocks(layout, block_count, this->forwarder->kv_memory()),
         scheduler({.max_running = options.max_running,
                    .prefill_tokens = options.prefill_tokens,
                    .quantum_tokens = options.quantum_tokens,
@@ -131,9 +134,8 @@ struct Engine::Impl {
   void PublishStats() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Step();
   absl::Status Feed(const std::vector<Sequence*>& step, std::vector<Sequence*>& choosing,
-                    std::vector<int64_t>& first_rows, std::vector<float>& logits);
-  void Choose(const std::vector<Sequence*>& choosing, const std::vector<int64_t>& first_rows,
-              std::vector<float>& logits);
+                    std::vector<int64_t>& first_rows);
+  void Choose(const std::vector<Sequence*>& choosing, const std::vector<int64_t>& first_rows);
   void FailStep(const std::vector<Sequence*>& step, const absl::Status& status);
   void StartScore() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void ScoreStep();
@@ -157,8 +159,12 @@ struct Engine::Impl {
   bool stopping ABSL_GUARDED_BY(mutex) = false;
 
   // Of the engine's thread alone.
-  ThreadPool pool;
-  Workspace workspace;
+  const std::unique_ptr<ThreadPool> threads;
+  ThreadPool& pool;
+  const std::unique_ptr<Forwarder> forwarder;
+  // Of a step. Kept, as memory of this size is asked of the system anew each time.
+  std::vector<float> hidden;  // [positions][hidden_size]
+  std::vector<float> logits;  // [rows][vocab]
   KvPool blocks;
   Scheduler scheduler;
   ScoreJob* scoring = nullptr;
@@ -230,14 +236,13 @@ void Engine::Impl::TakeCancelled(Ended& cancelled) {
 // Feeds one batch. `choosing` gets the sequences whose logits choose tokens, and the first of their rows of `logits`
 // [rows][vocab]; the number of all rows stands behind the last.
 absl::Status Engine::Impl::Feed(const std::vector<Sequence*>& step, std::vector<Sequence*>& choosing,
-                                std::vector<int64_t>& first_rows, std::vector<float>& logits) {
+                                std::vector<int64_t>& first_rows) {
   std::vector<SequenceChunk> chunks;
   chunks.reserve(step.size());
   for (Sequence* sequence : step) {
     chunks.push_back({sequence->feed(), &sequence->cache(), /*all_logits=*/sequence->has_draft()});
   }
-  std::vector<float> hidden;
-  RETURN_IF_ERROR(model->ForwardHidden(chunks, workspace, pool, hidden));
+  RETURN_IF_ERROR(forwarder->ForwardHidden(chunks, hidden));
   // One row for each chunk, or one for each of its tokens; those in the middle of a prompt need no head.
   const int64_t width = model->config().hidden_size;
   int64_t from = 0, to = 0;
@@ -254,12 +259,10 @@ absl::Status Engine::Impl::Feed(const std::vector<Sequence*>& step, std::vector<
   }
   first_rows.push_back(to);
   logits.resize(static_cast<size_t>(to * model->config().vocab_size));
-  if (to > 0) model->Head(hidden.data(), to, pool, logits.data());
-  return absl::OkStatus();
+  return to > 0 ? forwarder->Head(hidden.data(), to, logits.data()) : absl::OkStatus();
 }
 
-void Engine::Impl::Choose(const std::vector<Sequence*>& choosing, const std::vector<int64_t>& first_rows,
-                          std::vector<float>& logits) {
+void Engine::Impl::Choose(const std::vector<Sequence*>& choosing, const std::vector<int64_t>& first_rows) {
   const int64_t vocab = model->config().vocab_size;
   pool.ParallelFor(static_cast<int64_t>(choosing.size()), 1, [&](int64_t begin, int64_t end) {
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
@@ -287,11 +290,10 @@ void Engine::Impl::Step() {
   if (step.empty()) return;
   std::vector<Sequence*> choosing;
   std::vector<int64_t> first_rows;
-  std::vector<float> logits;
   std::vector<int64_t> lengths;
   lengths.reserve(step.size());
   for (const Sequence* sequence : step) lengths.push_back(sequence->cache().length());
-  const absl::Status status = WithMemoryErrors("a step", [&] { return Feed(step, choosing, first_rows, logits); });
+  const absl::Status status = WithMemoryErrors("a step", [&] { return Feed(step, choosing, first_rows); });
   if (!status.ok()) {
     for (size_t i = 0; i < step.size(); ++i) step[i]->cache().SetLength(lengths[i]);
     return FailStep(step, status);
@@ -300,7 +302,7 @@ void Engine::Impl::Step() {
     const int64_t fed = step[i]->cache().length() - lengths[i];
     prompt_tokens_fed += std::clamp<int64_t>(step[i]->prompt_tokens() - lengths[i], 0, fed);
   }
-  Choose(choosing, first_rows, logits);
+  Choose(choosing, first_rows);
   for (size_t i = 0; i < choosing.size(); ++i) {
     draft_tokens += first_rows[i + 1] - first_rows[i] - 1;
     accepted_draft_tokens += std::max<int64_t>(0, choosing[i]->chosen() - 1);
@@ -362,14 +364,14 @@ absl::Status Engine::Impl::ScorePiece(ScoreJob& job) {
   const size_t n = std::min(static_cast<size_t>(options.prefill_tokens), job.tokens.size() - 1 - at);
   const SequenceChunk chunk{job.tokens.subspan(at, n), job.cache.get(), /*all_logits=*/true};
   std::vector<float> hidden;
-  RETURN_IF_ERROR(model->ForwardHidden(std::span(&chunk, 1), workspace, pool, hidden));
+  RETURN_IF_ERROR(forwarder->ForwardHidden(std::span(&chunk, 1), hidden));
   const auto vocab = static_cast<size_t>(config.vocab_size);
   std::vector<float> logits;
   for (size_t row = 0; row < n; row += kScoreHeadRows) {
     const size_t rows = std::min<size_t>(kScoreHeadRows, n - row);
     logits.resize(rows * vocab);
-    model->Head(hidden.data() + row * static_cast<size_t>(config.hidden_size), static_cast<int64_t>(rows), pool,
-                logits.data());
+    RETURN_IF_ERROR(forwarder->Head(hidden.data() + row * static_cast<size_t>(config.hidden_size),
+                                    static_cast<int64_t>(rows), logits.data()));
     job.logprobs.resize(at + row + rows);
     pool.ParallelFor(static_cast<int64_t>(rows), 1, [&](int64_t begin, int64_t end) {
       for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
@@ -415,14 +417,17 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const Model> model,
                                                        std::shared_ptr<const Tokenizer> tokenizer,
-                                                       const EngineOptions& options) {
+                                                       const EngineOptions& options, const ForwarderFactory& open) {
   const ModelConfig& config = model->config();
   RETURN_IF_ERROR(CheckOptions(options, config));
   RETURN_IF_ERROR(CheckTokenizer(*tokenizer, *model));
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   const KvLayout layout(config, config.num_layers, options.kv);
-  auto impl = std::make_unique<Impl>(std::move(model), std::move(tokenizer), options, layout,
-                                     options.threads > 0 ? options.threads : cores);
+  const int64_t blocks = BlocksFor(options, layout);
+  auto threads = std::make_unique<ThreadPool>(options.threads > 0 ? options.threads : cores);
+  ASSIGN_OR_RETURN(std::unique_ptr<Forwarder> forwarder, open(options.device, model, layout, blocks, *threads));
+  auto impl = std::make_unique<Impl>(std::move(model), std::move(tokenizer), options, layout, blocks,
+                                     std::move(threads), std::move(forwarder));
   impl->thread = std::thread([state = impl.get()] { state->Run(); });
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }

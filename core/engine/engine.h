@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,6 +14,8 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/model/cuda/open.h"
+#include "core/model/forwarder.h"
 #include "core/model/model.h"
 #include "core/tokenizer/tokenizer.h"
 
@@ -91,6 +94,7 @@ struct EngineOptions {
   int64_t kv_bytes = int64_t{2} << 30;  // all sequences together
   int32_t prefill_tokens = 256;         // of all prompts together in a step, so that running answers do not wait long
   int threads = 0;                      // 0 = all cores
+  std::string device = "cpu";           // or "cuda:0", ...: where the model runs and kv_bytes are
   KvFormat kv;                          // blocks of 8 to 1024 tokens
   bool prefix_cache = true;             // prompts that begin alike share memory and work
   int64_t quantum_tokens = 512;         // a running request that is so far ahead of a waiting one gives way to it
@@ -116,11 +120,16 @@ struct EngineStats {
 // Thread-safe.
 class Engine {
  public:
+  // As OpenForwarder, for tests that bring a device of their own.
+  using ForwarderFactory = std::function<absl::StatusOr<std::unique_ptr<Forwarder>>(
+      std::string_view device, std::shared_ptr<const Model> model, const KvLayout& layout, int64_t blocks,
+      ThreadPool& pool)>;
   // INVALID_ARGUMENT (ENGINE_OPTION) names an option and its limits; (TOKENIZER_MISMATCH) if the tokenizer has ids
-  // of text that the model lacks.
+  // of text that the model lacks. The errors of OpenForwarder: no such device, or too little memory on it.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(std::shared_ptr<const Model> model,
                                                         std::shared_ptr<const Tokenizer> tokenizer,
-                                                        const EngineOptions& options);
+                                                        const EngineOptions& options,
+                                                        const ForwarderFactory& open = OpenForwarder);
   // Stops at the next step; requests that have not ended get kCancelled. Not from a sink.
   ~Engine();
 

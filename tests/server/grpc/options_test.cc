@@ -61,7 +61,7 @@ TEST(OptionsTest, UnknownNamesAreErrors) {
 TEST(OptionsTest, HelpNamesEveryFlagWithItsVariable) {
   const ParsedOptions parsed = Parse({"--help"});
   EXPECT_EQ(parsed.exit_code, 0);
-  for (const char* flag : {"--data-dir", "--listen", "--metrics-listen", "--import-root", "--threads", "--kernels",
+  for (const char* flag : {"--data-dir", "--listen", "--metrics-listen", "--import-root", "--threads", "--kernels", "--device",
                            "--memory-limit-mib", "--roles", "--drain-seconds", "--log-level", "--config"}) {
     EXPECT_THAT(parsed.output, HasSubstr(flag));
   }
@@ -96,6 +96,8 @@ TEST(OptionsTest, RangesNameTheFlag) {
   EXPECT_THAT(Parse({"--drain-seconds", "1e9"}).output, HasSubstr("--drain-seconds"));
   EXPECT_THAT(Parse({"--log-level", "loud"}).output, HasSubstr("loud"));
   EXPECT_THAT(Parse({"--kernels", "riscv"}).output, HasSubstr("this machine runs scalar"));
+  EXPECT_THAT(Parse({"--device", "gpu"}).output, HasSubstr("--device: there is no device \"gpu\""));
+  EXPECT_FALSE(Parse({"--device", "cuda:1"}).exit_code) << "whether it is there is seen when a model is loaded";
   EXPECT_THAT(Parse({"--import-mode", "move"}).output, HasSubstr("--import-mode"));
 }
 
