@@ -22,13 +22,13 @@ int Run(int argc, char** argv) {
   app.add_option("--seconds", options.seconds,
                  "Measured time; a stream that ends is replaced. 0 = one request a stream")
       ->capture_default_str()
-      ->check(CLI::Range(0, 86400));
+      ->check(CLI::Range(0.0, 86400.0));
   app.add_option("--warm-up-seconds", options.warm_up_seconds, "The same load before, not measured")
       ->capture_default_str()
-      ->check(CLI::Range(0, 3600));
+      ->check(CLI::Range(0.0, 3600.0));
   app.add_option("--finish-seconds", options.finish_seconds, "What the last streams get to end")
       ->capture_default_str()
-      ->check(CLI::Range(1, 3600));
+      ->check(CLI::Range(0.1, 3600.0));
   app.add_option("--prompt-tokens", options.prompt_tokens)->capture_default_str()->check(CLI::Range(1, 8192));
   app.add_option("--answer-tokens", options.answer_tokens)->capture_default_str()->check(CLI::Range(1, 8192));
   app.add_option("--vocab-tokens", options.vocab_tokens, "Ids of prompts are below")
