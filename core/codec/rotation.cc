@@ -5,8 +5,9 @@
 
 #include "core/base/rng.h"
 
-// Additions give the same bits in any width, so the compiler may make a wide copy of a loop beside the plain one. The
-// choice is made by the loader before ThreadSanitizer is ready, which crashes it: there, only the plain one.
+// Additions in one order give the same bits in any width, so the compiler may make a wide copy of a loop beside the
+// plain one. The choice is made by the loader before ThreadSanitizer is ready, which crashes it: there, only the plain
+// one.
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
 #define QAMSERVE_AVX2_CLONE __attribute__((target_clones("avx2", "default")))
 #else
@@ -70,49 +71,127 @@ void Search(int64_t n, int64_t least, std::vector<int64_t>& chosen, int64_t cost
   }
 }
 
-// One output row of a dense factor, kWidth columns at a time with their sums in registers.
-template <int kWidth>
-__attribute__((always_inline)) inline void DenseRow(const float* source, const float* signs, int64_t sign_stride,
-                                                    int64_t order, int64_t inner, int64_t& k, float* result) {
+// Vectors as the compiler knows them; it makes of them what the instruction set of a clone has.
+using Float4 = float __attribute__((vector_size(16)));
+using Float8 = float __attribute__((vector_size(32)));
+
+template <typename Vector>
+__attribute__((always_inline)) inline void Load(const float* from, Vector& v) {
+  __builtin_memcpy(&v, from, sizeof(v));
+}
+template <typename Vector>
+__attribute__((always_inline)) inline void Store(const Vector& v, float* to) {
+  __builtin_memcpy(to, &v, sizeof(v));
+}
+
+// Rows of a dense factor that are summed at once: with one, every addition would wait for the one before it.
+constexpr int kDenseRows = 4;  // every order is a multiple of 4
+
+// Signs of kDenseRows output rows: entry (row, col) is at row * row_stride + col * col_stride.
+struct Signs {
+  const float* data;
+  int64_t row_stride;
+  int64_t col_stride;
+};
+
+// kDenseRows output rows, columns k onwards as far as whole vectors go. A row's sum runs over `col` in ascending order.
+template <typename Vector>
+__attribute__((always_inline)) inline void DenseRows(const float* source, const Signs& signs, int64_t order,
+                                                     int64_t inner, int64_t& k, float* result) {
+  constexpr int64_t kWidth = sizeof(Vector) / sizeof(float);
   for (; k + kWidth <= inner; k += kWidth) {
-    float sum[kWidth] = {};
+    Vector sum[kDenseRows] = {};
     for (int64_t col = 0; col < order; ++col) {
-      const float sign = signs[col * sign_stride];
-      const float* value = source + col * inner + k;
-      for (int i = 0; i < kWidth; ++i) sum[i] += sign * value[i];
+      Vector value;
+      Load(source + col * inner + k, value);
+      for (int r = 0; r < kDenseRows; ++r) sum[r] += signs.data[r * signs.row_stride + col * signs.col_stride] * value;
     }
-    for (int i = 0; i < kWidth; ++i) result[k + i] = sum[i];
+    for (int r = 0; r < kDenseRows; ++r) Store(sum[r], result + r * inner + k);
   }
 }
 
 // Applies a dense factor along one axis of [outer][order][inner], out of place.
 QAMSERVE_AVX2_CLONE void ApplyDense(const float* in, float* out, const float* matrix, int64_t order, int64_t outer,
                                     int64_t inner, bool transpose) {
+  using Float1 = float __attribute__((vector_size(4)));
+  const int64_t row_stride = transpose ? 1 : order, col_stride = transpose ? order : 1;
   for (int64_t o = 0; o < outer; ++o) {
     const float* source = in + o * order * inner;
-    for (int64_t row = 0; row < order; ++row) {
+    for (int64_t row = 0; row < order; row += kDenseRows) {
       float* result = out + (o * order + row) * inner;
-      const float* signs = transpose ? matrix + row : matrix + row * order;
-      const int64_t sign_stride = transpose ? order : 1;
+      const Signs signs{matrix + row * row_stride, row_stride, col_stride};
       int64_t k = 0;
-      DenseRow<32>(source, signs, sign_stride, order, inner, k, result);
-      DenseRow<8>(source, signs, sign_stride, order, inner, k, result);
-      DenseRow<4>(source, signs, sign_stride, order, inner, k, result);
-      DenseRow<1>(source, signs, sign_stride, order, inner, k, result);
+      DenseRows<Float8>(source, signs, order, inner, k, result);
+      DenseRows<Float4>(source, signs, order, inner, k, result);
+      DenseRows<Float1>(source, signs, order, inner, k, result);
+    }
+  }
+}
+
+// The stage of Sylvester's transform whose partners are kHalf lanes apart: lower lanes become a + b, upper ones a - b.
+template <int kHalf>
+__attribute__((always_inline)) inline void SylvesterWithin(Float8& v) {
+  using Order = int32_t __attribute__((vector_size(32)));
+  constexpr int h = kHalf;
+  constexpr Order kPartner = {0 ^ h, 1 ^ h, 2 ^ h, 3 ^ h, 4 ^ h, 5 ^ h, 6 ^ h, 7 ^ h};
+  constexpr Float8 kSign = {1 - 2 * (0 & h) / h, 1 - 2 * (1 & h) / h, 1 - 2 * (2 & h) / h, 1 - 2 * (3 & h) / h,
+                            1 - 2 * (4 & h) / h, 1 - 2 * (5 & h) / h, 1 - 2 * (6 & h) / h, 1 - 2 * (7 & h) / h};
+  v = __builtin_shuffle(v, kPartner) + v * kSign;
+}
+
+// Stages `half`, `half` / 2, ... 1 for runs of 2 * half <= 8, as many as there are in whole vectors; how many floats
+// that are.
+__attribute__((always_inline)) inline int64_t SylvesterSmall(float* x, int64_t half, int64_t size) {
+  int64_t at = 0;
+  for (; at + 8 <= size; at += 8) {
+    Float8 v;
+    Load(x + at, v);
+    if (half >= 4) SylvesterWithin<4>(v);
+    if (half >= 2) SylvesterWithin<2>(v);
+    SylvesterWithin<1>(v);
+    Store(v, x + at);
+  }
+  return at;
+}
+
+// Stages `half` and `half` / 2 at once, which halves the passes over memory. REQUIRES: half >= 16.
+__attribute__((always_inline)) inline void SylvesterTwoStages(float* x, int64_t half, int64_t size) {
+  const int64_t quarter = half / 2;
+  for (int64_t start = 0; start < size; start += 2 * half) {
+    for (float* p = x + start; p < x + start + quarter; p += 8) {
+      Float8 v[4];
+      for (int i = 0; i < 4; ++i) Load(p + i * quarter, v[i]);
+      const Float8 a = v[0] + v[2], b = v[1] + v[3], c = v[0] - v[2], d = v[1] - v[3];
+      Store(a + b, p);
+      Store(a - b, p + quarter);
+      Store(c + d, p + 2 * quarter);
+      Store(c - d, p + 3 * quarter);
     }
   }
 }
 
 // Sylvester's matrix of order n on each of `outer` consecutive runs of n, in place.
 QAMSERVE_AVX2_CLONE void ApplySylvester(float* x, int64_t n, int64_t outer) {
-  for (int64_t half = n / 2; half >= 1; half /= 2) {
-    for (int64_t start = 0; start < n * outer; start += 2 * half) {
-      float* a = x + start;
-      float* b = a + half;
-      for (int64_t k = 0; k < half; ++k) {
-        const float sum = a[k] + b[k], difference = a[k] - b[k];
-        a[k] = sum;
-        b[k] = difference;
+  const int64_t size = n * outer;
+  int64_t half = n / 2;
+  for (; half >= 16; half /= 4) SylvesterTwoStages(x, half, size);
+  for (; half >= 8; half /= 2) {
+    for (int64_t start = 0; start < size; start += 2 * half) {
+      Float8 a, b;
+      Load(x + start, a);
+      Load(x + start + half, b);
+      Store(a + b, x + start);
+      Store(a - b, x + start + half);
+    }
+  }
+  const int64_t done = half >= 1 ? SylvesterSmall(x, half, size) : size;
+  // What is left is shorter than a vector.
+  for (; half >= 1; half /= 2) {
+    for (int64_t start = done; start < size; start += 2 * half) {
+      for (int64_t k = start; k < start + half; ++k) {
+        const float sum = x[k] + x[k + half], difference = x[k] - x[k + half];
+        x[k] = sum;
+        x[k + half] = difference;
       }
     }
   }
