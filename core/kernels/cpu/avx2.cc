@@ -10,6 +10,7 @@
 #include "core/codec/trellis.h"
 #include "core/kernels/cpu/int8_avx2.h"
 #include "core/kernels/cpu/int8_wide_avx2.h"
+#include "core/kernels/cpu/joint_avx2.h"
 
 namespace qamserve {
 namespace avx2 {
@@ -129,8 +130,33 @@ inline void StoreRows(const PackedMatmulArgs& a, int64_t strip, int64_t t, const
   __builtin_memcpy(a.y + t * a.y_stride + row, out, static_cast<size_t>(rows) * sizeof(float));
 }
 
-// One token: codes become table entries and are multiplied at once. Bound by the scalar table loads, about one pair a
-// clock; the indices of the next tile are made while this one is looked up.
+// One token, up to 9 bits: magnitudes are looked up in registers (joint_avx2.h).
+template <int kBits>
+void OneTokenByNibbles(const PackedMatmulArgs& a) {
+  const int64_t padded = PaddedCols(a.w.cols), tile_bytes = TileBytes(kBits);
+  const NibbleTables<kBits> tables(a.w.table);
+  auto* pairs = static_cast<PairBytes*>(a.scratch);
+  for (int64_t strip = a.strip_begin; strip < a.strip_end; ++strip) {
+    const uint8_t* tile = a.w.codes + strip * StripBytes(a.w.cols, kBits);
+    __m256i sums[4] = {};
+    __m256 totals[4] = {};
+    for (int64_t c = 0; c < padded; c += kTileCols, tile += tile_bytes) {
+      // Once for all strips if they fit.
+      if (c % kPairBytesCols == 0 && (strip == a.strip_begin || padded > kPairBytesCols)) {
+        PreparePairBytes(a.x.q + c, padded - c < kPairBytesCols ? padded - c : kPairBytesCols, pairs);
+      }
+      for (int64_t line = 0; line < tile_bytes; line += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(tile + kPrefetchTiles * tile_bytes + line), _MM_HINT_T0);
+      }
+      AddTile<kBits>(tile, tables, pairs + c % kPairBytesCols / 8, sums, std::make_integer_sequence<int, 8>());
+      if ((c + kTileCols) % kPackedBlockCols == 0 || c + kTileCols == padded) FlushBlock(sums, totals);
+    }
+    StoreRows(a, strip, 0, totals);
+  }
+}
+
+// One token, 10 bits and more: codes become table entries and are multiplied at once. Bound by the scalar table loads,
+// about one pair a clock; the indices of the next tile are made while this one is looked up.
 template <int kBits>
 void OneToken(const PackedMatmulArgs& a) {
   const int64_t tiles = TilesAcross(a.w.cols), tile_bytes = TileBytes(kBits);
@@ -332,7 +358,11 @@ void TokenGroup(const PackedMatmulArgs& a, int64_t first, int64_t tokens, GroupS
 
 template <int kBits, bool kTrellis>
 void PackedMatmulCoded(const PackedMatmulArgs& a) {
-  if (a.x.tokens == 1) return kTrellis ? OneTokenTrellis<kBits>(a) : OneToken<kBits>(a);
+  if (a.x.tokens == 1) {
+    if constexpr (kTrellis) return OneTokenTrellis<kBits>(a);
+    if constexpr (!kTrellis && kBits <= 9) return OneTokenByNibbles<kBits>(a);
+    if constexpr (!kTrellis && kBits >= 10) return OneToken<kBits>(a);
+  }
   auto* scratch = reinterpret_cast<GroupScratch*>((reinterpret_cast<uintptr_t>(a.scratch) + 31) & ~uintptr_t{31});
   for (int64_t first = 0; first < a.x.tokens; first += kPackedTokenGroup) {
     const int64_t left = a.x.tokens - first;
