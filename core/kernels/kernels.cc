@@ -14,6 +14,7 @@ const Kernels& BestKernels() {
     }
     return *named;
   }
+  if (const Kernels* amx = AmxKernels()) return *amx;
   if (const Kernels* avx512 = Avx512Kernels()) return *avx512;
   if (const Kernels* avx2 = Avx2Kernels()) return *avx2;
   return ScalarKernels();
@@ -23,12 +24,13 @@ const Kernels* KernelsByName(std::string_view name) {
   if (name == "scalar") return &ScalarKernels();
   if (name == "avx2") return Avx2Kernels();
   if (name == "avx512") return Avx512Kernels();
+  if (name == "amx") return AmxKernels();
   return nullptr;
 }
 
 std::string KernelNames() {
   std::string names = "scalar";
-  for (const Kernels* kernels : {Avx2Kernels(), Avx512Kernels()}) {
+  for (const Kernels* kernels : {Avx2Kernels(), Avx512Kernels(), AmxKernels()}) {
     if (kernels != nullptr) names.append(", ").append(kernels->name);
   }
   return names;

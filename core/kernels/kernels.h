@@ -76,7 +76,7 @@ struct PackedMatmulArgs {
   void* scratch = nullptr;
 };
 inline constexpr int64_t kPackedTokenGroup = 64;
-inline constexpr int64_t kPackedScratchBytes = 32 * 1024;
+inline constexpr int64_t kPackedScratchBytes = 168 * 1024;  // what AMX wants; the others use up to 32
 
 // One step of a trellis search (core/kernels/trellis_search.h): for every block k of kTrellisLanes lanes l, the least
 // of entries[(k / share) * items + i] + |points[(k * items + i) * kTrellisLanes + l] - target|^2 over items i. Points
@@ -166,7 +166,10 @@ const Kernels& ScalarKernels();
 const Kernels* Avx2Kernels();
 // The same, for machines with AVX-512 F, BW, DQ, VL, VBMI and VNNI as well (Ice Lake, Zen 4 and later).
 const Kernels* Avx512Kernels();
-// "scalar", "avx2" or "avx512"; null if it cannot run here.
+// Those of AVX-512 with products of several tokens in tiles, for machines that have AMX for bytes (Sapphire Rapids and
+// later).
+const Kernels* AmxKernels();
+// "scalar", "avx2", "avx512" or "amx"; null if it cannot run here.
 const Kernels* KernelsByName(std::string_view name);
 // Those that can run here: "scalar, avx2".
 std::string KernelNames();

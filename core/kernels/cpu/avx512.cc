@@ -6,6 +6,9 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
+
+#include "core/kernels/cpu/amx.h"
 #include "core/kernels/cpu/int8_avx512.h"
 #include "core/kernels/cpu/packed_avx512.h"
 
@@ -15,10 +18,11 @@ namespace {
 
 constexpr int kDotTokens = 6;
 
-// The second is written over the first.
+// The second is written over the first, the third over both.
 // clang-format off
 #include "core/kernels/cpu/lanes_avx2.inc"
 #include "core/kernels/cpu/float_kernels.inc"
+#include "core/kernels/cpu/dense_avx512.inc"
 // clang-format on
 
 // Two vectors of the running minimum stay in registers while the points stream by. Squares, their sum and the entry
@@ -41,14 +45,56 @@ void TrellisStep(const TrellisStepArgs& a) {
   }
 }
 
+// With AMX, tokens enough to win by it.
+void PackedMatmulTiles(const PackedMatmulArgs& a) {
+  if (a.x.tokens < (a.w.table == nullptr ? amx::kMinTrellisTokens : amx::kMinTokens)) return PackedMatmul(a);
+  PackedMatmulArgs aligned = a;
+  aligned.scratch = AlignScratch(a.scratch);
+  amx::PackedMatmul(aligned);
+}
+void Int8MatmulTiles(const Int8MatmulArgs& a) {
+  const bool fits = PaddedCols(a.w.cols) <= amx::kMaxInt8Cols;
+  return fits && a.x.tokens >= amx::kMinTokens ? amx::Int8Matmul(a) : Int8Matmul(a);
+}
+void Int8WideMatmulTiles(const Int8WideMatmulArgs& a) {
+  const bool fits = 2 * PaddedCols(a.w.cols) <= amx::kMaxInt8Cols;
+  return fits && a.x.tokens >= amx::kMinTokens ? amx::Int8WideMatmul(a) : Int8WideMatmul(a);
+}
+
 }  // namespace
 }  // namespace avx512
 
+const Kernels* AmxKernels() {
+  static constexpr Kernels kKernels = {"amx",
+                                       avx512::DenseMatmulTwoRows,
+                                       avx512::PackedMatmulTiles,
+                                       avx512::QuantizeInput,
+                                       avx512::RmsNorm,
+                                       avx512::Softmax,
+                                       avx512::SiluMul,
+                                       avx512::GeluMul,
+                                       avx512::ToFloat,
+                                       avx512::TrellisStep,
+                                       avx512::Int8MatmulTiles,
+                                       avx512::QuantizeInput8,
+                                       avx512::Int8WideMatmulTiles};
+  return Avx512Kernels() != nullptr && amx::Usable() ? &kKernels : nullptr;
+}
+
 const Kernels* Avx512Kernels() {
-  static constexpr Kernels kKernels = {
-      "avx512",           avx512::DenseMatmul,    avx512::PackedMatmul,  avx512::QuantizeInput, avx512::RmsNorm,
-      avx512::Softmax,    avx512::SiluMul,        avx512::GeluMul,       avx512::ToFloat,       avx512::TrellisStep,
-      avx512::Int8Matmul, avx512::QuantizeInput8, avx512::Int8WideMatmul};
+  static constexpr Kernels kKernels = {"avx512",
+                                       avx512::DenseMatmulTwoRows,
+                                       avx512::PackedMatmul,
+                                       avx512::QuantizeInput,
+                                       avx512::RmsNorm,
+                                       avx512::Softmax,
+                                       avx512::SiluMul,
+                                       avx512::GeluMul,
+                                       avx512::ToFloat,
+                                       avx512::TrellisStep,
+                                       avx512::Int8Matmul,
+                                       avx512::QuantizeInput8,
+                                       avx512::Int8WideMatmul};
   // The builtin asks the system, too, whether it keeps the wide registers and the masks.
   const bool runs = Avx2Kernels() != nullptr && __builtin_cpu_supports("avx512f") &&
                     __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
@@ -63,6 +109,7 @@ const Kernels* Avx512Kernels() {
 
 namespace qamserve {
 const Kernels* Avx512Kernels() { return nullptr; }
+const Kernels* AmxKernels() { return nullptr; }
 }  // namespace qamserve
 
 #endif

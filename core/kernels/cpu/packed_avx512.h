@@ -98,9 +98,13 @@ void PackedMatmulBits(const PackedMatmulArgs& a) {
   });
 }
 
+inline void* AlignScratch(void* scratch) {
+  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch) + 63) & ~uintptr_t{63});
+}
+
 inline void PackedMatmul(const PackedMatmulArgs& unaligned) {
   PackedMatmulArgs a = unaligned;
-  a.scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(a.scratch) + 63) & ~uintptr_t{63});
+  a.scratch = AlignScratch(a.scratch);
   switch (a.w.pair_bits) {
     case 5:
       return PackedMatmulBits<5>(a);

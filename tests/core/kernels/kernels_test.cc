@@ -266,6 +266,7 @@ TEST(Dispatch, NamesWhatRuns) {
   EXPECT_EQ(KernelsByName("scalar"), &ScalarKernels());
   EXPECT_EQ(KernelsByName("avx2"), Avx2Kernels());
   EXPECT_EQ(KernelsByName("avx512"), Avx512Kernels());
+  EXPECT_EQ(KernelsByName("amx"), AmxKernels());
   for (const Kernels* kernels : AllKernels()) EXPECT_EQ(KernelsByName(kernels->name), kernels);
   EXPECT_EQ(&BestKernels(), AllKernels().back());
   EXPECT_EQ(KernelsByName("riscv"), nullptr);

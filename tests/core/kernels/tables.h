@@ -10,7 +10,7 @@ namespace qamserve {
 // Those that this machine runs, but the reference.
 inline std::vector<const Kernels*> FastKernels() {
   std::vector<const Kernels*> tables;
-  for (const Kernels* kernels : {Avx2Kernels(), Avx512Kernels()}) {
+  for (const Kernels* kernels : {Avx2Kernels(), Avx512Kernels(), AmxKernels()}) {
     if (kernels != nullptr) tables.push_back(kernels);
   }
   return tables;
