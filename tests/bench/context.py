@@ -59,13 +59,22 @@ class Context:
             raise Unmeasurable(f"the model {name} could not be obtained")
         return pathlib.Path(done.stdout.splitlines()[-1])
 
-    @functools.cached_property
-    def peer(self):
+    def build_peer(self, isa):
         script = str(REPOSITORY / "scripts/build_peer.sh")
-        done = subprocess.run([script], stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run([script, "--isa", isa], stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
             raise Unmeasurable("the peer, llama.cpp, could not be built")
         return pathlib.Path(done.stdout.splitlines()[-1])
+
+    @functools.cached_property
+    def peer(self):
+        """The folder of the peer's tools, built for all that this CPU has."""
+        return self.build_peer("native")
+
+    @functools.cached_property
+    def peer_avx2(self):
+        """The same built for AVX2, with llama-bench alone."""
+        return self.build_peer("avx2")
 
     @functools.lru_cache
     def peer_model(self, kind, eight_bit_head=False):
@@ -114,6 +123,8 @@ class Context:
             places.append((self.wikitext2, "$QAMSERVE_WIKITEXT2"))
         if "peer" in self.__dict__:
             places.append((self.peer, "$PEER"))
+        if "peer_avx2" in self.__dict__:
+            places.append((self.peer_avx2, "$PEER_AVX2"))
         parts = []
         for part in command:
             text = str(part)

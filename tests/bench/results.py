@@ -71,10 +71,11 @@ def render(rows):
                      f"{cell(entry.get('peer'))} | {ratio} | {cell(about)} |")
     lines += ["", "## Commands", "",
               "In them `$MODELS` is `~/.cache/qamserve/models`, `$WORK` is `~/.cache/qamserve/bench` (artifacts, texts made "
-              "from WikiText-2, the peer's files), `$PEER` is the folder that `scripts/build_peer.sh` prints, and "
-              "`$QAMSERVE_WIKITEXT2` holds WikiText-2. The calibration text `$WORK/valid.txt` is `valid.tokens` without "
-              "` <unk>`. `$WORK/peers` is made by `tests/bench/measure_peers.py`: a virtual environment of "
-              "`tests/bench/peers/requirements.txt`, the checkpoint in Hugging Face's form, token ids of the texts.", ""]
+              "from WikiText-2, the peer's files), `$PEER` is the folder that `scripts/build_peer.sh` prints, "
+              "`$PEER_AVX2` the one that it prints with `--isa avx2`, and `$QAMSERVE_WIKITEXT2` holds WikiText-2. The "
+              "calibration text `$WORK/valid.txt` is `valid.tokens` without ` <unk>`. `$WORK/peers` is made by "
+              "`tests/bench/measure_peers.py`: a virtual environment of `tests/bench/peers/requirements.txt`, the "
+              "checkpoint in Hugging Face's form, token ids of the texts.", ""]
     for key in present:
         entry = rows[key]
         lines += [f"### {key}", "", f"{entry['date']}, commit {entry['commit']}, {entry['machine']}", "", "```sh",
