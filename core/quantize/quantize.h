@@ -90,11 +90,14 @@ struct QuantizePlan {
 // FILTER_MATCHES_NOTHING, BPW_RANGE.
 absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, const QuantizeSpec& spec, int threads);
 
+class QuantizeDevice;
+
 // Runs windows of `window_tokens` tokens each through the unquantized model, a block at a time, and writes the sums of
-// squares of every group's inputs to `out_path`; with error feedback also the sums of their outer products.
+// squares of every group's inputs to `out_path`; with error feedback also the sums of their outer products. A device
+// adds up in place of the CPU; the bytes are the same.
 absl::Status CalibrateShard(const Checkpoint& checkpoint, const QuantizeSpec& spec,
                             const std::vector<std::vector<int32_t>>& windows, ThreadPool& pool, ProgressFn progress,
-                            const std::string& out_path);
+                            const std::string& out_path, QuantizeDevice* device = nullptr);
 
 struct TensorOutcome {
   std::string name;
@@ -111,28 +114,35 @@ struct TensorOutcome {
 
 class CoderTables;
 struct GroupStatistics;
+struct PackedTensor;
+struct StripOutcome;
 
 // Quantizes the tensors of one plan, in any order and by any number of threads at once. Immutable; thread-safe.
 class Quantizer {
  public:
+  // Tensors that `device` encodes are quantized by it, others and all without one by the CPU; the bytes are the same.
   // Errors as PlanQuantization.
   static absl::StatusOr<std::shared_ptr<const Quantizer>> Create(std::shared_ptr<const Checkpoint> checkpoint,
-                                                                 const QuantizeSpec& spec);
+                                                                 const QuantizeSpec& spec,
+                                                                 std::shared_ptr<QuantizeDevice> device = nullptr);
   ~Quantizer();
 
   const QuantizePlan& plan() const { return plan_; }
   // Quantizes tensor `index` of the plan and writes it. `statistics` are the files of all calibration shards, in shard
   // order (empty unless NeedsStatistics). Memory: the packed tensor, a strip of rows for each thread and, with error
-  // feedback, up to 16 bytes for each pair of input channels. TENSOR_RANGE names a tensor that its type cannot hold.
+  // feedback, up to 16 bytes for each pair of input channels; with a device, a panel of 256 MiB of rows in place of
+  // strips and 4 bytes for each pair. TENSOR_RANGE names a tensor that its type cannot hold.
   absl::StatusOr<TensorOutcome> QuantizeTensor(size_t index, const std::vector<std::string>& statistics,
                                                ThreadPool& pool, ProgressFn progress,
                                                const std::string& out_path) const;
 
  private:
-  Quantizer(std::shared_ptr<const Checkpoint> checkpoint, const QuantizeSpec& spec);
+  Quantizer(std::shared_ptr<const Checkpoint> checkpoint, const QuantizeSpec& spec,
+            std::shared_ptr<QuantizeDevice> device);
 
   std::shared_ptr<const Checkpoint> checkpoint_;
   QuantizeSpec spec_;
+  std::shared_ptr<QuantizeDevice> device_;  // null: the CPU
   QuantizePlan plan_;
   std::map<std::pair<Codec, int>, std::unique_ptr<const CoderTables>> tables_;
   std::map<int64_t, std::unique_ptr<const Rotation>> rotations_;  // by input dimension
@@ -142,6 +152,10 @@ class Quantizer {
   absl::StatusOr<std::vector<float>> ScaleOf(const QuantizePlan::Tensor& tensor,
                                              const std::vector<std::string>& statistics,
                                              const GroupStatistics& inputs) const;
+  // Codes and norms of a tensor whose scale is made. Takes inputs.outer.
+  absl::StatusOr<StripOutcome> EncodeTensor(const QuantizePlan::Tensor& tensor, GroupStatistics& inputs,
+                                            ThreadPool& pool, ProgressFn progress, PackedTensor& packed) const;
+
   mutable std::mutex mutex_;
   mutable std::deque<std::pair<std::string, std::vector<float>>> scales_;  // guarded by mutex_; newest last
 };

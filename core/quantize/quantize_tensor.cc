@@ -6,12 +6,20 @@
 
 #include "core/codec/half.h"
 #include "core/codec/joint.h"
+#include "core/quantize/device.h"
 #include "core/quantize/feedback.h"
 #include "core/quantize/internal.h"
 #include "core/quantize/pair_coder.h"
 #include "core/quantize/strip.h"
 
 namespace qamserve {
+
+struct PackedTensor {
+  std::vector<uint8_t> codes;
+  std::vector<uint16_t> norms;
+  std::vector<float> scale;  // empty without channel scales
+};
+
 namespace {
 
 // Calls add(weights of a few rows) for all layers that share the input, in order.
@@ -52,12 +60,6 @@ absl::StatusOr<std::vector<float>> ComputeScale(const Checkpoint& checkpoint, co
   return feedback ? EqualEnergyScale(energy) : ChannelScale(inputs.mean_square, energy);
 }
 
-struct PackedTensor {
-  std::vector<uint8_t> codes;
-  std::vector<uint16_t> norms;
-  std::vector<float> scale;  // empty without channel scales
-};
-
 absl::Status WritePacked(const QuantizePlan::Tensor& tensor, const PackedTensor& packed, const std::string& path) {
   std::vector<SafetensorsWriter::Declaration> declarations = {
       {tensor.name + kCodesSuffix, DType::kU8, {static_cast<int64_t>(packed.codes.size())}},
@@ -70,6 +72,20 @@ absl::Status WritePacked(const QuantizePlan::Tensor& tensor, const PackedTensor&
   for (float s : packed.scale) halves.push_back(FloatToHalf(s));
   RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(halves))));
   return writer.Commit();
+}
+
+void AddOutcome(const StripOutcome& strip, StripOutcome& total) {
+  total.relative += strip.relative;
+  total.worst_row = std::max(total.worst_row, strip.worst_row);
+  total.weighted += strip.weighted;
+  total.weighted_energy += strip.weighted_energy;
+  total.feedback_loss += strip.feedback_loss;
+}
+
+// Says of an error which rows it was in.
+absl::Status AtRows(const absl::Status& status, const Checkpoint& checkpoint, const QuantizePlan::Tensor& tensor,
+                    int64_t first) {
+  return Annotate(status, fmt::format("{}: tensor {}, rows from {}", checkpoint.origin(), tensor.name, first));
 }
 
 // The strips of a tensor, added up in order.
@@ -86,8 +102,7 @@ absl::StatusOr<StripOutcome> EncodeStrips(const Checkpoint& checkpoint, const Qu
         context, rows, std::span(packed.norms).subspan(static_cast<size_t>(first), static_cast<size_t>(count)),
         std::span(packed.codes).subspan(static_cast<size_t>(strip * bytes), static_cast<size_t>(bytes)));
     if (outcome.ok()) return outcome;
-    return Annotate(outcome.status(),
-                    fmt::format("{}: tensor {}, rows from {}", checkpoint.origin(), tensor.name, first));
+    return AtRows(outcome.status(), checkpoint, tensor, first);
   };
   StripOutcome total;
   std::vector<absl::StatusOr<StripOutcome>> outcomes(static_cast<size_t>(pool.threads()));
@@ -98,26 +113,59 @@ absl::StatusOr<StripOutcome> EncodeStrips(const Checkpoint& checkpoint, const Qu
     });
     for (int64_t s = 0; s < now; ++s) {
       ASSIGN_OR_RETURN(const StripOutcome outcome, outcomes[static_cast<size_t>(s)]);
-      total.relative += outcome.relative;
-      total.worst_row = std::max(total.worst_row, outcome.worst_row);
-      total.weighted += outcome.weighted;
-      total.weighted_energy += outcome.weighted_energy;
-      total.feedback_loss += outcome.feedback_loss;
+      AddOutcome(outcome, total);
     }
     RETURN_IF_ERROR(progress(static_cast<double>(done + now) / static_cast<double>(strips)));
   }
   return total;
 }
 
+// The same by a device, a panel of strips at a time, which all threads read.
+absl::StatusOr<StripOutcome> EncodePanels(const Checkpoint& checkpoint, const QuantizePlan::Tensor& tensor,
+                                          DeviceCoder& coder, ThreadPool& pool, ProgressFn progress,
+                                          PackedTensor& packed) {
+  const int64_t cols = tensor.cols, strip_bytes = CodesStripBytes(tensor.format, cols);
+  const int64_t panel = std::min(tensor.rows, coder.panel_rows());
+  std::vector<float> rows(static_cast<size_t>(panel * cols));
+  std::vector<absl::Status> read(static_cast<size_t>(StripsDown(panel)));
+  std::vector<StripOutcome> outcomes;
+  StripOutcome total;
+  for (int64_t first = 0; first < tensor.rows; first += panel) {
+    const int64_t count = std::min(panel, tensor.rows - first), strips = StripsDown(count);
+    pool.ParallelFor(strips, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t s = begin; s < end; ++s) {
+        const int64_t from = s * kTileRows, to = std::min(count, from + kTileRows);
+        read[static_cast<size_t>(s)] = checkpoint.ReadRows(
+            tensor.name + ".weight", first + from, first + to,
+            std::span(rows).subspan(static_cast<size_t>(from * cols), static_cast<size_t>((to - from) * cols)));
+      }
+    });
+    for (int64_t s = 0; s < strips; ++s) RETURN_IF_ERROR(read[static_cast<size_t>(s)]);
+    outcomes.assign(static_cast<size_t>(strips), {});
+    const absl::Status status = coder.Encode(
+        std::span(rows).first(static_cast<size_t>(count * cols)),
+        std::span(packed.norms).subspan(static_cast<size_t>(first), static_cast<size_t>(count)),
+        std::span(packed.codes)
+            .subspan(static_cast<size_t>(first / kTileRows * strip_bytes), static_cast<size_t>(strips * strip_bytes)),
+        outcomes);
+    if (!status.ok()) return AtRows(status, checkpoint, tensor, first);
+    for (const StripOutcome& outcome : outcomes) AddOutcome(outcome, total);
+    RETURN_IF_ERROR(progress(static_cast<double>(first + count) / static_cast<double>(tensor.rows)));
+  }
+  return total;
+}
+
 }  // namespace
 
-Quantizer::Quantizer(std::shared_ptr<const Checkpoint> checkpoint, const QuantizeSpec& spec)
-    : checkpoint_(std::move(checkpoint)), spec_(spec) {}
+Quantizer::Quantizer(std::shared_ptr<const Checkpoint> checkpoint, const QuantizeSpec& spec,
+                     std::shared_ptr<QuantizeDevice> device)
+    : checkpoint_(std::move(checkpoint)), spec_(spec), device_(std::move(device)) {}
 Quantizer::~Quantizer() = default;
 
 absl::StatusOr<std::shared_ptr<const Quantizer>> Quantizer::Create(std::shared_ptr<const Checkpoint> checkpoint,
-                                                                   const QuantizeSpec& spec) {
-  std::shared_ptr<Quantizer> out(new Quantizer(std::move(checkpoint), spec));
+                                                                   const QuantizeSpec& spec,
+                                                                   std::shared_ptr<QuantizeDevice> device) {
+  std::shared_ptr<Quantizer> out(new Quantizer(std::move(checkpoint), spec, std::move(device)));
   ASSIGN_OR_RETURN(out->plan_, PlanQuantization(*out->checkpoint_, spec, 1));
   for (const QuantizePlan::Tensor& tensor : out->plan_.tensors) {
     if (!HasCodes(tensor.format)) continue;
@@ -149,12 +197,38 @@ absl::StatusOr<std::vector<float>> Quantizer::ScaleOf(const QuantizePlan::Tensor
   return scale;
 }
 
+absl::StatusOr<StripOutcome> Quantizer::EncodeTensor(const QuantizePlan::Tensor& tensor, GroupStatistics& inputs,
+                                                     ThreadPool& pool, ProgressFn progress,
+                                                     PackedTensor& packed) const {
+  const Rotation& rotation = *rotations_.at(tensor.cols);
+  if (device_ != nullptr && device_->Encodes(tensor.format)) {
+    ASSIGN_OR_RETURN(const auto coder, device_->MakeCoder({.group = tensor.group,
+                                                           .format = tensor.format,
+                                                           .rows = tensor.rows,
+                                                           .rotation = rotation,
+                                                           .scale = packed.scale,
+                                                           .mean_square = inputs.mean_square,
+                                                           .outer = inputs.outer}));
+    return EncodePanels(*checkpoint_, tensor, *coder, pool, progress, packed);
+  }
+  std::optional<ErrorFeedback> feedback;
+  if (spec_.error_feedback) {
+    ASSIGN_OR_RETURN(feedback, ErrorFeedback::Create(tensor.group, inputs.outer, packed.scale, rotation));
+    inputs.outer = {};
+  }
+  const StripContext context{.rotation = rotation,
+                             .tables = *tables_.at({tensor.format.codec, tensor.format.pair_bits}),
+                             .scale = packed.scale,
+                             .mean_square = inputs.mean_square,
+                             .feedback = feedback ? &*feedback : nullptr};
+  return EncodeStrips(*checkpoint_, tensor, context, pool, progress, packed);
+}
+
 absl::StatusOr<TensorOutcome> Quantizer::QuantizeTensor(size_t index, const std::vector<std::string>& statistics,
                                                         ThreadPool& pool, ProgressFn progress,
                                                         const std::string& out_path) const {
   const QuantizePlan::Tensor& tensor = plan_.tensors[index];
   if (!HasCodes(tensor.format)) return StoreFullPrecision(*checkpoint_, tensor, progress, out_path);
-  const Rotation& rotation = *rotations_.at(tensor.cols);
   ASSIGN_OR_RETURN(const GroupNames group, GroupOf(*checkpoint_, tensor.group));
   GroupStatistics inputs;
   if (NeedsStatistics(spec_)) {
@@ -164,19 +238,9 @@ absl::StatusOr<TensorOutcome> Quantizer::QuantizeTensor(size_t index, const std:
   if (spec_.channel_scale) {
     ASSIGN_OR_RETURN(packed.scale, ScaleOf(tensor, statistics, inputs));
   }
-  std::optional<ErrorFeedback> feedback;
-  if (spec_.error_feedback) {
-    ASSIGN_OR_RETURN(feedback, ErrorFeedback::Create(tensor.group, inputs.outer, packed.scale, rotation));
-    inputs.outer = {};
-  }
   packed.codes.resize(static_cast<size_t>(CodesBytes(tensor.format, tensor.rows, tensor.cols)));
   packed.norms.resize(static_cast<size_t>(tensor.rows));
-  const StripContext context{.rotation = rotation,
-                             .tables = *tables_.at({tensor.format.codec, tensor.format.pair_bits}),
-                             .scale = packed.scale,
-                             .mean_square = inputs.mean_square,
-                             .feedback = feedback ? &*feedback : nullptr};
-  ASSIGN_OR_RETURN(const StripOutcome total, EncodeStrips(*checkpoint_, tensor, context, pool, progress, packed));
+  ASSIGN_OR_RETURN(const StripOutcome total, EncodeTensor(tensor, inputs, pool, progress, packed));
   RETURN_IF_ERROR(WritePacked(tensor, packed, out_path));
 
   TensorOutcome outcome{tensor.name, tensor.rows, tensor.cols};
@@ -187,7 +251,7 @@ absl::StatusOr<TensorOutcome> Quantizer::QuantizeTensor(size_t index, const std:
   outcome.distortion = total.relative / static_cast<double>(tensor.rows);
   outcome.worst_row_distortion = total.worst_row;
   outcome.weighted_error = total.weighted_energy > 0 ? total.weighted / total.weighted_energy : 0;
-  outcome.output_error = feedback ? total.feedback_loss : total.weighted;
+  outcome.output_error = spec_.error_feedback ? total.feedback_loss : total.weighted;
   return outcome;
 }
 

@@ -9,8 +9,9 @@
 #include <functional>
 #include <map>
 
-#include "core/kernels/kernels.h"
 #include "core/model/stream.h"
+#include "core/quantize/device.h"
+#include "core/quantize/input_sums.h"
 #include "core/quantize/internal.h"
 
 namespace qamserve {
@@ -23,65 +24,17 @@ constexpr char kTokensKey[] = "tokens";
 
 static_assert(std::endian::native == std::endian::little);
 
-int64_t TriangleSize(int64_t n) { return n * (n + 1) / 2; }
-
+// One group's sums, where they are made.
 struct GroupSums {
-  std::vector<double> squares;
-  std::vector<float> max_abs;
-  std::vector<float> outer;  // lower triangle, row by row
+  InputSums sums;
+  std::unique_ptr<DeviceInputSums> device;  // null: on the CPU
 };
-
-// Tokens are added in order for every column, whatever the number of threads.
-void AddSquares(const float* x, int64_t tokens, int64_t cols, ThreadPool& pool, GroupSums& sums) {
-  sums.squares.resize(static_cast<size_t>(cols));
-  sums.max_abs.resize(static_cast<size_t>(cols));
-  pool.ParallelFor(cols, 256, [&](int64_t begin, int64_t end) {
-    for (int64_t t = 0; t < tokens; ++t) {
-      const float* row = x + t * cols;
-      for (int64_t j = begin; j < end; ++j) {
-        const auto i = static_cast<size_t>(j);
-        sums.squares[i] += static_cast<double>(row[j]) * static_cast<double>(row[j]);
-        sums.max_abs[i] = std::max(sums.max_abs[i], std::fabs(row[j]));
-      }
-    }
-  });
-}
-
-// Adds x' x. Every entry is one dot product over the tokens, so it does not depend on how the work is split.
-void AddOuterProducts(const float* x, int64_t tokens, int64_t cols, ThreadPool& pool, std::vector<float>& sums) {
-  constexpr int64_t kRows = 32, kColumns = 64;  // of 1024 tokens: 384 KiB, within a second-level cache
-  const int64_t padded = (tokens + 7) / 8 * 8;
-  std::vector<float> channels(static_cast<size_t>(cols * padded), 0.0f);
-  pool.ParallelFor(cols, 32, [&](int64_t begin, int64_t end) {
-    for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t j = begin; j < end; ++j) channels[static_cast<size_t>(j * padded + t)] = x[t * cols + j];
-    }
-  });
-  sums.resize(static_cast<size_t>(TriangleSize(cols)));
-  const Kernels& kernels = BestKernels();
-  pool.ParallelFor((cols + kRows - 1) / kRows, 1, [&](int64_t begin, int64_t end) {
-    float product[kRows * kColumns];
-    for (int64_t i0 = begin * kRows; i0 < std::min(cols, end * kRows); i0 += kRows) {
-      const int64_t i1 = std::min(cols, i0 + kRows);
-      for (int64_t j0 = 0; j0 < i1; j0 += kColumns) {
-        const int64_t j1 = std::min(i1, j0 + kColumns);
-        const DenseRows w{&channels[static_cast<size_t>(j0 * padded)], DenseType::kF32, padded};
-        kernels.dense_matmul(
-            {&channels[static_cast<size_t>(i0 * padded)], padded, w, product, kColumns, i1 - i0, j1 - j0, padded});
-        for (int64_t i = i0; i < i1; ++i) {
-          float* row = &sums[static_cast<size_t>(TriangleSize(i))];
-          for (int64_t j = j0; j < std::min(j1, i + 1); ++j) row[j] += product[(i - i0) * kColumns + j - j0];
-        }
-      }
-    }
-  });
-}
 
 // Sums of the block that is running, and the file that finished blocks go to.
 class StatisticsWriter {
  public:
   static absl::StatusOr<StatisticsWriter> Create(const Checkpoint& checkpoint, bool outer, int64_t tokens,
-                                                 const std::string& path) {
+                                                 QuantizeDevice* device, const std::string& path) {
     std::vector<SafetensorsWriter::Declaration> declarations;
     for (int64_t layer = 0; layer < checkpoint.config().num_layers; ++layer) {
       for (const GroupNames& group : LinearGroupNames(layer)) {
@@ -93,7 +46,7 @@ class StatisticsWriter {
     }
     ASSIGN_OR_RETURN(SafetensorsWriter file,
                      SafetensorsWriter::Create(path, declarations, {{kTokensKey, std::to_string(tokens)}}));
-    return StatisticsWriter(std::move(file), outer);
+    return StatisticsWriter(std::move(file), outer, device);
   }
 
   void Add(const LinearGroup& group, const float* x, int64_t tokens, ThreadPool& pool) {
@@ -102,10 +55,15 @@ class StatisticsWriter {
         !sums_.contains(group.name)) {
       Flush();
     }
-    if (!sums_.contains(group.name)) order_.push_back(group.name);
-    GroupSums& sums = sums_[group.name];
-    AddSquares(x, tokens, group.cols(), pool, sums);
-    if (outer_) AddOuterProducts(x, tokens, group.cols(), pool, sums.outer);
+    if (!status_.ok()) return;
+    if (!sums_.contains(group.name)) status_ = Begin(group);
+    if (!status_.ok()) return;
+    GroupSums& group_sums = sums_[group.name];
+    if (group_sums.device != nullptr) {
+      status_ = group_sums.device->Add(x, tokens);
+    } else {
+      AddInputs(x, tokens, group.cols(), outer_, pool, group_sums.sums);
+    }
   }
 
   const absl::Status& status() const { return status_; }
@@ -117,13 +75,29 @@ class StatisticsWriter {
   }
 
  private:
-  StatisticsWriter(SafetensorsWriter file, bool outer) : file_(std::move(file)), outer_(outer) {}
+  StatisticsWriter(SafetensorsWriter file, bool outer, QuantizeDevice* device)
+      : file_(std::move(file)), outer_(outer), device_(device) {}
+
+  absl::Status Begin(const LinearGroup& group) {
+    order_.push_back(group.name);
+    GroupSums& group_sums = sums_[group.name];
+    if (device_ == nullptr) return absl::OkStatus();
+    ASSIGN_OR_RETURN(group_sums.device, device_->MakeInputSums(group.cols(), outer_));
+    return absl::OkStatus();
+  }
+
+  absl::Status Write(GroupSums& group_sums) {
+    if (group_sums.device != nullptr) {
+      ASSIGN_OR_RETURN(group_sums.sums, group_sums.device->Read());
+    }
+    RETURN_IF_ERROR(file_.Append(std::as_bytes(std::span(group_sums.sums.squares))));
+    RETURN_IF_ERROR(file_.Append(std::as_bytes(std::span(group_sums.sums.max_abs))));
+    return outer_ ? file_.Append(std::as_bytes(std::span(group_sums.sums.outer))) : absl::OkStatus();
+  }
 
   void Flush() {
     for (const std::string& group : order_) {
-      if (status_.ok()) status_ = file_.Append(std::as_bytes(std::span(sums_[group].squares)));
-      if (status_.ok()) status_ = file_.Append(std::as_bytes(std::span(sums_[group].max_abs)));
-      if (status_.ok() && outer_) status_ = file_.Append(std::as_bytes(std::span(sums_[group].outer)));
+      if (status_.ok()) status_ = Write(sums_[group]);
     }
     order_.clear();
     sums_.clear();
@@ -131,6 +105,7 @@ class StatisticsWriter {
 
   SafetensorsWriter file_;
   bool outer_;
+  QuantizeDevice* device_;
   absl::Status status_;
   std::vector<std::string> order_;  // of sums_, as first seen
   std::map<std::string, GroupSums> sums_;
@@ -153,11 +128,11 @@ absl::Status MergeStored(const SafetensorsReader& shard, const std::string& name
 
 absl::Status CalibrateShard(const Checkpoint& checkpoint, const QuantizeSpec& spec,
                             const std::vector<std::vector<int32_t>>& windows, ThreadPool& pool, ProgressFn progress,
-                            const std::string& out_path) {
+                            const std::string& out_path, QuantizeDevice* device) {
   int64_t tokens = 0;
   for (const auto& window : windows) tokens += static_cast<int64_t>(window.size());
   ASSIGN_OR_RETURN(StatisticsWriter writer,
-                   StatisticsWriter::Create(checkpoint, spec.error_feedback, tokens, out_path));
+                   StatisticsWriter::Create(checkpoint, spec.error_feedback, tokens, device, out_path));
   auto observe = [&](const LinearGroup& group, const float* x, int64_t rows) { writer.Add(group, x, rows, pool); };
   auto report = [&](double fraction) -> absl::Status {
     RETURN_IF_ERROR(writer.status());

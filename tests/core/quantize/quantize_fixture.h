@@ -11,6 +11,7 @@
 #include "core/base/digest.h"
 #include "core/base/file.h"
 #include "core/base/rng.h"
+#include "core/quantize/device.h"
 #include "core/quantize/quantize.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_model.h"
@@ -36,6 +37,7 @@ struct Pipeline {
   QuantizeSpec spec;
   int threads = 1;
   int window_tokens = 32;  // of the two windows of calibration
+  std::shared_ptr<QuantizeDevice> device;
   std::shared_ptr<const Checkpoint> checkpoint;
   QuantizePlan plan;
   ArtifactInputs inputs;
@@ -50,9 +52,9 @@ struct Pipeline {
     if (NeedsStatistics(spec)) {
       statistics.push_back(folder / "statistics");
       RETURN_IF_ERROR(CalibrateShard(*checkpoint, spec, Windows(2, window_tokens, model.vocab_size), pool, NoProgress,
-                                     statistics[0]));
+                                     statistics[0], device.get()));
     }
-    ASSIGN_OR_RETURN(const auto quantizer, Quantizer::Create(checkpoint, spec));
+    ASSIGN_OR_RETURN(const auto quantizer, Quantizer::Create(checkpoint, spec, device));
     for (size_t i = 0; i < plan.tensors.size(); ++i) {
       inputs.packed.push_back(folder / ("packed" + std::to_string(i)));
       ASSIGN_OR_RETURN(TensorOutcome outcome,
@@ -65,9 +67,10 @@ struct Pipeline {
   absl::Status Assemble() { return AssembleArtifact(*checkpoint, spec, plan, inputs, NoProgress, folder / "artifact"); }
 };
 
-inline std::string DigestWith(int threads, QuantizeSpec spec) {
+inline std::string DigestWith(int threads, QuantizeSpec spec, std::shared_ptr<QuantizeDevice> device = nullptr) {
   Pipeline p;
   p.threads = threads;
+  p.device = std::move(device);
   p.spec = spec;
   if (absl::Status status = p.Prepare(); !status.ok()) return status.ToString();
   if (absl::Status status = p.Assemble(); !status.ok()) return status.ToString();
