@@ -20,9 +20,7 @@ inline absl::StatusOr<std::unique_ptr<ForwardDevice>> OpenTestDevice() {
   return OpenCudaForwardDevice(platform.devices.front().ordinal);
 }
 #else
-inline absl::StatusOr<std::unique_ptr<ForwardDevice>> OpenTestDevice() {
-  return std::make_unique<HostForwardDevice>(/*backwards=*/true);
-}
+inline absl::StatusOr<std::unique_ptr<ForwardDevice>> OpenTestDevice() { return std::make_unique<HostForwardDevice>(); }
 #endif
 
 // Skips where there is no GPU and says why.

@@ -1,6 +1,6 @@
-// A ForwardDevice without a GPU: memory of this machine, and the threads of every block run one after the other, so
-// that what they do can be compared with the CPU's kernels anywhere. Fresh memory, and what threads share, is full of
-// NaN.
+// A ForwardDevice without a GPU: memory of this machine, and the threads of every block run one after the other, every
+// other time the last one first, so that what they do can be compared with the CPU's kernels anywhere. Fresh memory,
+// and what threads share, is full of NaN.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -21,7 +21,7 @@
 
 namespace qamserve {
 
-// The threads of a block in turn, the last one first if they are to be: a phase in which it matters is wrong.
+// The threads of a block in turn: a phase in which their order matters is wrong.
 template <int kThreads>
 struct ThreadsInTurn {
   template <typename T>
@@ -52,8 +52,6 @@ void RunBlocks(const typename Block::Args& args, bool backwards) {
 
 class HostForwardDevice : public ForwardDevice {
  public:
-  explicit HostForwardDevice(bool backwards = false) : backwards_(backwards) {}
-
   // Calls after which every one fails, as on a device that is lost; and bytes that can be allocated.
   void FailAfter(int64_t calls) { calls_left_ = calls; }
   void LimitMemory(int64_t bytes) { bytes_left_ = bytes; }
@@ -135,7 +133,7 @@ class HostForwardDevice : public ForwardDevice {
   }
   template <typename Block>
   absl::Status Run(const typename Block::Args& args) {
-    return Do([args, backwards = backwards_] { RunBlocks<Block>(args, backwards); });
+    return Do([args, backwards = calls_ % 2 == 0] { RunBlocks<Block>(args, backwards); });
   }
   absl::Status Do(std::function<void()> operation) {
     RETURN_IF_ERROR(Count());
@@ -144,7 +142,6 @@ class HostForwardDevice : public ForwardDevice {
     return absl::OkStatus();
   }
 
-  const bool backwards_;
   int64_t calls_ = 0;
   int64_t repeats_ = 0;
   std::map<std::vector<int64_t>, std::vector<std::function<void()>>> recorded_;

@@ -99,6 +99,12 @@ absl::Status CudaModel::Grow(Buffer& buffer, int64_t bytes) {
   return absl::OkStatus();
 }
 
+// For what grows a little with every token.
+absl::Status CudaModel::GrowAmply(Buffer& buffer, int64_t bytes) {
+  constexpr int64_t kLeast = 1 << 20;
+  return bytes <= buffer.bytes ? absl::OkStatus() : Grow(buffer, std::max(kLeast, 2 * bytes));
+}
+
 absl::Status CudaModel::Reserve(int64_t rows) {
   if (rows <= reserved_rows_) return absl::OkStatus();
   const ModelConfig& config = model_->config();
@@ -156,9 +162,9 @@ absl::StatusOr<CudaModel::OnDevice> CudaModel::UploadStep(const StepPlan& plan) 
   // Last, since their number differs from step to step: all else is where it was in a step of as many rows.
   const int64_t blocks = pieces.Add(plan.blocks);
   const auto bytes = static_cast<int64_t>(pieces.bytes().size());
-  if (bytes > step_.bytes) RETURN_IF_ERROR(Grow(step_, 2 * bytes));
+  RETURN_IF_ERROR(GrowAmply(step_, bytes));
   RETURN_IF_ERROR(device_->Upload(step_.memory.get(), pieces.bytes().data(), bytes));
-  RETURN_IF_ERROR(Grow(scores_, plan.scores * 4));
+  RETURN_IF_ERROR(GrowAmply(scores_, plan.scores * 4));
   const auto* const base = step_.as<const char>();
   const auto ints = [&](int64_t at) { return reinterpret_cast<const int32_t*>(base + at); };
   const auto tiles = [&](int64_t at) { return reinterpret_cast<const AttentionTile*>(base + at); };

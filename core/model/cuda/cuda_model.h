@@ -6,9 +6,10 @@
 // batch and on how its prompt was cut. Tests run whole models so, thread by thread on this machine; on a GPU none of it
 // has been run or measured yet.
 //
-// What limits it so far, counted and not measured: an operation is one to three kernels, 24 launches a layer of a
-// quantized Llama, which for steps of up to 64 rows that come again are one graph; products take 8 tokens at a time, so
-// a prompt of n tokens reads the weights n / 8 times; sampling is the host's, so logits are copied back.
+// What limits it so far, counted and not measured: an operation is one to three kernels, 21 launches a layer of a
+// quantized Llama, which for steps of up to 64 rows that come again are one graph; products take 16 tokens at a time
+// (8-bit and dense ones 8), so a prompt of n tokens reads the weights n / 16 times; sampling is the host's, so logits
+// are copied back.
 #pragma once
 
 #include <cstdint>
@@ -71,6 +72,7 @@ class CudaModel : public Forwarder {
   CudaModel(std::shared_ptr<const Model> model, std::unique_ptr<ForwardDevice> device, const KvLayout& layout);
 
   absl::Status Grow(Buffer& buffer, int64_t bytes);
+  absl::Status GrowAmply(Buffer& buffer, int64_t bytes);
   absl::Status Reserve(int64_t rows);
   absl::Status ReserveRope(int64_t positions);
   absl::StatusOr<OnDevice> UploadStep(const StepPlan& plan);

@@ -211,7 +211,9 @@ struct ScoresBlock {
           if (n < queries) sum[n] = FusedMultiplyAdd(element, q[n * d + i], sum[n]);
         }
       }
-      for (int n = 0; n < queries; ++n) sums[n * kThreads + thread] = sum[n];
+      for (int n = 0; n < kTileQueries; ++n) {
+        if (n < queries) sums[n * kThreads + thread] = sum[n];
+      }
     });
     each([&](int thread) {
       const int n = thread / kKeys, index = first + thread % kKeys;
@@ -306,7 +308,9 @@ struct ValuesBlock {
         }
         at = block_end;
       }
-      for (int n = 0; n < queries; ++n) sums[n * kThreads + thread] = sum[n];
+      for (int n = 0; n < kTileQueries; ++n) {
+        if (n < queries) sums[n * kThreads + thread] = sum[n];
+      }
     });
     each([&](int thread) {
       const int n = thread / kElements, element = first + thread % kElements;

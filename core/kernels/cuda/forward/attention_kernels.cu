@@ -4,6 +4,8 @@
 
 namespace qamserve {
 
+// 31 to 64 registers, no spills (sm_90, nvcc 13.0); not measured yet.
+
 cudaError_t QueueHeads(const HeadsArgs& args, cudaStream_t stream) { return QueueBlocks<HeadsBlock>(args, stream); }
 
 cudaError_t QueueAttend(const AttendArgs& args, cudaStream_t stream) {

