@@ -15,8 +15,8 @@ namespace qamserve {
 int64_t TrellisBlockBytes(int pair_bits);
 cudaError_t QueueTrellisSearch(const CudaTrellisArgs& args, cudaStream_t stream);
 
-// The kernel for 1, 2, 4 or 8 tokens, and the shared memory of one of its blocks. Its scratch holds the fragments of
-// that many tokens; absent ones are zeros.
+// The kernel for 1, 2, 4, 8 or 16 tokens, and the shared memory of one of its blocks. Its scratch holds the fragments
+// of that many tokens; absent ones are zeros.
 struct PackedQueue {
   cudaError_t (*queue)(const PackedMatmulArgs& args, int blocks, cudaStream_t stream);
   int64_t shared_bytes;

@@ -11,7 +11,8 @@
 namespace qamserve {
 namespace {
 
-constexpr int64_t kMaxTokens = 8;
+constexpr int64_t kMaxTokens = 16;
+constexpr int64_t kMaxByteTokens = 8;
 
 absl::Status Misaligned(std::string_view what, const void* at, uintptr_t alignment) {
   if (reinterpret_cast<uintptr_t>(at) % alignment == 0) return absl::OkStatus();
@@ -62,7 +63,7 @@ absl::Status LaunchBytes(const Args& args, cudaError_t (*queue)(const Args&, int
     return InvalidArgument("CUDA_MATMUL", "activations lie {} apart, which is no multiple of 4", args.x.stride);
   }
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(stream.device()), "choosing a device"));
-  return InGroups(args, kMaxTokens,
+  return InGroups(args, kMaxByteTokens,
                   [&](const Args& group) { return queue(group, BlocksFor(args, stream), stream.handle()); });
 }
 
@@ -72,7 +73,7 @@ int64_t CudaPackedScratchBytes(int64_t cols) {
   return (TilesAcross(cols) + kStepTiles - 1) / kStepTiles * FragmentStepBytes(kMaxTokens);
 }
 
-absl::Status LaunchPackedMatmul(const PackedMatmulArgs& args, const CudaStream& stream) {
+absl::Status LaunchPackedMatmul(const PackedMatmulArgs& args, const CudaStream& stream, PackedFragments* held) {
   const int most = args.w.table == nullptr ? kMaxTrellisPairBits : kMaxPairBits;
   if (args.w.pair_bits < kMinPairBits || args.w.pair_bits > most) {
     return InvalidArgument("CUDA_MATMUL", "{} bits a pair; a {} has {} to {}", args.w.pair_bits,
@@ -90,8 +91,13 @@ absl::Status LaunchPackedMatmul(const PackedMatmulArgs& args, const CudaStream& 
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(stream.device()), "choosing a device"));
   const PackedQueue queue = QueueOf(args.w, tokens);
   return InGroups(args, tokens, [&](const PackedMatmulArgs& group) {
-    const cudaError_t error = QueueFragments(group.x, args.w.cols, tokens, args.scratch, stream.handle());
-    return error != cudaSuccess ? error : queue.queue(group, BlocksFor(args, stream), stream.handle());
+    const PackedFragments wanted{group.x.q, group.x.stride, args.w.cols, group.x.tokens, tokens};
+    if (held == nullptr || *held != wanted) {
+      const cudaError_t error = QueueFragments(group.x, args.w.cols, tokens, args.scratch, stream.handle());
+      if (error != cudaSuccess) return error;
+      if (held != nullptr) *held = wanted;
+    }
+    return queue.queue(group, BlocksFor(args, stream), stream.handle());
   });
 }
 

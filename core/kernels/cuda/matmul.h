@@ -2,8 +2,9 @@
 // the scalar reference, from the bytes as they lie on disk.
 //
 // Arguments are those of the CPU kernels with all pointers to memory of the stream's device, weights at multiples of 16
-// bytes. More than 8 tokens are taken 8 at a time, which reads the weights as often. What holds a kernel back is
-// counted from its machine code in the .cu files; nothing has been measured yet.
+// bytes. More tokens than a kernel takes at a time, 16 of packed layers and 8 of 8-bit ones, are taken in groups, which
+// reads the weights as often. What holds a kernel back is counted from its machine code in the .cu files; nothing has
+// been measured yet.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +18,25 @@ namespace qamserve {
 // What PackedMatmulArgs::scratch must hold: 64 bytes a column, whatever the number of tokens.
 int64_t CudaPackedScratchBytes(int64_t cols);
 
+// Which activations a scratch holds in the order of the matrix instruction: layers that share an input need not put
+// them there again. To be reset when what q points to changes.
+struct PackedFragments {
+  const int16_t* q = nullptr;
+  int64_t stride = 0;
+  int64_t cols = 0;
+  int64_t tokens = 0;
+  int made_for = 0;  // tokens of the kernel
+  bool operator==(const PackedFragments&) const = default;
+};
+
 // Queue the product and return. Of tables for 10 bits and more only the quadrant without sign bits is read: the others
 // must be its mirror images, as those of all codebooks are. INVALID_ARGUMENT (CUDA_MATMUL) names an argument that the
 // kernels do not take; FAILED_PRECONDITION (CUDA_SHARED_MEMORY) if a block gets too little: one token of a joint codec
-// needs 11 (5 bits) to 147 KiB (12 bits).
-absl::Status LaunchPackedMatmul(const PackedMatmulArgs& args, const CudaStream& stream);
+// needs 11 (5 bits) to 147 KiB (12 bits). Where 16 tokens do not fit (148 KiB beside the table: an A100, or 12 bits) 8
+// are taken at a time.
+// `held`, if given, is what the scratch holds before and after.
+absl::Status LaunchPackedMatmul(const PackedMatmulArgs& args, const CudaStream& stream,
+                                PackedFragments* held = nullptr);
 // At most kInt8BlockCols columns.
 absl::Status LaunchInt8Matmul(const Int8MatmulArgs& args, const CudaStream& stream);
 absl::Status LaunchInt8WideMatmul(const Int8WideMatmulArgs& args, const CudaStream& stream);

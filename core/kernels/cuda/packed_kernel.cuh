@@ -1,10 +1,11 @@
-// The product of a packed matrix and up to 8 tokens: the kernel and what queues it. Included by one source for each
+// The product of a packed matrix and up to 16 tokens: the kernel and what queues it. Included by one source for each
 // half of the codecs, so that they compile side by side.
 //
 // A block of 16 warps takes strips of 32 rows in turn. Columns come in rounds of 16 steps (4096 columns): the block
 // keeps the round's activations in shared memory while its strips pass, warp w multiplies step w of each, and the exact
-// sums of the steps are added in order. The table of codes is written to shared memory once, a copy for every bank. A
-// warp asks for its next 16 bytes of a line as soon as it has decoded the last.
+// sums of the steps are added in order. For 16 tokens it is 8 warps and 8 steps. The table of codes is written to
+// shared memory once, a copy for every bank. A warp asks for its next 16 bytes of a line as soon as it has decoded the
+// last.
 //
 // Not measured yet. Counted in sm_90 machine code (nvcc 13.0, one token): instructions a pair of weights, sums
 // and all, beside what 80 % of an H200's 4.8 TB/s leaves (1.755 GHz; 128 issue slots and 64 ALU lanes a clock).
@@ -15,7 +16,8 @@
 //     there are          2.9  3.4  3.9  4.4  4.8  5.3
 // Each pair is one lookup without bank conflicts and a quarter of a matrix instruction for every 4 tokens. All kernels
 // take 114 to 128 registers, the most that 512 threads may have; none spills but those of trellises of 5 and 7 bits, by
-// up to 52 bytes. Shared memory: the table (8 to 128 KiB), and a token 16 KiB of activations and 2.5 KiB of sums.
+// up to 52 bytes. For 16 tokens, looked at for 6 and 11 bits and trellises of 5, 7 and 8, it is 137 to 254 of 255, no
+// spills. Shared memory: the table (8 to 128 KiB), and a token 16 KiB of activations and 2.5 KiB of sums.
 #pragma once
 
 #include "core/kernels/cuda/launch.h"
@@ -24,15 +26,20 @@
 
 namespace qamserve {
 
-inline constexpr int kPackedThreads = 32 * kRoundSteps;
+// Steps of a round, and warps of a block, which take one each. 16 tokens' activations of 16 steps would not fit beside
+// a table.
+inline constexpr int RoundSteps(int tokens) { return tokens <= 8 ? kRoundSteps : kRoundSteps / 2; }
+static_assert(RoundSteps(16) % 2 == 0, "a block of kPackedBlockCols is two steps of one round");
+inline constexpr int PackedThreads(int tokens) { return 32 * RoundSteps(tokens); }
 // Words between the sums of one token and the next: the 16-byte stores of 8 lanes then meet in no bank.
 inline constexpr int kSumStride = kTileRows + 8;
 
 template <typename Decoder, int kTokens>
 struct PackedShared {
+  static constexpr int kSteps = RoundSteps(kTokens);
   static constexpr int64_t kActivations = Decoder::kTableBytes;
-  static constexpr int64_t kSums = kActivations + kRoundSteps * FragmentStepBytes(kTokens);
-  static constexpr int64_t kBytes = kSums + int64_t{kRoundSteps} * kTokens * kSumStride * 4;
+  static constexpr int64_t kSums = kActivations + kSteps * FragmentStepBytes(kTokens);
+  static constexpr int64_t kBytes = kSums + int64_t{kSteps} * kTokens * kSumStride * 4;
 };
 
 __device__ inline void Multiply(float (&c)[4], const uint32_t (&a)[4], uint2 b) {
@@ -60,10 +67,10 @@ __device__ inline void RowsOf(const uint4& own, uint32_t (&rows)[kBack + kLaneRo
   for (int i = 0; i < kBack; ++i) rows[i] = __shfl_sync(~0u, words[kLaneRows - kBack + i], above);
 }
 
-template <typename Decoder>
+template <typename Decoder, int kThreads>
 __device__ inline void FillTable(const int32_t* table, unsigned char* shared) {
   if constexpr (Decoder::kTableBytes > 0) {
-    for (uint32_t i = threadIdx.x; i < Decoder::kEntries * 32u; i += kPackedThreads) {
+    for (uint32_t i = threadIdx.x; i < Decoder::kEntries * 32u; i += kThreads) {
       const int32_t entry = table[i / 32];
       const uint32_t halves = HalfOfInt(static_cast<int16_t>(entry & 0xffff)) | HalfOfInt(entry >> 16) << 16;
       *reinterpret_cast<uint32_t*>(shared + Decoder::TableOffset(i / 32) + 4 * (i % 32)) = halves;
@@ -82,21 +89,23 @@ struct PackedBlock {
   static constexpr int kBits = Decoder::kBitsOfRate;
   using Lane = typename Decoder::Lane;
   static constexpr int kColumnTiles = (2 * kTokens + 7) / 8;
+  static constexpr int kSteps = RoundSteps(kTokens);
+  static constexpr int kThreads = PackedThreads(kTokens);
   using Shared = PackedShared<Decoder, kTokens>;
 
   const PackedMatmulArgs& a;
   unsigned char* const shared;
   const int64_t tiles = TilesAcross(a.w.cols);
   const int64_t steps = (tiles + kStepTiles - 1) / kStepTiles;
-  const int64_t rounds = (steps + kRoundSteps - 1) / kRoundSteps;
+  const int64_t rounds = (steps + kSteps - 1) / kSteps;
   const int64_t first_strip = a.strip_begin + blockIdx.x;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int g = lane >> 2, t = lane & 3;
 
-  __device__ bool HasStep(int64_t round) const { return round < rounds && round * kRoundSteps + warp < steps; }
+  __device__ bool HasStep(int64_t round) const { return round < rounds && round * kSteps + warp < steps; }
   // A last step may have fewer tiles than lanes want: they read the last one again, with activations of 0.
   __device__ const uint8_t* TileAt(PackedPlace at) const {
-    const int64_t wanted = (at.round * kRoundSteps + warp) * kStepTiles + t;
+    const int64_t wanted = (at.round * kSteps + warp) * kStepTiles + t;
     const int64_t tile = wanted < tiles ? wanted : tiles - 1;
     return a.w.codes + at.strip * StripBytes(a.w.cols, kBits) + tile * TileBytes(kBits) + 16 * g;
   }
@@ -106,11 +115,11 @@ struct PackedBlock {
   }
 
   __device__ void LoadActivations(int64_t round) const {
-    const int64_t first = round * kRoundSteps, count = steps - first < kRoundSteps ? steps - first : kRoundSteps;
+    const int64_t first = round * kSteps, count = steps - first < kSteps ? steps - first : kSteps;
     const auto* from =
         reinterpret_cast<const uint4*>(static_cast<const char*>(a.scratch) + first * FragmentStepBytes(kTokens));
     auto* to = reinterpret_cast<uint4*>(shared + Shared::kActivations);
-    for (int64_t i = threadIdx.x; i < count * FragmentStepBytes(kTokens) / 16; i += kPackedThreads) to[i] = from[i];
+    for (int64_t i = threadIdx.x; i < count * FragmentStepBytes(kTokens) / 16; i += kThreads) to[i] = from[i];
   }
 
   __device__ uint2 Activations(int s, int column_tile) const {
@@ -166,15 +175,16 @@ struct PackedBlock {
 
   // Until the last round y holds the sums of the blocks so far.
   __device__ void AddSums(PackedPlace at) const {
-    const int token = static_cast<int>(threadIdx.x) / kTileRows, in_strip = static_cast<int>(threadIdx.x) % kTileRows;
-    const int64_t row = at.strip * kTileRows + in_strip;
-    if (token >= kTokens || token >= a.x.tokens || row >= a.w.rows) return;
-    const auto* sums = reinterpret_cast<const int32_t*>(shared + Shared::kSums) + token * kSumStride + in_strip;
-    float* y = a.y + token * a.y_stride + row;
-    const int64_t left = steps - at.round * kRoundSteps;
-    const float total = AddRound(at.round == 0 ? 0.0f : *y, static_cast<int>(left < kRoundSteps ? left : kRoundSteps),
-                                 [&](int i) { return sums[i * kTokens * kSumStride]; });
-    *y = at.round + 1 < rounds ? total : total * (a.w.row_scale[row] * a.x.scale[token]);
+    const int64_t row = at.strip * kTileRows + lane;
+    if (row >= a.w.rows) return;
+    const int64_t left = steps - at.round * kSteps;
+    for (int token = warp; token < kTokens && token < a.x.tokens; token += kSteps) {
+      const auto* sums = reinterpret_cast<const int32_t*>(shared + Shared::kSums) + token * kSumStride + lane;
+      float* y = a.y + token * a.y_stride + row;
+      const float total = AddRound(at.round == 0 ? 0.0f : *y, static_cast<int>(left < kSteps ? left : kSteps),
+                                   [&](int i) { return sums[i * kTokens * kSumStride]; });
+      *y = at.round + 1 < rounds ? total : total * (a.w.row_scale[row] * a.x.scale[token]);
+    }
   }
 
   __device__ void Run() const {
@@ -184,7 +194,7 @@ struct PackedBlock {
 #pragma unroll
       for (int i = 0; i < kBits; ++i) lines.Load(TileAt(at), i);
     }
-    FillTable<Decoder>(a.w.table, shared);
+    FillTable<Decoder, kThreads>(a.w.table, shared);
     for (int64_t loaded = -1; rounds > at.round; at = After(at)) {
       if (loaded != at.round) {
         LoadActivations(loaded = at.round);  // nobody reads the last ones: sums were waited for
@@ -204,7 +214,8 @@ struct PackedBlock {
 };
 
 template <typename Decoder, int kTokens>
-__global__ void __launch_bounds__(kPackedThreads, 1) PackedKernel(const __grid_constant__ PackedMatmulArgs args) {
+__global__ void __launch_bounds__(PackedThreads(kTokens), 1)
+    PackedKernel(const __grid_constant__ PackedMatmulArgs args) {
   extern __shared__ __align__(16) unsigned char shared[];
   PackedBlock<Decoder, kTokens>{args, shared}.Run();
 }
@@ -215,7 +226,7 @@ cudaError_t QueuePacked(const PackedMatmulArgs& args, int blocks, cudaStream_t s
   const cudaError_t error =
       cudaFuncSetAttribute(PackedKernel<Decoder, kTokens>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (error != cudaSuccess) return error;
-  PackedKernel<Decoder, kTokens><<<static_cast<unsigned>(blocks), kPackedThreads, kBytes, stream>>>(args);
+  PackedKernel<Decoder, kTokens><<<static_cast<unsigned>(blocks), PackedThreads(kTokens), kBytes, stream>>>(args);
   return cudaGetLastError();
 }
 
@@ -228,8 +239,10 @@ PackedQueue PackedQueueOf(int tokens) {
       return {QueuePacked<Decoder, 2>, PackedShared<Decoder, 2>::kBytes};
     case 4:
       return {QueuePacked<Decoder, 4>, PackedShared<Decoder, 4>::kBytes};
-    default:
+    case 8:
       return {QueuePacked<Decoder, 8>, PackedShared<Decoder, 8>::kBytes};
+    default:
+      return {QueuePacked<Decoder, 16>, PackedShared<Decoder, 16>::kBytes};
   }
 }
 

@@ -31,7 +31,7 @@ absl::Status CudaTrellisSearch(int, std::span<const float>, std::span<const floa
 }
 
 int64_t CudaPackedScratchBytes(int64_t) { return 0; }
-absl::Status LaunchPackedMatmul(const PackedMatmulArgs&, const CudaStream&) { return NotBuilt(); }
+absl::Status LaunchPackedMatmul(const PackedMatmulArgs&, const CudaStream&, PackedFragments*) { return NotBuilt(); }
 absl::Status LaunchInt8Matmul(const Int8MatmulArgs&, const CudaStream&) { return NotBuilt(); }
 absl::Status LaunchInt8WideMatmul(const Int8WideMatmulArgs&, const CudaStream&) { return NotBuilt(); }
 

@@ -32,8 +32,8 @@ class CudaMatmul : public CudaTest {
 
   void ExpectPacked(const TensorFormat& format) {
     for (const auto& [rows, cols] : kShapes) {
-      for (int64_t tokens : {1, 2, 3, 7, 8, 11}) {
-        if (rows > 1000 && tokens != 1 && tokens != 8) continue;
+      for (int64_t tokens : {1, 2, 3, 7, 8, 11, 16, 33}) {
+        if (rows > 1000 && tokens != 1 && tokens != 8 && tokens != 16) continue;
         const PackedProblem p(format, rows, cols, tokens);
         ASSERT_EQ(Packed(p), p.Reference())
             << format.pair_bits << " bits, " << rows << " x " << cols << ", " << tokens << " tokens";
@@ -65,9 +65,35 @@ TEST_F(CudaMatmul, PartOfTheStripsLeavesTheOthersAlone) {
   }
 }
 
+// Layers that share an input, and an input that changes where it lies.
+TEST_F(CudaMatmul, FragmentsThatAreHeldServeOtherMatrices) {
+  const TensorFormat format{Codec::kJoint, 9};
+  const PackedProblem first(format, 70, 700, 5), second(format, 33, 700, 5);
+  const CudaBuffer scratch = Allocate(CudaPackedScratchBytes(700)), scale = Upload(first.scale);
+  const CudaBuffer q = Upload(first.q), table = Upload(first.table);
+  PackedFragments held;
+  for (const PackedProblem* p : {&first, &second}) {
+    const CudaBuffer codes = Upload(p->codes), row_scale = Upload(p->row_scale);
+    const CudaBuffer y = Upload(std::vector<float>(static_cast<size_t>(5 * p->rows), -3));
+    PackedMatmulArgs args{p->w, first.x, y.as<float>(), p->rows, 0, StripsDown(p->rows), scratch.as<void>()};
+    args.w.codes = codes.as<uint8_t>();
+    args.w.row_scale = row_scale.as<float>();
+    args.w.table = table.as<int32_t>();
+    args.x.q = q.as<int16_t>();
+    args.x.scale = scale.as<float>();
+    ASSERT_TRUE(LaunchPackedMatmul(args, stream(), &held).ok());
+    EXPECT_EQ(held.q, args.x.q);
+    const std::vector<float> got = Download(y);
+    std::vector<float> expected(got.size());
+    alignas(64) char room[kPackedScratchBytes];
+    ScalarKernels().packed_matmul({p->w, first.x, expected.data(), p->rows, 0, StripsDown(p->rows), room});
+    EXPECT_EQ(got, expected);
+  }
+}
+
 TEST_F(CudaMatmul, BytesGiveTheBitsOfTheReference) {
   for (const auto& [rows, cols] : kShapes) {
-    for (int64_t tokens : {1, 2, 3, 7, 8, 11}) {
+    for (int64_t tokens : {1, 2, 3, 7, 8, 11, 16, 33}) {
       const Int8Problem p(rows, cols, tokens);
       const CudaBuffer data = Upload(p.data), row_scale = Upload(p.row_scale), scale = Upload(p.scale);
       const CudaBuffer q = Upload(p.q), wide = Upload(p.wide);

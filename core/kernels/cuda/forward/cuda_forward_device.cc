@@ -99,6 +99,7 @@ class CudaForwardDevice : public ForwardDevice {
   absl::Status Gate(const GateArgs& args) override { return Queue(QueueGate, args, "a gate"); }
   absl::Status Input(const InputArgs& args) override {
     RETURN_IF_ERROR(CheckShared(InputBlock::SharedBytes(args), args.n));
+    fragments_ = {};
     return Queue(QueueInput, args, "a layer's input");
   }
   absl::Status Heads(const HeadsArgs& args) override { return Queue(QueueHeads, args, "heads"); }
@@ -111,10 +112,11 @@ class CudaForwardDevice : public ForwardDevice {
       // The old one is freed when all work is done: freeing waits for the device.
       ASSIGN_OR_RETURN(scratch_, Allocate(bytes));
       scratch_bytes_ = bytes;
+      fragments_ = {};
     }
     PackedMatmulArgs with_scratch = args;
     with_scratch.scratch = scratch_.get();
-    return LaunchPackedMatmul(with_scratch, stream_);
+    return LaunchPackedMatmul(with_scratch, stream_, &fragments_);
   }
   absl::Status Int8Matmul(const Int8MatmulArgs& args) override { return LaunchInt8Matmul(args, stream_); }
   absl::Status Int8WideMatmul(const Int8WideMatmulArgs& args) override { return LaunchInt8WideMatmul(args, stream_); }
@@ -145,6 +147,7 @@ class CudaForwardDevice : public ForwardDevice {
   std::string name_;
   Memory scratch_;
   int64_t scratch_bytes_ = 0;
+  PackedFragments fragments_;  // in scratch_
 };
 
 }  // namespace
