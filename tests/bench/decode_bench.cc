@@ -1,7 +1,8 @@
-// Tokens a second of one sequence from an empty cache: fed one token at a time, as llama-bench -p 0 -n N does, or all at
-// once (--prefill N), as -p N -n 0.
-// Prints one JSON object: tokens_per_second (a number for each repetition), bytes_per_token, gb_per_second,
-// read_gb_per_second (measured here, same threads), bandwidth_fraction, kernel, threads.
+// Tokens a second of one sequence from an empty cache: fed one token at a time, as llama-bench -p 0 -n N does, or all
+// at once (--prefill N), as -p N -n 0; on the processor's cores or on a GPU (--device cuda:0), of which --batch
+// sequences decode at a time. Prints one JSON object: tokens_per_second (a number for each repetition),
+// bytes_per_token, gb_per_second, read_gb_per_second (of the processor, measured here, same threads),
+// bandwidth_fraction, kernel, threads.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -14,6 +15,7 @@
 #include "core/base/status.h"
 #include "core/base/thread_pool.h"
 #include "core/format/file_set.h"
+#include "core/model/cuda/open.h"
 #include "core/model/model.h"
 #include "tests/bench/read_bandwidth.h"
 
@@ -24,59 +26,99 @@ struct Options {
   std::string model;
   int tokens = 128;
   int prefill = 0;  // tokens of a prompt; 0 = decode
+  int batch = 1;    // sequences that decode together
   int repetitions = 3;
   int threads = 2;
+  std::string device = "cpu";
   int64_t bandwidth_bytes = int64_t{512} << 20;  // 16 times a 32 MiB cache
 };
 
-// Feeds `n` tokens one after another. Which ones does not matter to the time, as long as they are not all the same row
-// of the embedding.
-absl::Status Decode(const Model& model, int n, Workspace& workspace, ThreadPool& pool) {
-  KvCache cache(model.config(), n);
-  Rng rng(1);
-  std::vector<float> logits;
-  for (int i = 0; i < n; ++i) {
-    const auto token = static_cast<int32_t>(rng.NextU64() % static_cast<uint64_t>(model.config().vocab_size));
-    const SequenceChunk chunk{.tokens = {&token, 1}, .cache = &cache};
-    RETURN_IF_ERROR(model.Forward({&chunk, 1}, workspace, pool, logits));
-  }
-  return absl::OkStatus();
-}
+class Bench {
+ public:
+  Bench(const ModelConfig& config, Forwarder& forwarder, KvPool& blocks)
+      : config_(config), forwarder_(forwarder), blocks_(blocks) {}
 
-// Feeds a prompt and asks for the logits after it.
-absl::Status Prefill(const Model& model, int n, Workspace& workspace, ThreadPool& pool) {
-  KvCache cache(model.config(), n);
-  Rng rng(1);
-  std::vector<int32_t> tokens;
-  tokens.reserve(static_cast<size_t>(n));
-  for (int i = 0; i < n; ++i) {
-    tokens.push_back(static_cast<int32_t>(rng.NextU64() % static_cast<uint64_t>(model.config().vocab_size)));
+  // Feeds `n` tokens to each of `batch` sequences, one after another.
+  absl::Status Decode(int n, int batch) {
+    std::vector<std::unique_ptr<KvCache>> caches;
+    caches.reserve(static_cast<size_t>(batch));
+    for (int i = 0; i < batch; ++i) {
+      caches.push_back(std::make_unique<KvCache>(blocks_));
+      RETURN_IF_ERROR(Reserve(*caches.back(), n));
+    }
+    Rng rng(1);
+    for (int i = 0; i < n; ++i) {
+      const std::vector<int32_t> tokens = Tokens(rng, batch);
+      std::vector<SequenceChunk> chunks;
+      chunks.reserve(caches.size());
+      for (size_t s = 0; s < caches.size(); ++s) chunks.push_back({std::span(tokens).subspan(s, 1), caches[s].get()});
+      RETURN_IF_ERROR(Step(chunks));
+    }
+    return absl::OkStatus();
   }
-  std::vector<float> logits;
-  const SequenceChunk chunk{.tokens = tokens, .cache = &cache};
-  return model.Forward({&chunk, 1}, workspace, pool, logits);
-}
+
+  // Feeds a prompt and asks for the logits after it.
+  absl::Status Prefill(int n) {
+    KvCache cache(blocks_);
+    RETURN_IF_ERROR(Reserve(cache, n));
+    Rng rng(1);
+    const std::vector<int32_t> tokens = Tokens(rng, n);
+    const SequenceChunk chunk{.tokens = tokens, .cache = &cache};
+    return Step(std::span(&chunk, 1));
+  }
+
+ private:
+  // Which tokens does not matter to the time, as long as they are not all the same row of the embedding.
+  std::vector<int32_t> Tokens(Rng& rng, int n) const {
+    std::vector<int32_t> tokens;
+    tokens.reserve(static_cast<size_t>(n));
+    for (int i = 0; i < n; ++i) {
+      tokens.push_back(static_cast<int32_t>(rng.NextU64() % static_cast<uint64_t>(config_.vocab_size)));
+    }
+    return tokens;
+  }
+  absl::Status Reserve(KvCache& cache, int n) const {
+    if (cache.Reserve(n)) return absl::OkStatus();
+    return ResourceExhausted("KV_MEMORY", "there is no memory for the KV cache of {} tokens", n);
+  }
+  absl::Status Step(std::span<const SequenceChunk> chunks) {
+    RETURN_IF_ERROR(forwarder_.ForwardHidden(chunks, hidden_));
+    const auto positions = static_cast<int64_t>(chunks.size());
+    logits_.resize(static_cast<size_t>(positions * config_.vocab_size));
+    return forwarder_.Head(hidden_.data(), positions, logits_.data());
+  }
+
+  const ModelConfig& config_;
+  Forwarder& forwarder_;
+  KvPool& blocks_;
+  std::vector<float> hidden_, logits_;
+};
 
 absl::StatusOr<nlohmann::json> Run(const Options& options) {
   ASSIGN_OR_RETURN(const FileSet files, FileSet::FromPath(options.model));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, Model::Load(files));
   ThreadPool pool(options.threads);
-  Workspace workspace;
-  RETURN_IF_ERROR(Decode(*model, std::min(options.tokens, 16), workspace, pool));  // pages in, caches warm
   const bool prefill = options.prefill > 0;
-  const int tokens = prefill ? options.prefill : options.tokens;
-  if (prefill) RETURN_IF_ERROR(Prefill(*model, tokens, workspace, pool));
+  const int tokens = prefill ? options.prefill : options.tokens, batch = prefill ? 1 : options.batch;
+  const KvLayout layout(model->config(), model->config().num_layers, {});
+  const int64_t block_count = batch * layout.BlocksFor(std::max(tokens, 16));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Forwarder> forwarder,
+                   OpenForwarder(options.device, model, layout, block_count, pool));
+  KvPool blocks(layout, block_count, forwarder->kv_memory());
+  Bench bench(model->config(), *forwarder, blocks);
+  RETURN_IF_ERROR(bench.Decode(std::min(options.tokens, 16), batch));  // pages in, caches warm
+  if (prefill) RETURN_IF_ERROR(bench.Prefill(tokens));
   std::vector<double> rates;
   for (int i = 0; i < options.repetitions; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    RETURN_IF_ERROR(prefill ? Prefill(*model, tokens, workspace, pool) : Decode(*model, tokens, workspace, pool));
+    RETURN_IF_ERROR(prefill ? bench.Prefill(tokens) : bench.Decode(tokens, batch));
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    rates.push_back(tokens / seconds.count());
+    rates.push_back(tokens * batch / seconds.count());
   }
   std::vector<double> sorted = rates;
   std::sort(sorted.begin(), sorted.end());
   const double median = sorted[sorted.size() / 2];
-  const double bytes_per_second = median * static_cast<double>(model->bytes_per_token());
+  const double bytes_per_second = median / batch * static_cast<double>(model->bytes_per_token());
   const double read = MeasureReadBandwidth(options.bandwidth_bytes, 5, pool);
   return nlohmann::json{{"tokens_per_second", rates},
                         {"median_tokens_per_second", median},
@@ -86,6 +128,8 @@ absl::StatusOr<nlohmann::json> Run(const Options& options) {
                         {"read_gb_per_second", read / 1e9},
                         {"bandwidth_fraction", bytes_per_second / read},
                         {"kernel", model->kernel_name()},
+                        {"device", forwarder->name()},
+                        {"batch", batch},
                         {"threads", options.threads}};
 }
 
@@ -94,10 +138,12 @@ absl::StatusOr<nlohmann::json> Run(const Options& options) {
 
 int main(int argc, char** argv) {
   qamserve::Options options;
-  CLI::App app("Measures batch-1 decoding of an artifact or a checkpoint.");
+  CLI::App app("Measures decoding of an artifact or a checkpoint.");
   app.add_option("--model", options.model, "Artifact folder, Hugging Face folder or GGUF file")->required();
   app.add_option("--tokens", options.tokens, "Tokens of a repetition")->check(CLI::Range(1, 100000));
   app.add_option("--prefill", options.prefill, "Tokens of a prompt, fed at once")->check(CLI::Range(1, 100000));
+  app.add_option("--batch", options.batch, "Sequences that decode together")->check(CLI::Range(1, 1024));
+  app.add_option("--device", options.device, "cpu, or cuda: and a number");
   app.add_option("--repetitions", options.repetitions)->check(CLI::Range(1, 1000));
   app.add_option("--threads", options.threads)->check(CLI::Range(1, 1024));
   CLI11_PARSE(app, argc, argv);
