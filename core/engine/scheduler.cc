@@ -233,22 +233,32 @@ std::vector<Sequence*> Scheduler::PlanFeeds() {
       sequence->PlanFeed(1);
     }
   }
-  // Shortest first, so that what these leave goes to the longer ones of their priority.
-  std::sort(prompts.begin(), prompts.end(), [](const Sequence* a, const Sequence* b) {
-    return std::make_tuple(-int64_t{a->priority()}, a->unfed(), a->id()) <
-           std::make_tuple(-int64_t{b->priority()}, b->unfed(), b->id());
-  });
-  int64_t left = options_.prefill_tokens;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    const auto sharing = std::count_if(prompts.begin() + static_cast<ptrdiff_t>(i), prompts.end(),
-                                       [&](const auto* other) { return other->priority() == prompts[i]->priority(); });
-    const int64_t share = std::min(left, std::max<int64_t>(1, left / sharing));
-    const int64_t tokens = std::min(prompts[i]->unfed(), share);
-    prompts[i]->PlanFeed(tokens);
-    left -= tokens;
-  }
+  for (Sequence* prompt : prompts) prompt->PlanFeed(0);
+  SharePrefill(std::move(prompts), options_.prefill_tokens);
   std::erase_if(step, [](const Sequence* sequence) { return sequence->feed().empty(); });
   return step;
+}
+
+void Scheduler::SharePrefill(std::vector<Sequence*> prompts, int64_t budget) const {
+  const auto by = [](auto key) { return [key](const Sequence* a, const Sequence* b) { return key(*a) < key(*b); }; };
+  std::sort(prompts.begin(), prompts.end(),
+            by([](const Sequence& s) { return std::make_tuple(-int64_t{s.priority()}, s.id()); }));
+  for (auto begin = prompts.begin(); begin != prompts.end() && budget > 0;) {
+    const auto end = std::find_if(begin, prompts.end(),
+                                  [&](const Sequence* other) { return other->priority() != (*begin)->priority(); });
+    const int64_t most = std::max<int64_t>(1, budget / 4);
+    int64_t wanted = 0;
+    for (auto it = begin; it != end; ++it) wanted += std::min((*it)->unfed(), most);
+    const bool few = wanted < budget;
+    // Few share evenly, the shortest first, so that what these leave goes to the longer ones.
+    if (few) std::sort(begin, end, by([](const Sequence& s) { return std::make_tuple(s.unfed(), s.id()); }));
+    for (; begin != end; ++begin) {
+      const int64_t share = few ? budget / (end - begin) : std::min(most, budget);
+      const int64_t tokens = std::min((*begin)->unfed(), share);
+      (*begin)->PlanFeed(tokens);
+      budget -= tokens;
+    }
+  }
 }
 
 void Scheduler::NameFullBlocks() {

@@ -8,9 +8,9 @@
 //   full blocks that the pool knows by name (prefix cache) are shared and not computed. What it says later is not
 //   reserved: when the pool has no block for a next token, the youngest sequence of the lowest priority is preempted.
 //   It gives its blocks back and is admitted again later; its tokens are kept and fed again, nothing is said twice.
-// * prefill_tokens of a step are divided evenly over the prompts of the highest priority, what these leave over those
-// of
-//   the next.
+// * prefill_tokens of a step go to the prompts of the highest priority, what these leave to those of the next. Within a
+//   priority they are divided evenly, but no prompt gets less than a quarter of them: where there are too many for
+//   that, those that came first go first. Otherwise prompts that come together would trickle, and all be ready late.
 //
 // What a sequence says does not depend on any of this. Not thread-safe.
 #pragma once
@@ -82,6 +82,7 @@ class Scheduler {
   void PreemptOne(Sequence& sequence);
   void ReserveForStep(std::vector<std::unique_ptr<Sequence>>& hopeless);
   std::vector<Sequence*> PlanFeeds();
+  void SharePrefill(std::vector<Sequence*> prompts, int64_t budget) const;
 
   const SchedulerOptions options_;
   KvPool& pool_;

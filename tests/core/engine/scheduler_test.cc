@@ -144,6 +144,20 @@ TEST_F(SchedulerTest, ABudgetSmallerThanThePromptsStillMovesAll) {
   for (uint64_t id = 1; id <= 6; ++id) ExpectWholeAnswer(id, 30, 2);
 }
 
+TEST_F(SchedulerTest, OfManyPromptsTheFirstAreReadyFirst) {
+  Make({.max_running = 64, .prefill_tokens = 64}, 1000);
+  for (int i = 0; i < 16; ++i) Add(30, 2);
+  const auto first = Step();
+  ASSERT_EQ(first.size(), 4u) << "a quarter of the budget each";
+  for (uint64_t id = 1; id <= 4; ++id) EXPECT_EQ(first.at(id), 16);
+  const auto second = Step();
+  ASSERT_EQ(second.size(), 5u);
+  for (uint64_t id = 1; id <= 4; ++id) EXPECT_EQ(second.at(id), 14) << "what is left of it";
+  EXPECT_EQ(second.at(5), 8) << "what these leave";
+  StepsToEnd();
+  for (uint64_t id = 1; id <= 16; ++id) ExpectWholeAnswer(id, 30, 2);
+}
+
 // Six requests, five blocks' worth of memory for each in the end, but together only twelve.
 TEST_F(SchedulerTest, PreemptsInsteadOfRunningOut) {
   Make({.max_running = 6, .prefill_tokens = 64, .prefix_cache = false}, 12);
