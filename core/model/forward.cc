@@ -11,8 +11,11 @@ namespace {
 
 constexpr double kPi = 3.14159265358979323846;
 
-// Rows of work that one call of the pool takes in element-wise stages; a step of few rows stays on the caller.
+// Rows of work that one call of the pool takes in the cheapest element-wise stages; a step of few rows stays on the
+// caller, since waking a thread costs a microsecond or two.
 constexpr int64_t kRowGrain = 16;
+// The same where a row costs about a microsecond or more: rotary embeddings, activations of the MLP.
+constexpr int64_t kSlowRowGrain = 4;
 
 // The frequency scaling of Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between
 // blended. Source: the model's reference code, as in Hugging Face's "llama3" rope type.
@@ -66,7 +69,7 @@ void FinishQueriesAndKeys(const LayerWeights& w, bool slides, int64_t rows, Forw
       RotateHead(head, cosines + row * half, sines + row * half, half);
     }
   };
-  c.pool.ParallelFor(rows, kRowGrain, [&](int64_t begin, int64_t end) {
+  c.pool.ParallelFor(rows, kSlowRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       finish(b.q.data() + r * config.q_size(), config.num_heads, w.q_norm, r);
       finish(b.k.data() + r * config.kv_size(), config.num_kv_heads, w.k_norm, r);
@@ -161,7 +164,7 @@ void RunLayer(const LayerWeights& w, int64_t layer, std::span<const BatchSpan> s
   Apply(w.gate_up, b.normed, rows, gate_up, c);
   auto* activate = config.gelu ? c.kernels.gelu_mul : c.kernels.silu_mul;
   const int64_t n = config.intermediate_size;
-  c.pool.ParallelFor(rows, kRowGrain, [&](int64_t begin, int64_t end) {
+  c.pool.ParallelFor(rows, kSlowRowGrain, [&](int64_t begin, int64_t end) {
     activate(b.gate.data() + begin * n, b.up.data() + begin * n, (end - begin) * n);
   });
   Apply(w.down, b.gate, rows, projected, c);

@@ -67,7 +67,7 @@ class Model {
   // Bytes of weights that stay resident, and those read for each token at batch 1.
   int64_t weight_bytes() const;
   int64_t bytes_per_token() const;
-  // Which kernels run: "avx512", "avx2" or "scalar".
+  // Which kernels run: "amx", "avx512", "avx2" or "scalar".
   std::string kernel_name() const;
 
   // Feeds all chunks in one batch. `logits` gets vocab_size floats for each wanted position, in order of chunks.
