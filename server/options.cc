@@ -84,6 +84,8 @@ void AddLimitFlags(Flags& flags, ServerOptions& o) {
   flags.Add("--threads", o.threads, "Threads of a job and of each served model; 0 = all cores");
   flags.Add("--device", o.device,
             "Where served models run: cpu, or cuda: and a GPU's number, whose memory then holds weights and KV cache");
+  flags.Add("--quantize-device", o.quantize_device,
+            "Where a worker's tasks add up inputs and quantize tensors: cpu, or cuda: and a GPU's number; same artifacts");
   flags.Add("--kernels", o.kernels, "Instruction set of the kernels: scalar, avx2 or avx512; empty = the fastest here");
   flags.Add("--memory-limit-mib", o.memory_limit_mib,
             "MiB that served models may take together; 0 = three quarters of the machine's memory");
@@ -135,6 +137,12 @@ struct Parser {
 
 constexpr char kConfigHelp[] = "File of `name = value` lines (names as the flags, without --; TOML or INI)";
 
+absl::Status CheckDevice(std::string_view flag, const std::string& name) {
+  const absl::StatusOr<int> device = ParseDevice(name);
+  if (device.ok()) return absl::OkStatus();
+  return InvalidArgument("OPTION", "{}: {}", flag, MessageOf(device.status()));
+}
+
 absl::Status CheckRange(std::string_view flag, double value, double low, double high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return InvalidArgument("OPTION", "{} must be {} to {}; got {}", flag, low, high, value);
@@ -176,9 +184,8 @@ absl::Status ValidateOptions(const ServerOptions& o) {
     return InvalidArgument("OPTION", "--import-mode must be copy or reference; got \"{}\"", o.import_mode);
   }
   RETURN_IF_ERROR(CheckRange("--threads", o.threads, 0, 1024));
-  if (const absl::StatusOr<int> device = ParseDevice(o.device); !device.ok()) {
-    return InvalidArgument("OPTION", "--device: {}", MessageOf(device.status()));
-  }
+  RETURN_IF_ERROR(CheckDevice("--device", o.device));
+  RETURN_IF_ERROR(CheckDevice("--quantize-device", o.quantize_device));
   if (!o.kernels.empty() && KernelsByName(o.kernels) == nullptr) {
     return InvalidArgument("OPTION", "--kernels is \"{}\"; this machine runs {}", o.kernels, KernelNames());
   }

@@ -20,6 +20,7 @@ struct ServerOptions {
   std::string import_mode = "copy";                // copy, reference
   int threads = 0;                                 // 0 = all cores
   std::string device = "cpu";                      // of served models: cpu, cuda:0, ...
+  std::string quantize_device = "cpu";             // of a worker's tasks, likewise
   std::string kernels;                             // instruction set; empty = the fastest that this machine has
   int64_t memory_limit_mib = 0;                    // of served models; 0 = three quarters of the machine's
   int64_t kv_mib = 2048;                           // of one served model, all sequences together

@@ -11,6 +11,8 @@
 #include "core/base/file.h"
 #include "core/kernels/cuda/device.h"
 #include "core/kernels/kernels.h"
+#include "core/model/cuda/open.h"
+#include "core/quantize/cuda/quantize_device.h"
 #include "server/serving/core_model_loader.h"
 #include "server/store/sqlite_metadata_store.h"
 
@@ -43,6 +45,15 @@ EngineOptions EngineOptionsOf(const ServerOptions& options) {
   engine.threads = ThreadsOf(options);
   engine.device = options.device;
   return engine;
+}
+
+// Null: the CPU.
+absl::StatusOr<std::shared_ptr<QuantizeDevice>> QuantizeDeviceOf(const ServerOptions& options) {
+  ASSIGN_OR_RETURN(const int device, ParseDevice(options.quantize_device));
+  if (device < 0 || !options.HasRole("worker")) return nullptr;
+  absl::StatusOr<std::shared_ptr<QuantizeDevice>> opened = OpenCudaQuantizeDevice(device);
+  if (opened.ok()) return opened;
+  return Annotate(opened.status(), "--quantize-device");
 }
 
 int64_t MemoryLimitOf(const ServerOptions& options) {
@@ -94,7 +105,8 @@ absl::Status Server::OpenStores(const ServerParts& parts) {
 
 absl::Status Server::StartWork(const ServerParts& parts) {
   own_loader_ = std::make_unique<CoreModelLoader>(EngineOptionsOf(options_));
-  own_runner_ = std::make_unique<CoreTaskRunner>(*catalog_);
+  ASSIGN_OR_RETURN(const std::shared_ptr<QuantizeDevice> quantize_device, QuantizeDeviceOf(options_));
+  own_runner_ = std::make_unique<CoreTaskRunner>(*catalog_, quantize_device);
   TaskRunner& runner = parts.runner != nullptr ? *parts.runner : *own_runner_;
   RegistryOptions registry_options;
   registry_options.memory_limit_bytes = MemoryLimitOf(options_);

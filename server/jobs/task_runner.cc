@@ -78,7 +78,7 @@ absl::StatusOr<std::shared_ptr<const Quantizer>> CoreTaskRunner::OpenQuantizer(c
   // Made under the lock: all lanes of a worker ask for it at once, and it takes milliseconds.
   std::lock_guard lock(mutex_);
   if (auto found = FindRecent(quantizers_, key)) return found;
-  ASSIGN_OR_RETURN(const auto quantizer, Quantizer::Create(checkpoint, spec));
+  ASSIGN_OR_RETURN(const auto quantizer, Quantizer::Create(checkpoint, spec, device_));
   AddRecent(quantizers_, key, quantizer);
   return quantizer;
 }

@@ -74,7 +74,10 @@ class TaskRunner {
 
 class CoreTaskRunner : public TaskRunner {
  public:
-  explicit CoreTaskRunner(Catalog& catalog) : catalog_(catalog) {}
+  // Tasks of the calibrate and quantize stages give `device` what it can do; null: the CPU does all. Their bytes are
+  // the same, so that it is no part of a job.
+  explicit CoreTaskRunner(Catalog& catalog, std::shared_ptr<QuantizeDevice> device = nullptr)
+      : catalog_(catalog), device_(std::move(device)) {}
   absl::StatusOr<JobPlan> Plan(const JobSpec& spec, int threads) override;
   absl::StatusOr<TaskOutcome> Run(const TaskInput& input, ThreadPool& pool, ProgressFn progress) override;
 
@@ -130,6 +133,7 @@ class CoreTaskRunner : public TaskRunner {
                                                    const JobCandidate& from);
 
   Catalog& catalog_;
+  const std::shared_ptr<QuantizeDevice> device_;
   std::mutex mutex_;
   // Most recent first.
   std::list<std::pair<std::string, std::shared_ptr<const Checkpoint>>> open_;

@@ -117,8 +117,8 @@ absl::StatusOr<TaskOutcome> CoreTaskRunner::Calibrate(const TaskInput& input, Th
   ASSIGN_OR_RETURN(const Prepared prepared, PreparedOf(input, spec.checkpoint));
   ASSIGN_OR_RETURN(const TokenWindows windows, ReadWindows(catalog_.blobs(), prepared.calibration));
   const std::string path = input.work_dir + "/statistics";
-  RETURN_IF_ERROR(
-      CalibrateShard(*checkpoint, CalibrationSpec(input.spec), ShardOf(windows, spec.part), pool, progress, path));
+  RETURN_IF_ERROR(CalibrateShard(*checkpoint, CalibrationSpec(input.spec), ShardOf(windows, spec.part), pool, progress,
+                                 path, device_.get()));
   ASSIGN_OR_RETURN(const BlobInfo blob, catalog_.blobs().CommitFile(path));
   TaskOutcome outcome;
   outcome.blobs = {blob.digest};

@@ -271,5 +271,17 @@ TEST_F(RpcTest, ADirectoryHasOneServer) {
   EXPECT_THAT(MessageOf(taken), HasSubstr(options.listen));
 }
 
+// Whatever this machine has, it is no 64 GPUs.
+TEST_F(RpcTest, ADeviceToQuantizeOnMustBeThere) {
+  ServerOptions options = Options();
+  options.data_dir = dir_ / "other";
+  options.quantize_device = "cuda:63";
+  const absl::Status missing = Server::Start(options, Log::Silent()).status();
+  EXPECT_FALSE(missing.ok());
+  EXPECT_THAT(MessageOf(missing), HasSubstr("--quantize-device"));
+  options.roles = {"api", "inference"};
+  EXPECT_TRUE(Server::Start(options, Log::Silent()).ok()) << "only workers quantize";
+}
+
 }  // namespace
 }  // namespace qamserve
