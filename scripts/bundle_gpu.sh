@@ -9,14 +9,14 @@ folder=${1:?usage: scripts/bundle_gpu.sh FOLDER}
 build=${BUILD:-build}
 # Below tests/core.
 tests=(kernels/cuda_device_test kernels/cuda_trellis_test kernels/cuda_matmul_test kernels/cuda_forward_ops_test
-       model/cuda_model_test)
+       model/cuda_model_test quantize/cuda/cuda_encoder_test quantize/cuda/cuda_quantize_test)
 
 grep -q '^CMAKE_CUDA_COMPILER:' "$build/CMakeCache.txt" 2>/dev/null ||
   { echo "error: $build/ is not configured with CUDA kernels (see QAMSERVE_CUDA in cmake/Cuda.cmake)" >&2; exit 1; }
-cmake --build "$build" --target "${tests[@]##*/}" gpu_bench decode_bench
+cmake --build "$build" --target "${tests[@]##*/}" gpu_bench gpu_quantize_bench decode_bench
 mkdir -p "$folder/lib"
 for test in "${tests[@]}"; do cp "$build/tests/core/$test" "$folder/"; done
-cp "$build"/tests/bench/{gpu_bench,decode_bench} "$folder/"
+cp "$build"/tests/bench/{gpu_bench,gpu_quantize_bench,decode_bench} "$folder/"
 strip "$folder"/cuda_*_test "$folder"/*_bench
 # The C and C++ libraries are the other machine's: its driver brings libraries that need them.
 for program in "$folder"/cuda_*_test "$folder"/*_bench; do ldd "$program"; done |
@@ -34,8 +34,10 @@ for test in ./cuda_*_test; do
   "$test" --gtest_filter="${1:-*}" >"$log" 2>&1 || status=1
   cat "$log"
 done
-./gpu_bench >results/gpu_bench.jsonl || status=1
-cat results/gpu_bench.jsonl
+for bench in gpu_bench gpu_quantize_bench; do
+  "./$bench" >"results/$bench.jsonl" || status=1
+  cat "results/$bench.jsonl"
+done
 exit $status
 RUN
 chmod +x "$folder/run.sh"

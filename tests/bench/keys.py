@@ -40,6 +40,12 @@ GPU_PRODUCTS = [("joint", "5.5", 0.8, "product from codes of the joint codec"),
                 ("joint", "4.0", 0.8, "the same at 4 bpw"),
                 ("trellis", "4.0", None, "product from codes of the trellis codec"),
                 ("int8", "8.0", 0.8, "product of 8-bit weights and activations")]
+# Method, rate, least weights/s, what it is.
+GPU_QUANTIZE = [("joint", "5.5", 1e9, "scale, rotate and code with the joint codebook"),
+                ("joint", "4.0", None, "the same at 4 bpw"),
+                ("ldlq", "4.0", None, "the joint codec with error feedback (LDLQ), factors included,"),
+                ("trellis", "4.0", 15e6, "scale, rotate and search trellises of 2^16 states"),
+                ("trellis_ldlq", "4.0", None, "the trellis with error feedback, factors included,")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +164,12 @@ KEYS = {
        for codec, rate, limit, about in GPU_PRODUCTS},
     "gpu.trellis_search.4.0.weights_per_second": Key(
         "weights/s", "the search of 2^16 states at 4 bpw on a GPU, the codes of the CPU's search"),
+    **{f"gpu.quantize.{method}.{rate}.weights_per_second": Key(
+        "weights/s", f"{about} on a GPU, the CPU's bytes; the matrices of one layer of Mistral 7B's shapes, from floats to "
+        "codes in the host's memory", ">=" if limit else "", limit or 0)
+       for method, rate, limit, about in GPU_QUANTIZE},
+    "gpu.quantize.ldlq.4.0.seconds_7b": Key(
+        "s", "factors and codes of 32 such layers at 4 bpw, joint with error feedback (LDLQ), at the pace of one", "<=", 180),
     **{key: spec for peer in PEERS for method in PEER_METHODS
        for key, spec in zip(peer_keys(peer, method), (
            Key("ratio", f"our mean KL at 4 bpw over {PEERS[peer]['title']}'s at 4 bits ({PEERS[peer]['about']}): "

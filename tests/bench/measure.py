@@ -12,7 +12,7 @@ import measure_peers
 import measure_speed
 from context import REPOSITORY, Unmeasurable
 from figure import Figure
-from keys import GPU_PRODUCTS, JOINT_KL, JOINT_SCALE_KL_LIMIT, METHOD_KL_LIMIT
+from keys import GPU_PRODUCTS, GPU_QUANTIZE, JOINT_KL, JOINT_SCALE_KL_LIMIT, METHOD_KL_LIMIT
 
 WINDOW_TOKENS = 1024
 DECODE_ROUNDS = 5
@@ -265,6 +265,24 @@ def gpu(context):
     return out
 
 
+def gpu_quantize(context):
+    command = [context.program("tests/bench/gpu_quantize_bench")]
+    lines = [json.loads(line) for line in context.run(command).splitlines()]
+    shown = context.show(command)
+
+    def line_of(method, rate):
+        return next(line for line in lines if line["method"] == method and line["pair_bits"] == 2 * float(rate))
+
+    out = {}
+    for method, rate, _, _ in GPU_QUANTIZE:
+        line = line_of(method, rate)
+        out[f"gpu.quantize.{method}.{rate}.weights_per_second"] = Figure(
+            line["weights_per_second"], shown, note=f"{line['device']}, {line['layer_seconds']:.3f} s a layer")
+    line = line_of("ldlq", "4.0")
+    out["gpu.quantize.ldlq.4.0.seconds_7b"] = Figure(line["model_seconds"], shown, note=line["device"])
+    return out
+
+
 def measurements():
     """(keys it gives, function of a Context), in an order that leaves no artifact to be made twice."""
     out = [([f"{model}.tokenizer.mismatches"], functools.partial(tokenizer, model=model))
@@ -293,6 +311,8 @@ def measurements():
     out.append((["smollm2.ldlq.peak_rss_over_plan"], feedback_memory))
     out.append((["gpu.read.gb_per_second", *(f"gpu.{codec}.{rate}.read_fraction" for codec, rate, _, _ in GPU_PRODUCTS),
                  "gpu.trellis_search.4.0.weights_per_second"], gpu))
+    out.append(([*(f"gpu.quantize.{method}.{rate}.weights_per_second" for method, rate, _, _ in GPU_QUANTIZE),
+                 "gpu.quantize.ldlq.4.0.seconds_7b"], gpu_quantize))
     out += measure_peers.measurements(method_command)
     out.append((["bounded.quantize.peak_rss_ratio"], bounded))
     return out
