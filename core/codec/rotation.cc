@@ -131,12 +131,10 @@ QAMSERVE_AVX2_CLONE void ApplyDense(const float* in, float* out, const float* ma
 // The stage of Sylvester's transform whose partners are kHalf lanes apart: lower lanes become a + b, upper ones a - b.
 template <int kHalf>
 __attribute__((always_inline)) inline void SylvesterWithin(Float8& v) {
-  using Order = int32_t __attribute__((vector_size(32)));
   constexpr int h = kHalf;
-  constexpr Order kPartner = {0 ^ h, 1 ^ h, 2 ^ h, 3 ^ h, 4 ^ h, 5 ^ h, 6 ^ h, 7 ^ h};
-  constexpr Float8 kSign = {1 - 2 * (0 & h) / h, 1 - 2 * (1 & h) / h, 1 - 2 * (2 & h) / h, 1 - 2 * (3 & h) / h,
-                            1 - 2 * (4 & h) / h, 1 - 2 * (5 & h) / h, 1 - 2 * (6 & h) / h, 1 - 2 * (7 & h) / h};
-  v = __builtin_shuffle(v, kPartner) + v * kSign;
+  constexpr auto sign = [](int lane) { return (lane & h) != 0 ? -1.0f : 1.0f; };
+  constexpr Float8 kSigns = {sign(0), sign(1), sign(2), sign(3), sign(4), sign(5), sign(6), sign(7)};
+  v = __builtin_shufflevector(v, v, 0 ^ h, 1 ^ h, 2 ^ h, 3 ^ h, 4 ^ h, 5 ^ h, 6 ^ h, 7 ^ h) + v * kSigns;
 }
 
 // Stages `half`, `half` / 2, ... 1 for runs of 2 * half <= 8, as many as there are in whole vectors; how many floats
