@@ -16,7 +16,7 @@ METHOD_KL_LIMIT = {
 MIXED_KL_LIMIT = {"5.5": 0.0075, "4.0": 0.052}
 METHOD_ABOUT = {
     "ldlq": "joint codec with error feedback (LDLQ), 16 calibration windows",
-    "trellis_ldlq": "trellis codec with error feedback (LDLQ), 16 calibration windows",
+    "trellis_ldlq": "trellis codec with error feedback (LDLQ); calibration windows as in the command",
     "polar": "amplitude and phase coded apart, no channel scales",
     "scalar": "Lloyd-Max levels for each weight, no channel scales",
     "rtn": "round to nearest, rows scaled by their largest weight, neither rotation nor channel scales",

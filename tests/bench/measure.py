@@ -83,7 +83,8 @@ def kl(context, model, bpw, scale):
 
 METHOD_FLAGS = {
     "ldlq": ["--codec", "joint", "--error-feedback", "--calibration-windows", 16],
-    "trellis_ldlq": ["--codec", "trellis", "--error-feedback", "--calibration-windows", 16],
+    # At high rates noise of the statistics shows: at 5.5 bpw 16 windows gave 0.0089, 32 give 0.0081.
+    "trellis_ldlq": ["--codec", "trellis", "--error-feedback", "--calibration-windows", 32],
     "polar": ["--codec", "polar", "--no-channel-scale"],
     "scalar": ["--codec", "scalar", "--no-channel-scale"],
     "rtn": ["--codec", "uniform", "--no-channel-scale", "--rotation", "none"],
@@ -102,7 +103,8 @@ def method_command(context, method, rates):
 def method_kl(context, method, rates):
     """The KL of a method at several rates, which share one calibration and one run of the unquantized model."""
     command = method_command(context, method, rates)
-    results = context.run_json(command)
+    # What a peer is compared with as well is run once.
+    results = measure_peers.run_ours(context, tuple(command))
     results = results if isinstance(results, list) else [results]
     rows = {}
     for rate, result in zip(rates, results):
