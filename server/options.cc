@@ -86,7 +86,7 @@ void AddLimitFlags(Flags& flags, ServerOptions& o) {
             "Where served models run: cpu, or cuda: and a GPU's number, whose memory then holds weights and KV cache");
   flags.Add("--quantize-device", o.quantize_device,
             "Where a worker's tasks add up inputs and quantize tensors: cpu, or cuda: and a GPU's number; same artifacts");
-  flags.Add("--kernels", o.kernels, "Instruction set of the kernels: scalar, avx2 or avx512; empty = the fastest here");
+  flags.Add("--kernels", o.kernels, "Instruction set of the kernels: scalar, avx2, avx512 or amx; empty = the fastest here");
   flags.Add("--memory-limit-mib", o.memory_limit_mib,
             "MiB that served models may take together; 0 = three quarters of the machine's memory");
   flags.Add("--kv-mib", o.kv_mib, "MiB of KV cache of one served model, all sequences together");
