@@ -10,6 +10,7 @@
 
 #include "core/base/file.h"
 #include "core/kernels/cuda/device.h"
+#include "core/kernels/cuda/forward/forward_device.h"
 #include "core/kernels/kernels.h"
 #include "core/model/cuda/open.h"
 #include "core/quantize/cuda/quantize_device.h"
@@ -45,6 +46,14 @@ EngineOptions EngineOptionsOf(const ServerOptions& options) {
   engine.threads = ThreadsOf(options);
   engine.device = options.device;
   return engine;
+}
+
+// A server without its device would refuse every model later: it does not start.
+absl::Status CheckModelDevice(const ServerOptions& options) {
+  ASSIGN_OR_RETURN(const int device, ParseDevice(options.device));
+  if (device < 0 || !options.HasRole("inference")) return absl::OkStatus();
+  const absl::Status opened = OpenCudaForwardDevice(device).status();
+  return opened.ok() ? opened : Annotate(opened, "--device");
 }
 
 // Null: the CPU.
@@ -104,6 +113,7 @@ absl::Status Server::OpenStores(const ServerParts& parts) {
 }
 
 absl::Status Server::StartWork(const ServerParts& parts) {
+  RETURN_IF_ERROR(CheckModelDevice(options_));
   own_loader_ = std::make_unique<CoreModelLoader>(EngineOptionsOf(options_));
   ASSIGN_OR_RETURN(const std::shared_ptr<QuantizeDevice> quantize_device, QuantizeDeviceOf(options_));
   own_runner_ = std::make_unique<CoreTaskRunner>(*catalog_, quantize_device);
@@ -132,9 +142,9 @@ absl::Status Server::StartWork(const ServerParts& parts) {
     worker_options.lease_ms = job_options.lease_ms;
     worker_ = std::make_unique<Worker>(worker_options, *jobs_, runner);
   }
-  context_ = std::unique_ptr<ServiceContext>(new ServiceContext{
-      *catalog_, *jobs_, *models_, metrics_, *log_, *quick_, *slow_, drain_, parts.limits,
-      [this](std::string name, std::string source) { LoadLater(name, source); }});
+  context_ = std::unique_ptr<ServiceContext>(
+      new ServiceContext{*catalog_, *jobs_, *models_, metrics_, *log_, *quick_, *slow_, drain_, parts.limits,
+                         [this](std::string name, std::string source) { LoadLater(name, source); }});
   metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) { WriteJobGauges(writer); });
   metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) { WriteModelGauges(writer); });
   return absl::OkStatus();

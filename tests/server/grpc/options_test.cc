@@ -98,7 +98,7 @@ TEST(OptionsTest, RangesNameTheFlag) {
   EXPECT_THAT(Parse({"--kernels", "riscv"}).output, HasSubstr("this machine runs scalar"));
   EXPECT_THAT(Parse({"--device", "gpu"}).output, HasSubstr("--device: there is no device \"gpu\""));
   EXPECT_THAT(Parse({"--quantize-device", "gpu"}).output, HasSubstr("--quantize-device: there is no device \"gpu\""));
-  EXPECT_FALSE(Parse({"--device", "cuda:1"}).exit_code) << "whether it is there is seen when a model is loaded";
+  EXPECT_FALSE(Parse({"--device", "cuda:1"}).exit_code) << "whether it is there is seen when the server starts";
   EXPECT_THAT(Parse({"--import-mode", "move"}).output, HasSubstr("--import-mode"));
 }
 

@@ -250,8 +250,8 @@ TEST_F(RpcTest, ReflectionListsTheServices) {
   grpc::Slice bytes;
   ASSERT_TRUE(response.DumpToSingleSlice(&bytes).ok());
   const std::string text(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
-  for (const char* service : {"CheckpointService", "JobService", "ArtifactService", "ServingService",
-                              "InferenceService"}) {
+  for (const char* service :
+       {"CheckpointService", "JobService", "ArtifactService", "ServingService", "InferenceService"}) {
     EXPECT_THAT(text, HasSubstr(std::string("qamserve.v1.") + service));
   }
   stream->WritesDone(nullptr);
@@ -272,6 +272,17 @@ TEST_F(RpcTest, ADirectoryHasOneServer) {
 }
 
 // Whatever this machine has, it is no 64 GPUs.
+TEST_F(RpcTest, ADeviceForModelsMustBeThere) {
+  ServerOptions options = Options();
+  options.data_dir = dir_ / "other";
+  options.device = "cuda:63";
+  const absl::Status missing = Server::Start(options, Log::Silent()).status();
+  EXPECT_FALSE(missing.ok());
+  EXPECT_THAT(MessageOf(missing), HasSubstr("--device"));
+  options.roles = {"api", "worker"};
+  EXPECT_TRUE(Server::Start(options, Log::Silent()).ok()) << "only inference serves models";
+}
+
 TEST_F(RpcTest, ADeviceToQuantizeOnMustBeThere) {
   ServerOptions options = Options();
   options.data_dir = dir_ / "other";
