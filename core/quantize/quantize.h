@@ -36,7 +36,8 @@ struct RateRule {
 
 struct QuantizeSpec {
   Codec codec = Codec::kJoint;
-  double bpw = 5.5;  // bits of codes a weight: 2.5 to 6 in half bits (trellis: to 5.5; int8: 8; full: 16)
+  // Bits of codes a weight: 2.5 to 6 in half bits (int8: 8; full: 16). Of a trellis, tensors of 6 have the joint codec.
+  double bpw = 5.5;
   // Where several filters match, the last one counts.
   std::vector<RateRule> rates;
   bool channel_scale = true;  // by what inputs and columns weigh; with error feedback, columns of equal energy

@@ -2,6 +2,7 @@
 
 #include "core/codec/codebook.h"
 #include "core/codec/int8_packing.h"
+#include "core/codec/trellis.h"
 #include "core/quantize/internal.h"
 
 namespace qamserve {
@@ -40,6 +41,8 @@ absl::StatusOr<TensorFormat> FormatFor(Codec codec, double bpw) {
     return InvalidArgument("BPW_RANGE", "bpw is {}; codec {} has {} bits a weight", bpw, CodecName(codec), only);
   }
   ASSIGN_OR_RETURN(format.pair_bits, PairBitsFor(bpw));
+  // So that a mix has somewhere to go above the trellis's last rate, whose memory is 5 bits.
+  if (codec == Codec::kTrellis && format.pair_bits > kMaxTrellisPairBits) format.codec = Codec::kJoint;
   RETURN_IF_ERROR(CheckTensorFormat(format));
   return format;
 }
