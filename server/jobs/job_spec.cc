@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/base/digest.h"
+#include "core/codec/trellis.h"
 
 namespace qamserve {
 namespace {
@@ -58,6 +59,19 @@ absl::StatusOr<T> ReadStored(std::string_view what, const std::string& text, Fn 
   }
 }
 
+// What ValidateQuantizeSpec says, and no trellis of 6 bits: as the one rate of all tensors it would be the joint codec
+// by another name. Single tensors may have it, by name or in the mix of a target.
+absl::Status ValidateOneRate(const QuantizeSpec& spec) {
+  constexpr double kMost = kMaxTrellisPairBits / 2.0;
+  if (spec.codec == Codec::kTrellis && spec.bpw > kMost) {
+    return InvalidArgument("BPW_RANGE",
+                           "bpw is {}; codec trellis has up to {} bits a weight (single tensors may have 6, which the "
+                           "joint codec codes)",
+                           spec.bpw, kMost);
+  }
+  return ValidateQuantizeSpec(spec);
+}
+
 absl::Status NormalizeLadder(JobSpec& spec) {
   std::vector<double>& rates = spec.ladder;
   if (rates.size() > kMaxLadderRates) {
@@ -71,7 +85,7 @@ absl::Status NormalizeLadder(JobSpec& spec) {
   for (double rate : rates) {
     QuantizeSpec step = spec.quantize;
     step.bpw = rate;
-    const absl::Status valid = ValidateQuantizeSpec(step);
+    const absl::Status valid = ValidateOneRate(step);
     if (!valid.ok()) return Annotate(valid, "ladder");
   }
   // The rates say it all.
@@ -148,7 +162,7 @@ absl::StatusOr<JobSpec> NormalizeJobSpec(JobSpec spec, int64_t context_tokens) {
     const bool calibrates = NeedsStatistics(quantize);
     quantize.calibration_windows = calibrates ? spec.calibration.windows : QuantizeSpec().calibration_windows;
     quantize.window_tokens = calibrates ? spec.calibration.window_tokens : QuantizeSpec().window_tokens;
-    return ValidateQuantizeSpec(quantize);
+    return ValidateOneRate(quantize);
   };
   for (size_t i = 0; i < spec.methods.size(); ++i) {
     const absl::Status valid = fill(spec.methods[i]);

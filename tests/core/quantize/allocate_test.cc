@@ -128,6 +128,25 @@ TEST_F(AllocateOnAModel, FindsTheHighestRateThatASizeAllows) {
   EXPECT_EQ(ReasonOf(LargestUniform(*checkpoint_, spec, {.bpw = 0, .bytes = 100}).status()), "TARGET_TOO_SMALL");
 }
 
+TEST_F(AllocateOnAModel, AboveATrellisTensorsAreJoint) {
+  QuantizeSpec spec;
+  spec.codec = Codec::kTrellis;
+  spec.bpw = 4;
+  spec.rates = {{.filter = "*.down_proj", .bpw = 6}, {.filter = "*.o_proj", .bpw = 5.5}};
+  for (const QuantizePlan::Tensor& tensor : PlanOf(spec).tensors) {
+    TensorFormat format{.codec = Codec::kTrellis, .pair_bits = 8};
+    if (tensor.name.ends_with(".down_proj")) format = {.codec = Codec::kJoint, .pair_bits = 12};
+    if (tensor.name.ends_with(".o_proj")) format.pair_bits = 11;
+    EXPECT_EQ(tensor.format, format) << tensor.name;
+  }
+  // A mix has the rate, and each rate is better than the one below it.
+  const std::vector<double> rates = RatesOf(Codec::kTrellis);
+  EXPECT_EQ(rates.back(), 6);
+  for (size_t i = 1; i < rates.size(); ++i) {
+    EXPECT_LT(IdealDistortion(Codec::kTrellis, rates[i]), IdealDistortion(Codec::kTrellis, rates[i - 1])) << rates[i];
+  }
+}
+
 TEST_F(AllocateOnAModel, RulesGiveRatesByName) {
   QuantizeSpec spec;
   spec.bpw = 4;
