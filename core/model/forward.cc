@@ -12,9 +12,9 @@ namespace {
 constexpr double kPi = 3.14159265358979323846;
 
 // Rows of work that one call of the pool takes in the cheapest element-wise stages; a step of few rows stays on the
-// caller, since waking a thread costs a microsecond or two.
+// caller, since waking a thread costs more. Both grains are estimates, not measured.
 constexpr int64_t kRowGrain = 16;
-// The same where a row costs about a microsecond or more: rotary embeddings, activations of the MLP.
+// The same where a row costs several times as much: rotary embeddings, activations of the MLP.
 constexpr int64_t kSlowRowGrain = 4;
 
 // The frequency scaling of Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between
