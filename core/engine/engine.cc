@@ -10,14 +10,13 @@
 #include <set>
 #include <thread>
 
+#include "core/engine/engine_job.h"
 #include "core/engine/scheduler.h"
 
 namespace qamserve {
 namespace {
 
 constexpr int64_t kDefaultContext = 8192;
-// Logits of so many positions are held at once while scoring: 32 MB with a vocabulary of 262144.
-constexpr int64_t kScoreHeadRows = 32;
 
 absl::Status CheckOption(std::string_view name, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
@@ -96,14 +95,32 @@ absl::Status WithMemoryErrors(std::string_view what, Fn fn) {
   }
 }
 
-// A call of Score, which waits for `done` on its own thread.
-struct ScoreJob {
-  std::span<const int32_t> tokens;
-  std::vector<float> logprobs;
-  std::unique_ptr<KvCache> cache;
-  absl::Status status;
-  bool done = false;
-};
+absl::Status CheckBias(const SamplingParams& params, int64_t vocab_size) {
+  for (const auto& [token, bias] : params.logit_bias) {
+    if (token >= 0 && token < vocab_size) continue;
+    return InvalidArgument("SAMPLING_PARAM", "logit_bias has token {}; ids are 0 to {}", token, vocab_size - 1);
+  }
+  return absl::OkStatus();
+}
+
+// Whether each token is the same bytes for both, so that their distributions are over the same things.
+absl::Status CheckSameVocabulary(const Engine& base, const Engine& other) {
+  const Tokenizer& ours = base.tokenizer();
+  const Tokenizer& theirs = other.tokenizer();
+  const int64_t rows = base.model().config().vocab_size, other_rows = other.model().config().vocab_size;
+  if (rows != other_rows || ours.size() != theirs.size()) {
+    return FailedPrecondition("VOCABULARY_DIFFERS", "{} has {} tokens ({} rows of its head), {} has {} ({})",
+                              base.model().origin(), ours.size(), rows, other.model().origin(), theirs.size(),
+                              other_rows);
+  }
+  if (ours.digest() == theirs.digest()) return absl::OkStatus();
+  for (int32_t id = 0; id < ours.size(); ++id) {
+    if (ours.TokenBytes(id) == theirs.TokenBytes(id) && ours.IsSpecial(id) == theirs.IsSpecial(id)) continue;
+    return FailedPrecondition("VOCABULARY_DIFFERS", "token {} is not the same to {} and {}", id, base.model().origin(),
+                              other.model().origin());
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -137,10 +154,11 @@ struct Engine::Impl {
                     std::vector<int64_t>& first_rows);
   void Choose(const std::vector<Sequence*>& choosing, const std::vector<int64_t>& first_rows);
   void FailStep(const std::vector<Sequence*>& step, const absl::Status& status);
-  void StartScore() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
-  void ScoreStep();
-  absl::Status ScorePiece(ScoreJob& job);
-  void FinishScore(ScoreJob& job, absl::Status status);
+  absl::Status Wait(EngineJob& job);
+  void StartJob() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void JobStep();
+  absl::StatusOr<bool> JobPiece(EngineJob& job);
+  void FinishJob(EngineJob& job, absl::Status status);
   void CancelAll();
 
   const std::shared_ptr<const Model> model;
@@ -150,9 +168,9 @@ struct Engine::Impl {
 
   mutable absl::Mutex mutex;
   absl::CondVar work_arrived;
-  absl::CondVar score_done;
+  absl::CondVar job_done;
   std::vector<std::unique_ptr<Sequence>> arrived ABSL_GUARDED_BY(mutex);  // since the last step
-  std::deque<ScoreJob*> score_waiting ABSL_GUARDED_BY(mutex);
+  std::deque<EngineJob*> jobs_waiting ABSL_GUARDED_BY(mutex);
   std::set<uint64_t> cancels ABSL_GUARDED_BY(mutex);
   EngineStats stats ABSL_GUARDED_BY(mutex);
   uint64_t next_id ABSL_GUARDED_BY(mutex) = 1;
@@ -167,8 +185,8 @@ struct Engine::Impl {
   std::vector<float> logits;  // [rows][vocab]
   KvPool blocks;
   Scheduler scheduler;
-  ScoreJob* scoring = nullptr;
-  bool score_lacks_memory = false;
+  EngineJob* job = nullptr;  // the one that is under way
+  bool job_lacks_memory = false;
   int64_t prompt_tokens_fed = 0;
   int64_t tokens_generated = 0;
   int64_t draft_tokens = 0;
@@ -189,7 +207,7 @@ void Engine::Impl::Run() {
     cancelled.clear();
     expired.clear();
     Step();
-    ScoreStep();
+    JobStep();
   }
   CancelAll();
 }
@@ -203,9 +221,9 @@ bool Engine::Impl::Collect(Ended& cancelled, Ended& expired) {
     arrived.clear();
     TakeCancelled(cancelled);
     expired = scheduler.RemoveExpired(Sequence::Clock::now());
-    StartScore();
+    StartJob();
     PublishStats();
-    if (!scheduler.empty() || !cancelled.empty() || !expired.empty() || scoring != nullptr) return true;
+    if (!scheduler.empty() || !cancelled.empty() || !expired.empty() || job != nullptr) return true;
     work_arrived.Wait(&mutex);
   }
 }
@@ -276,8 +294,8 @@ void Engine::Impl::Choose(const std::vector<Sequence*>& choosing, const std::vec
 void Engine::Impl::Step() {
   if (scheduler.empty()) return;
   Ended hopeless;
-  // A Score that waits for memory goes before requests that have none yet, which leave it none otherwise.
-  const std::vector<Sequence*> step = scheduler.Plan(/*admit=*/!score_lacks_memory, hopeless);
+  // A job that waits for memory goes before requests that have none yet, which leave it none otherwise.
+  const std::vector<Sequence*> step = scheduler.Plan(/*admit=*/!job_lacks_memory, hopeless);
   for (const auto& sequence : hopeless) {
     sequence->Finish(
         FinishReason::kError,
@@ -332,66 +350,59 @@ void Engine::Impl::FailStep(const std::vector<Sequence*>& step, const absl::Stat
   end(**std::max_element(step.begin(), step.end(), feeds_less));
 }
 
-// ---- Score ----
+// ---- Jobs of callers who wait ----
 
-void Engine::Impl::StartScore() {
-  score_lacks_memory = false;
-  if (scoring != nullptr || score_waiting.empty()) return;
-  ScoreJob* job = score_waiting.front();
-  job->cache = std::make_unique<KvCache>(blocks);
-  if (!job->cache->Reserve(static_cast<int64_t>(job->tokens.size())) && blocks.used() > 0) {
-    score_lacks_memory = true;
-    return;
-  }
-  score_waiting.pop_front();
-  scoring = job;
-}
-
-// One piece, so that generation goes on beside a long text.
-void Engine::Impl::ScoreStep() {
-  if (scoring == nullptr) return;
-  const absl::Status status = WithMemoryErrors("a piece of the text", [&] { return ScorePiece(*scoring); });
-  if (status.ok() && scoring->logprobs.size() + 1 < scoring->tokens.size()) return;
-  FinishScore(*scoring, status);
-}
-
-absl::Status Engine::Impl::ScorePiece(ScoreJob& job) {
-  const ModelConfig& config = model->config();
-  if (job.cache->capacity() == 0) {
-    return ResourceExhausted("KV_MEMORY", "the system has no memory for the KV cache of {} tokens", job.tokens.size());
-  }
-  const size_t at = job.logprobs.size();
-  const size_t n = std::min(static_cast<size_t>(options.prefill_tokens), job.tokens.size() - 1 - at);
-  const SequenceChunk chunk{job.tokens.subspan(at, n), job.cache.get(), /*all_logits=*/true};
-  std::vector<float> hidden;
-  RETURN_IF_ERROR(forwarder->ForwardHidden(std::span(&chunk, 1), hidden));
-  const auto vocab = static_cast<size_t>(config.vocab_size);
-  std::vector<float> logits;
-  for (size_t row = 0; row < n; row += kScoreHeadRows) {
-    const size_t rows = std::min<size_t>(kScoreHeadRows, n - row);
-    logits.resize(rows * vocab);
-    RETURN_IF_ERROR(forwarder->Head(hidden.data() + row * static_cast<size_t>(config.hidden_size),
-                                    static_cast<int64_t>(rows), logits.data()));
-    job.logprobs.resize(at + row + rows);
-    pool.ParallelFor(static_cast<int64_t>(rows), 1, [&](int64_t begin, int64_t end) {
-      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-        const auto one = std::span(logits).subspan(i * vocab, vocab);
-        const size_t position = at + row + i;
-        const auto next = static_cast<size_t>(job.tokens[position + 1]);
-        job.logprobs[position] = static_cast<float>(one[next] - LogSumExp(one));
-      }
-    });
-  }
-  return absl::OkStatus();
-}
-
-void Engine::Impl::FinishScore(ScoreJob& job, absl::Status status) {
-  job.cache.reset();
-  scoring = nullptr;
+absl::Status Engine::Impl::Wait(EngineJob& waiting) {
   absl::MutexLock lock(&mutex);
-  job.status = std::move(status);
-  job.done = true;  // the job may be gone once the lock is
-  score_done.SignalAll();
+  if (jobs_waiting.size() >= static_cast<size_t>(std::max(1, options.max_waiting))) {
+    return ResourceExhausted("QUEUE_FULL", "{} texts wait to be read; the limit is {}", jobs_waiting.size(),
+                             options.max_waiting);
+  }
+  jobs_waiting.push_back(&waiting);
+  work_arrived.Signal();
+  while (!waiting.done) job_done.Wait(&mutex);
+  return waiting.status;
+}
+
+void Engine::Impl::StartJob() {
+  job_lacks_memory = false;
+  if (job != nullptr || jobs_waiting.empty()) return;
+  EngineJob* next = jobs_waiting.front();
+  if (next->kv_tokens() > 0) {
+    next->cache = std::make_unique<KvCache>(blocks);
+    if (!next->cache->Reserve(next->kv_tokens()) && blocks.used() > 0) {
+      job_lacks_memory = true;
+      return;
+    }
+  }
+  jobs_waiting.pop_front();
+  job = next;
+}
+
+void Engine::Impl::JobStep() {
+  if (job == nullptr) return;
+  bool last = false;
+  const absl::Status status = WithMemoryErrors("a piece of the text", [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(last, JobPiece(*job));
+    return absl::OkStatus();
+  });
+  if (!status.ok() || last) FinishJob(*job, status);
+}
+
+absl::StatusOr<bool> Engine::Impl::JobPiece(EngineJob& one) {
+  if (one.kv_tokens() > 0 && one.cache->capacity() == 0) {
+    return ResourceExhausted("KV_MEMORY", "the system has no memory for the KV cache of {} tokens", one.kv_tokens());
+  }
+  return one.Piece({*forwarder, pool, model->config(), options.prefill_tokens});
+}
+
+void Engine::Impl::FinishJob(EngineJob& ended, absl::Status status) {
+  ended.cache.reset();
+  job = nullptr;
+  absl::MutexLock lock(&mutex);
+  ended.status = std::move(status);
+  ended.done = true;  // the job may be gone once the lock is
+  job_done.SignalAll();
 }
 
 void Engine::Impl::CancelAll() {
@@ -399,14 +410,14 @@ void Engine::Impl::CancelAll() {
     absl::MutexLock lock(&mutex);
     for (auto& sequence : arrived) scheduler.Add(std::move(sequence));
     arrived.clear();
-    if (scoring != nullptr) score_waiting.push_back(scoring);
-    for (ScoreJob* job : score_waiting) {
-      job->cache.reset();  // before the pool
-      job->status = Cancelled("ENGINE_STOPPED", "the engine stopped before the text was scored");
-      job->done = true;
+    if (job != nullptr) jobs_waiting.push_back(job);
+    for (EngineJob* waiting : jobs_waiting) {
+      waiting->cache.reset();  // before the pool
+      waiting->status = Cancelled("ENGINE_STOPPED", "the engine stopped before the text was read");
+      waiting->done = true;
     }
-    score_waiting.clear();
-    score_done.SignalAll();
+    jobs_waiting.clear();
+    job_done.SignalAll();
   }
   for (const auto& sequence : scheduler.RemoveAll()) sequence->Finish(FinishReason::kCancelled, absl::OkStatus());
 }
@@ -445,6 +456,7 @@ absl::StatusOr<uint64_t> Engine::Submit(std::vector<int32_t> prompt, const Sampl
                                         std::shared_ptr<TokenSink> sink, const RequestOptions& request) {
   const ModelConfig& config = impl_->model->config();
   RETURN_IF_ERROR(ValidateSamplingParams(params));
+  RETURN_IF_ERROR(CheckBias(params, config.vocab_size));
   RETURN_IF_ERROR(CheckRequest(request));
   RETURN_IF_ERROR(CheckPrompt(prompt, impl_->context - 1, config.vocab_size));
   absl::MutexLock lock(&impl_->mutex);
@@ -469,20 +481,50 @@ void Engine::Cancel(uint64_t id) {
   impl_->work_arrived.Signal();
 }
 
+absl::Status Engine::CheckText(std::span<const int32_t> tokens) const {
+  return CheckPrompt(tokens, impl_->context, impl_->model->config().vocab_size);
+}
+
 absl::StatusOr<std::vector<float>> Engine::Score(std::span<const int32_t> tokens) {
-  RETURN_IF_ERROR(CheckPrompt(tokens, impl_->context, impl_->model->config().vocab_size));
-  if (tokens.size() == 1) return std::vector<float>();
-  ScoreJob job{.tokens = tokens};
-  absl::MutexLock lock(&impl_->mutex);
-  if (impl_->score_waiting.size() >= static_cast<size_t>(std::max(1, impl_->options.max_waiting))) {
-    return ResourceExhausted("QUEUE_FULL", "{} texts wait to be scored; the limit is {}", impl_->score_waiting.size(),
-                             impl_->options.max_waiting);
+  ASSIGN_OR_RETURN(TextScores scores, ScoreWithTop(tokens, 0));
+  return std::move(scores.logprobs);
+}
+
+absl::StatusOr<TextScores> Engine::ScoreWithTop(std::span<const int32_t> tokens, int32_t top) {
+  RETURN_IF_ERROR(CheckText(tokens));
+  if (top < 0 || top > kMaxTopLogprobs) {
+    return InvalidArgument("SAMPLING_PARAM", "top is {}; allowed are 0 to {}", top, kMaxTopLogprobs);
   }
-  impl_->score_waiting.push_back(&job);
-  impl_->work_arrived.Signal();
-  while (!job.done) impl_->score_done.Wait(&impl_->mutex);
-  RETURN_IF_ERROR(job.status);
-  return std::move(job.logprobs);
+  if (tokens.size() == 1) return TextScores();
+  ScoreJob job(tokens, top);
+  RETURN_IF_ERROR(impl_->Wait(job));
+  return std::move(job.scores);
+}
+
+absl::StatusOr<std::vector<float>> Engine::Embed(std::span<const int32_t> tokens) {
+  RETURN_IF_ERROR(CheckText(tokens));
+  MeanJob job(tokens);
+  RETURN_IF_ERROR(impl_->Wait(job));
+  return job.Mean();
+}
+
+absl::StatusOr<std::vector<TokenComparison>> Engine::Compare(Engine& other, std::span<const int32_t> tokens,
+                                                             int64_t first) {
+  RETURN_IF_ERROR(CheckSameVocabulary(*this, other));
+  RETURN_IF_ERROR(CheckText(tokens));
+  if (const absl::Status status = other.CheckText(tokens); !status.ok()) {
+    return Annotate(status, other.model().origin());
+  }
+  // The last token is only looked for. What the one before tokens[first] leaves behind is where that was drawn from.
+  const auto fed = tokens.first(tokens.size() - 1);
+  const auto from = static_cast<size_t>(first - 1);
+  HiddenJob base_job(fed, from), other_job(fed, from);
+  RETURN_IF_ERROR(impl_->Wait(base_job));
+  RETURN_IF_ERROR(other.impl_->Wait(other_job));
+  CompareJob job({model().head(), std::move(base_job.hidden)}, {other.model().head(), std::move(other_job.hidden)},
+                 tokens.subspan(static_cast<size_t>(first)));
+  RETURN_IF_ERROR(impl_->Wait(job));
+  return std::move(job.tokens);
 }
 
 EngineStats Engine::stats() const {

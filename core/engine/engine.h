@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/evaluate/compare.h"
 #include "core/model/cuda/open.h"
 #include "core/model/forwarder.h"
 #include "core/model/model.h"
@@ -32,11 +34,18 @@ struct SamplingParams {
   std::vector<std::string> stop;  // texts that end the generation; not part of what is sent
   bool ignore_eos = false;
   int32_t logprobs = -1;  // -1 = none, n = the chosen token and the n best
+  // Of tokens that the answer (not the prompt) has already: -2 to 2, taken off the logit of each, and off it once for
+  // each time that it is there.
+  double presence_penalty = 0;
+  double frequency_penalty = 0;
+  std::map<int32_t, double> logit_bias;  // by token: what is added to its logit, -100 to 100; at most 1024
 };
 
-// INVALID_ARGUMENT (SAMPLING_PARAM) names the field and its limits.
+// INVALID_ARGUMENT (SAMPLING_PARAM) names the field and its limits. Whether the tokens of logit_bias are ones that the
+// model has is for Engine::Submit to say.
 absl::Status ValidateSamplingParams(const SamplingParams& params);
 
+inline constexpr int32_t kMaxTopLogprobs = 20;
 inline constexpr int32_t kMaxPriority = 100;
 
 // What a request is to other requests.
@@ -77,7 +86,8 @@ struct GenerationSummary {
   double total_seconds = 0;
 };
 
-// Where one request's answer goes. Called from the engine's thread; must not block for long, nor call Score.
+// Where one request's answer goes. Called from the engine's thread; must not block for long, nor call Score and its
+// like.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
@@ -85,6 +95,12 @@ class TokenSink {
   virtual bool OnToken(const TokenEvent& event) = 0;
   // Once, last.
   virtual void OnDone(const GenerationSummary& summary) = 0;
+};
+
+// Of a text: log p(tokens[i + 1] | tokens[0..i]) for every i.
+struct TextScores {
+  std::vector<float> logprobs;
+  std::vector<std::vector<TokenLogprob>> top;  // for each of them the best tokens, best first; empty if not asked for
 };
 
 struct EngineOptions {
@@ -139,8 +155,17 @@ class Engine {
                                   std::shared_ptr<TokenSink> sink, const RequestOptions& request = {});
   // At the next step; unknown ids are ignored.
   void Cancel(uint64_t id);
-  // log p(tokens[i + 1] | tokens[0..i]) for every i; blocks.
+
+  // --- Texts that are only read. These block. Errors are those of Submit; the text may fill the whole context. ---
   absl::StatusOr<std::vector<float>> Score(std::span<const int32_t> tokens);
+  // With the `top` best tokens at each place, 0 (none) to kMaxTopLogprobs.
+  absl::StatusOr<TextScores> ScoreWithTop(std::span<const int32_t> tokens, int32_t top);
+  // The mean over the tokens of the last hidden states, after the final norm: [hidden_size].
+  absl::StatusOr<std::vector<float>> Embed(std::span<const int32_t> tokens);
+  // This model beside `other` at each of tokens[first..], given those before it: KL(this || other). Memory is that of
+  // the hidden states, 4 (hidden_size + other's) bytes a token. REQUIRES: 1 <= first < tokens.size().
+  // FAILED_PRECONDITION (VOCABULARY_DIFFERS) if a token does not mean the same to both.
+  absl::StatusOr<std::vector<TokenComparison>> Compare(Engine& other, std::span<const int32_t> tokens, int64_t first);
 
   EngineStats stats() const;
   int64_t context_tokens() const;
@@ -150,6 +175,7 @@ class Engine {
  private:
   struct Impl;
   explicit Engine(std::unique_ptr<Impl> impl);
+  absl::Status CheckText(std::span<const int32_t> tokens) const;
   std::unique_ptr<Impl> impl_;
 };
 

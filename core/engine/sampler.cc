@@ -6,12 +6,14 @@
 namespace qamserve {
 namespace {
 
-constexpr int32_t kMaxLogprobs = 20;
 constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 1024;
 constexpr int32_t kMaxTopK = 1 << 22;
 constexpr int32_t kMaxTokens = 1 << 24;
 constexpr double kMaxTemperature = 100;
+constexpr double kMaxPenalty = 2;
+constexpr double kMaxBias = 100;
+constexpr size_t kMaxBiases = 1024;
 
 absl::Status BadParam(std::string_view field, double value, std::string_view limits) {
   return InvalidArgument("SAMPLING_PARAM", "{} is {}; allowed are {}", field, value, limits);
@@ -41,7 +43,17 @@ absl::Status ValidateSamplingParams(const SamplingParams& p) {
   if (!(p.repetition_penalty > 0 && p.repetition_penalty <= 10)) {
     return BadParam("repetition_penalty", p.repetition_penalty, "above 0 to 10");
   }
-  if (!(p.logprobs >= -1 && p.logprobs <= kMaxLogprobs)) return BadParam("logprobs", p.logprobs, "-1 (none) to 20");
+  if (!(std::abs(p.presence_penalty) <= kMaxPenalty))
+    return BadParam("presence_penalty", p.presence_penalty, "-2 to 2");
+  if (!(std::abs(p.frequency_penalty) <= kMaxPenalty))
+    return BadParam("frequency_penalty", p.frequency_penalty, "-2 to 2");
+  if (p.logit_bias.size() > kMaxBiases)
+    return BadParam("number of tokens of logit_bias", static_cast<double>(p.logit_bias.size()), "0 to 1024");
+  for (const auto& [token, bias] : p.logit_bias) {
+    if (std::abs(bias) <= kMaxBias) continue;
+    return BadParam(fmt::format("logit_bias of token {}", token), bias, "-100 to 100");
+  }
+  if (!(p.logprobs >= -1 && p.logprobs <= kMaxTopLogprobs)) return BadParam("logprobs", p.logprobs, "-1 (none) to 20");
   if (p.stop.size() > kMaxStops)
     return BadParam("number of stop strings", static_cast<double>(p.stop.size()), "0 to 16");
   for (const std::string& stop : p.stop) {
@@ -59,6 +71,26 @@ double LogSumExp(std::span<const float> logits) {
   return largest + std::log(sum);
 }
 
+std::vector<TokenLogprob> BestTokens(std::span<const float> logits, double log_sum, int32_t n) {
+  struct Candidate {
+    float logit;
+    int32_t token;
+  };
+  std::vector<Candidate> best;
+  const auto wanted = std::min(static_cast<size_t>(n), logits.size());
+  best.reserve(wanted);
+  for (size_t i = 0; wanted > 0 && i < logits.size(); ++i) {
+    const Candidate candidate{logits[i], static_cast<int32_t>(i)};
+    if (best.size() == wanted && !Better(candidate, best.back())) continue;
+    if (best.size() == wanted) best.pop_back();
+    best.insert(std::upper_bound(best.begin(), best.end(), candidate, Better<Candidate>), candidate);
+  }
+  std::vector<TokenLogprob> out;
+  out.reserve(best.size());
+  for (const Candidate& c : best) out.push_back({c.token, static_cast<float>(c.logit - log_sum)});
+  return out;
+}
+
 Sampler::Sampler(const SamplingParams& params, std::span<const int32_t> prompt, int64_t vocab_size)
     : params_(params), rng_(params.seed) {
   if (params_.repetition_penalty == 1) return;
@@ -68,34 +100,21 @@ Sampler::Sampler(const SamplingParams& params, std::span<const int32_t> prompt, 
 
 SampledToken Sampler::Sample(std::span<float> logits) {
   SampledToken out;
-  if (params_.logprobs >= 0 && params_.repetition_penalty != 1) {
-    // The penalty changes the logits in place, so the report comes first and the choice is filled in below.
-    const std::vector<float> raw(logits.begin(), logits.end());
-    Penalize(logits);
-    out.token = params_.temperature == 0 ? Argmax(logits) : Draw(logits);
-    ReportLogprobs(raw, out);
-  } else {
-    Penalize(logits);
-    out.token = params_.temperature == 0 ? Argmax(logits) : Draw(logits);
-    if (params_.logprobs >= 0) ReportLogprobs(logits, out);
+  Adjust(logits);
+  out.token = params_.temperature == 0 ? Argmax(logits) : Draw(logits);
+  if (params_.logprobs >= 0) {
+    Restore(logits);
+    ReportLogprobs(logits, out);
   }
   MarkSeen(out.token);
+  if (params_.presence_penalty != 0 || params_.frequency_penalty != 0) ++said_[out.token];
   return out;
 }
 
 void Sampler::ReportLogprobs(std::span<const float> logits, SampledToken& out) const {
-  const double normalizer = LogSumExp(logits);
-  out.logprob = static_cast<float>(logits[static_cast<size_t>(out.token)] - normalizer);
-  std::vector<Candidate> best;
-  const auto wanted = std::min(static_cast<size_t>(params_.logprobs), logits.size());
-  if (wanted == 0) return;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const Candidate candidate{logits[i], static_cast<int32_t>(i)};
-    if (best.size() == wanted && !Better(candidate, best.back())) continue;
-    if (best.size() == wanted) best.pop_back();
-    best.insert(std::upper_bound(best.begin(), best.end(), candidate, Better<Candidate>), candidate);
-  }
-  for (const Candidate& c : best) out.top.push_back({c.token, static_cast<float>(c.logit - normalizer)});
+  const double log_sum = LogSumExp(logits);
+  out.logprob = static_cast<float>(logits[static_cast<size_t>(out.token)] - log_sum);
+  out.top = BestTokens(logits, log_sum, params_.logprobs);
 }
 
 void Sampler::MarkSeen(int32_t token) {
@@ -105,12 +124,32 @@ void Sampler::MarkSeen(int32_t token) {
   seen_.push_back(token);
 }
 
-void Sampler::Penalize(std::span<float> logits) const {
+void Sampler::SetLogit(std::span<float> logits, int32_t token, float value) {
+  float& logit = logits[static_cast<size_t>(token)];
+  if (params_.logprobs >= 0) before_.emplace_back(token, logit);
+  logit = value;
+}
+
+void Sampler::Adjust(std::span<float> logits) {
+  const auto at = [&](int32_t token) { return logits[static_cast<size_t>(token)]; };
   const auto penalty = static_cast<float>(params_.repetition_penalty);
   for (const int32_t token : seen_) {
-    float& logit = logits[static_cast<size_t>(token)];
-    logit = logit > 0 ? logit / penalty : logit * penalty;
+    const float logit = at(token);
+    SetLogit(logits, token, logit > 0 ? logit / penalty : logit * penalty);
   }
+  for (const auto& [token, bias] : params_.logit_bias) SetLogit(logits, token, at(token) + static_cast<float>(bias));
+  for (const auto& [token, times] : said_) {
+    const double less = params_.presence_penalty + params_.frequency_penalty * times;
+    SetLogit(logits, token, at(token) - static_cast<float>(less));
+  }
+}
+
+void Sampler::Restore(std::span<float> logits) {
+  // Backwards: of several changes to one logit the first knows what it was.
+  for (auto change = before_.rbegin(); change != before_.rend(); ++change) {
+    logits[static_cast<size_t>(change->first)] = change->second;
+  }
+  before_.clear();
 }
 
 // Fills candidates_ with what top-k and top-p leave, and weights_ with their probabilities relative to the best.

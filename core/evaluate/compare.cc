@@ -64,14 +64,17 @@ std::vector<TokenComparison> CompareTokens(const Linear& base, const float* base
                                            const Kernels& kernels, ThreadPool& pool) {
   const auto n = static_cast<int64_t>(targets.size());
   std::vector<RunningPair> running(targets.size());
-  const int64_t blocks = (n + kTokenBlock - 1) / kTokenBlock;
+  // Few tokens are spread over the threads; no token sees the others.
+  const int64_t share = (n + pool.threads() - 1) / pool.threads();
+  const int64_t block = std::clamp<int64_t>(share, 1, kTokenBlock);
+  const int64_t blocks = (n + block - 1) / block;
   pool.ParallelFor(blocks, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> zb(kTokenBlock * kVocabularyBlock), zo(other == nullptr ? 0 : zb.size());
-    for (int64_t t = begin * kTokenBlock; t < std::min(n, end * kTokenBlock); t += kTokenBlock) {
-      const int64_t tokens = std::min(kTokenBlock, n - t);
+    for (int64_t t = begin * block; t < std::min(n, end * block); t += block) {
+      const int64_t tokens = std::min(block, n - t);
       const HeadInput base_input(base, base_hidden + t * base.cols, tokens, kernels);
       std::optional<HeadInput> other_input;
-      if (other != nullptr) other_input.emplace(*other, other_hidden + t * base.cols, tokens, kernels);
+      if (other != nullptr) other_input.emplace(*other, other_hidden + t * other->cols, tokens, kernels);
       for (int64_t v = 0; v < base.rows; v += kVocabularyBlock) {
         const int64_t count = std::min(kVocabularyBlock, base.rows - v);
         base_input.Logits(v, v + count, zb.data(), count);
@@ -87,12 +90,14 @@ std::vector<TokenComparison> CompareTokens(const Linear& base, const float* base
   std::vector<TokenComparison> out(targets.size());
   for (size_t i = 0; i < out.size(); ++i) {
     const RunningPair& r = running[i];
+    out[i].base_top = static_cast<int32_t>(r.base.best);
     out[i].base_nll = r.base.LogSum() - static_cast<double>(r.base.target);
     if (other == nullptr) continue;
     out[i].other_nll = r.other.LogSum() - static_cast<double>(r.other.target);
     // sum p (log p - log q) = E_p[z_base - z_other] - (lse_base - lse_other); rounding can leave a tiny negative.
     out[i].kl = std::max(0.0, r.weighted / r.base.sum - (r.base.LogSum() - r.other.LogSum()));
     out[i].same_top = r.base.best == r.other.best;
+    out[i].other_top = static_cast<int32_t>(r.other.best);
   }
   return out;
 }

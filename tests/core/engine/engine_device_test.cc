@@ -54,6 +54,22 @@ class EngineDeviceTest : public EngineTest {
   }
 };
 
+TEST_F(EngineDeviceTest, HiddenStatesAreThoseOfTheCpu) {
+  const auto cpu = Make(), device = MakeOnDevice();
+  const std::vector<int32_t> text = Prompt(50);
+  const auto embedding = device->Embed(text);
+  ASSERT_TRUE(embedding.ok()) << MessageOf(embedding.status());
+  EXPECT_EQ(*embedding, *cpu->Embed(text));
+  const auto scores = device->ScoreWithTop(text, 3), wanted = cpu->ScoreWithTop(text, 3);
+  ASSERT_TRUE(scores.ok()) << MessageOf(scores.status());
+  EXPECT_EQ(scores->logprobs, wanted->logprobs);
+  EXPECT_EQ(scores->top[7][2].token, wanted->top[7][2].token);
+  const auto compared = device->Compare(*cpu, text, 1);
+  ASSERT_TRUE(compared.ok()) << MessageOf(compared.status());
+  ASSERT_EQ(compared->size(), 49u);
+  for (const TokenComparison& token : *compared) EXPECT_NEAR(token.kl, 0, 1e-12);
+}
+
 TEST_F(EngineDeviceTest, AnswersAreThoseOfTheCpu) {
   const auto wanted = GenerateAll(*Make(), 3, 20);
   const auto engine = MakeOnDevice(SmallBlocks(64));

@@ -155,6 +155,10 @@ TEST_F(EngineTest, RefusesAtOnce) {
   EXPECT_EQ(reason({5, 320}, {}), "PROMPT_TOKEN");
   EXPECT_EQ(reason({-1}, {}), "PROMPT_TOKEN");
   EXPECT_EQ(reason(Prompt(3), {.temperature = -1}), "SAMPLING_PARAM");
+  EXPECT_EQ(reason(Prompt(3), {.logit_bias = {{320, 1}}}), "SAMPLING_PARAM");
+  EXPECT_EQ(reason(Prompt(3), {.logit_bias = {{-1, 1}}}), "SAMPLING_PARAM");
+  EXPECT_EQ(ReasonOf(engine->ScoreWithTop(Prompt(3), 21).status()), "SAMPLING_PARAM");
+  EXPECT_EQ(ReasonOf(engine->ScoreWithTop(Prompt(3), -1).status()), "SAMPLING_PARAM");
   EXPECT_EQ(ReasonOf(engine->Score(Prompt(33)).status()), "PROMPT_TOO_LONG");
   EXPECT_EQ(ReasonOf(engine->Score({}).status()), "PROMPT_EMPTY");
 }

@@ -92,6 +92,43 @@ TEST(SamplerTest, RepetitionPenaltyOnPromptAndOnWhatWasChosen) {
   EXPECT_EQ(SampleOnce(negative, {-1, -1.5f}), 1);
 }
 
+TEST(SamplerTest, PresenceAndFrequencyPenaltiesCountTheAnswerOnly) {
+  const std::vector<int32_t> prompt = {0, 0, 0};
+  const std::vector<float> logits = {3, 2.6f, 2, -5};
+  Sampler presence({.temperature = 0, .presence_penalty = 0.5}, prompt, 4);
+  // 3 falls to 2.5 once and no further; 2.6 falls to 2.1.
+  EXPECT_EQ(SampleOnce(presence, logits), 0) << "the prompt does not count";
+  EXPECT_EQ(SampleOnce(presence, logits), 1);
+  EXPECT_EQ(SampleOnce(presence, logits), 0);
+  EXPECT_EQ(SampleOnce(presence, logits), 0);
+  Sampler frequency({.temperature = 0, .frequency_penalty = 0.5}, prompt, 4);
+  // 3; 2.6 beats 2.5; 2.5 beats 2.1; 2.1 beats 2.
+  std::vector<int32_t> order;
+  order.reserve(4);
+  for (int i = 0; i < 4; ++i) order.push_back(SampleOnce(frequency, logits));
+  EXPECT_EQ(order, (std::vector<int32_t>{0, 1, 0, 1}));
+  // Below 0 they keep to what was said.
+  Sampler negative({.temperature = 0, .presence_penalty = -2}, prompt, 4);
+  EXPECT_EQ(SampleOnce(negative, {1, 2, 0, 0}), 1);
+  EXPECT_EQ(SampleOnce(negative, {3, 2, 0, 0}), 1);
+}
+
+TEST(SamplerTest, LogitBiasForbidsAndForces) {
+  Sampler sampler({.temperature = 0, .logit_bias = {{1, -100}, {3, 1.5}}}, {}, 4);
+  EXPECT_EQ(SampleOnce(sampler, {1, 90, 0, 0}), 3);
+  EXPECT_EQ(SampleOnce(sampler, {1, 101, 0, 0}), 3) << "1.5 is above 1";
+  EXPECT_EQ(SampleOnce(sampler, {1, 102, 0, 0}), 1);
+  // Before the temperature, which makes 2 of the 1.
+  const auto seen = Frequencies({.temperature = 0.5, .logit_bias = {{1, -1}}}, {0, 0});
+  EXPECT_NEAR(seen.at(1), 1 / (1 + std::exp(2.0)), 0.011);
+}
+
+TEST(SamplerTest, BiasComesBehindTheRepetitionPenalty) {
+  // 4 / 2 + 1 is 3; (4 + 1) / 2 would be less than 2.8.
+  Sampler sampler({.temperature = 0, .repetition_penalty = 2, .logit_bias = {{0, 1}}}, std::vector<int32_t>{0}, 2);
+  EXPECT_EQ(SampleOnce(sampler, {4, 2.8f}), 0);
+}
+
 TEST(SamplerTest, SeedDecides) {
   std::vector<float> logits(100, 0.0f);
   const auto draw = [&](uint64_t seed) {
@@ -117,11 +154,35 @@ TEST(SamplerTest, LogprobsAreOfTheModelsOwnDistribution) {
   EXPECT_NEAR(chosen.top[0].logprob, std::log(0.5), 1e-5);
   EXPECT_EQ(chosen.top[2].token, 0);
 
+  // All of them at once, on one token: what was changed several times comes back as it was.
+  Sampler all({.temperature = 0,
+               .repetition_penalty = 10,
+               .logprobs = 4,
+               .presence_penalty = 2,
+               .frequency_penalty = 2,
+               .logit_bias = {{1, -50}, {0, -50}}},
+              std::vector<int32_t>{1}, 4);
+  for (int i = 0; i < 3; ++i) {
+    logits = kKnown;
+    const SampledToken next = all.Sample(logits);
+    EXPECT_EQ(logits, kKnown);
+    ASSERT_EQ(next.top.size(), 4u);
+    EXPECT_EQ(next.top[0].token, 1);
+    EXPECT_NEAR(next.top[0].logprob, std::log(0.5), 1e-5);
+    EXPECT_NEAR(next.logprob, kKnown[static_cast<size_t>(next.token)], 1e-5);
+  }
+
   Sampler without({.temperature = 0, .logprobs = 0}, {}, 4);
   logits = kKnown;
   const SampledToken bare = without.Sample(logits);
   EXPECT_NEAR(bare.logprob, std::log(0.5), 1e-5);
   EXPECT_TRUE(bare.top.empty());
+}
+
+std::map<int32_t, double> TooManyBiases() {
+  std::map<int32_t, double> biases;
+  for (int32_t token = 0; token < 1025; ++token) biases[token] = 1;
+  return biases;
 }
 
 TEST(SamplingParamsTest, NamesTheFieldThatIsWrong) {
@@ -140,6 +201,13 @@ TEST(SamplingParamsTest, NamesTheFieldThatIsWrong) {
       {"min_p", {.min_p = -0.1}},
       {"repetition_penalty", {.repetition_penalty = 0}},
       {"repetition_penalty", {.repetition_penalty = 11}},
+      {"presence_penalty", {.presence_penalty = 2.1}},
+      {"presence_penalty", {.presence_penalty = nan}},
+      {"frequency_penalty", {.frequency_penalty = -2.1}},
+      {"frequency_penalty", {.frequency_penalty = nan}},
+      {"logit_bias of token 7", {.logit_bias = {{3, 1}, {7, 100.5}}}},
+      {"logit_bias of token 7", {.logit_bias = {{7, nan}}}},
+      {"logit_bias", {.logit_bias = TooManyBiases()}},
       {"logprobs", {.logprobs = 21}},
       {"logprobs", {.logprobs = -2}},
       {"stop", {.stop = {""}}},
