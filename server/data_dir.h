@@ -22,6 +22,7 @@ class DataDir {
   std::string database() const { return path_ + "/metadata.sqlite"; }
   std::string blobs() const { return path_ + "/store"; }
   std::string work() const { return path_ + "/work"; }
+  std::string imports() const { return path_ + "/imports"; }  // files on their way in
 
  private:
   DataDir(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}

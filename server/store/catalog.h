@@ -16,6 +16,7 @@
 
 #include "core/base/status.h"
 #include "core/format/file_set.h"
+#include "server/fetch/remote_source.h"
 #include "server/store/blob_store.h"
 #include "server/store/metadata_store.h"
 
@@ -44,6 +45,9 @@ struct CatalogOptions {
   std::string import_root;
   // kReference leaves the files where they are; they must not change.
   ImportMode import_mode = ImportMode::kCopy;
+  // Hubs and stores that imports may read from, and where files lie that are on their way from there.
+  RemoteOptions remote;
+  std::string import_spool;
   // Unreferenced blobs and partial uploads younger than this are not collected: their row may be on its way.
   int64_t garbage_grace_ms = int64_t{3600} * 1000;
   int64_t upload_retention_ms = int64_t{7} * 24 * 3600 * 1000;
@@ -102,6 +106,12 @@ class Catalog {
   // the root by a link; FAILED_PRECONDITION (IMPORT_DISABLED) without an import root.
   absl::StatusOr<CheckpointOrText> Import(UploadKind kind, const std::string& path, const std::string& display_name,
                                           const std::string& request_id);
+  // From a hub or an object store (remote_source.h); blocks until everything is here and checked. Files come side by
+  // side, as the files of an upload, and a later try goes on where this one was cut off. The errors of OpenRemoteSource,
+  // RemoteSource::Read and CompleteUpload; DATA_LOSS (UPLOAD_DIGEST) if a file is not what the source says.
+  absl::StatusOr<CheckpointOrText> ImportRemote(UploadKind kind, const std::string& source,
+                                                const std::string& display_name, const std::string& request_id,
+                                                const std::function<bool()>& cancelled);
 
   // --- Checkpoints and texts ---
   absl::StatusOr<CheckpointRecord> GetCheckpoint(const std::string& digest) { return store_.GetCheckpoint(digest); }
@@ -159,6 +169,13 @@ class Catalog {
   void DropWriter(const std::string& digest);
   absl::Status CheckUnused(const std::string& source, std::string_view reason);
   absl::StatusOr<std::vector<FileRecord>> ImportFiles(UploadKind kind, const std::string& path);
+  // Steps of ImportRemote: a file whose digest the source does not tell; one of an upload; all, into an upload.
+  absl::StatusOr<FileRecord> Spool(const RemoteSource& source, const RemoteFile& file,
+                                   const std::function<bool()>& cancelled);
+  absl::Status FetchInto(const std::string& upload, const UploadFileState& state, const RemoteSource& source,
+                         const RemoteFile& file, const std::function<bool()>& cancelled);
+  absl::StatusOr<std::string> FetchAll(UploadKind kind, const RemoteSource& source, const std::string& display_name,
+                                       const std::function<bool()>& cancelled);
 
   const CatalogOptions options_;
   MetadataStore& store_;
