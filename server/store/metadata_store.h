@@ -2,7 +2,7 @@
 // whatever comes after it; tests/server/store/metadata_store_contract.h is its test suite.
 // Thread-safe. Every call is one transaction: durable when it returns OK, without any effect when it does not.
 // Errors: NOT_FOUND (CHECKPOINT_NOT_FOUND, TEXT_NOT_FOUND, ARTIFACT_NOT_FOUND, UPLOAD_NOT_FOUND, JOB_NOT_FOUND,
-// TASK_NOT_FOUND), ALREADY_EXISTS (JOB_EXISTS), ABORTED (VERSION_CONFLICT, LEASE_LOST), UNAVAILABLE
+// TASK_NOT_FOUND, KEY_NOT_FOUND), ALREADY_EXISTS (JOB_EXISTS, KEY_EXISTS), ABORTED (VERSION_CONFLICT, LEASE_LOST), UNAVAILABLE
 // (STORE_UNAVAILABLE), RESOURCE_EXHAUSTED (DISK_FULL), DATA_LOSS (STORE_CORRUPT).
 #pragma once
 
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "server/store/access_records.h"
 #include "server/store/records.h"
 
 namespace qamserve {
@@ -132,6 +133,20 @@ class MetadataStore {
   // Every blob that some row needs: open uploads, checkpoints, texts, artifacts, and tasks of jobs that are unfinished
   // or FAILED or CANCELLED since `retry_since_ms` (they may be retried).
   virtual absl::StatusOr<std::set<std::string>> ReferencedBlobs(int64_t retry_since_ms) = 0;
+
+  // API keys. Insert is ALREADY_EXISTS (KEY_EXISTS) if one has the id or the digest; Update writes all but `use`.
+  virtual absl::Status InsertKey(const KeyRecord& key) = 0;
+  virtual absl::Status UpdateKey(const KeyRecord& key) = 0;
+  // Of a key that is gone: nothing.
+  virtual absl::Status SetKeyUse(const std::string& id, const KeyUse& use) = 0;
+  virtual absl::StatusOr<Page<KeyRecord>> ListKeys(const PageRequest& page) = 0;
+  virtual absl::StatusOr<std::vector<KeyRecord>> ListAllKeys() = 0;  // oldest first
+  virtual absl::Status DeleteKey(const std::string& id) = 0;
+
+  // The audit log. Append numbers `events` in order and keeps only the newest `keep` of all.
+  virtual absl::Status AppendAuditEvents(const std::vector<AuditRecord>& events, int64_t keep) = 0;
+  // `key`: only of this id, if not empty.
+  virtual absl::StatusOr<Page<AuditRecord>> ListAuditEvents(const PageRequest& page, const std::string& key) = 0;
 
   // Small facts that outlive a restart, such as how fast this machine is.
   virtual absl::StatusOr<std::map<std::string, std::string>> ListSettings() = 0;

@@ -6,7 +6,7 @@ namespace qamserve {
 namespace {
 
 // Step i brings version i to i + 1. A published step never changes; a new one is added behind it.
-constexpr std::array<const char*, 3> kMigrations = {
+constexpr std::array<const char*, 4> kMigrations = {
     R"sql(
 CREATE TABLE uploads (
   id TEXT PRIMARY KEY, kind INTEGER NOT NULL, display_name TEXT NOT NULL, content_key TEXT NOT NULL,
@@ -87,6 +87,19 @@ CREATE TABLE alias_targets (
 ALTER TABLE tasks ADD COLUMN round INTEGER NOT NULL DEFAULT 0;
 DROP INDEX tasks_open;
 CREATE INDEX tasks_open ON tasks (job, round, stage, position) WHERE state <> 3;
+)sql",
+    R"sql(
+CREATE TABLE api_keys (
+  sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, display_name TEXT NOT NULL,
+  scopes INTEGER NOT NULL, requests_per_minute INTEGER NOT NULL, tokens_per_minute INTEGER NOT NULL,
+  concurrent_requests INTEGER NOT NULL, upload_bytes_per_day INTEGER NOT NULL, hint TEXT NOT NULL,
+  digest TEXT NOT NULL UNIQUE, previous_digest TEXT NOT NULL, previous_expires_ms INTEGER NOT NULL,
+  created_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, revoked_ms INTEGER NOT NULL,
+  last_used_ms INTEGER NOT NULL, upload_day INTEGER NOT NULL, upload_bytes INTEGER NOT NULL);
+CREATE TABLE audit_events (
+  sequence INTEGER PRIMARY KEY AUTOINCREMENT, time_ms INTEGER NOT NULL, key TEXT NOT NULL, method TEXT NOT NULL,
+  resource TEXT NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL, peer TEXT NOT NULL);
+CREATE INDEX audit_events_by_key ON audit_events (key, sequence);
 )sql"};
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The class behind OpenSqliteMetadataStore. Internal to server/store; see metadata_store.h for what the calls do.
-// Methods are in sqlite_metadata_store.cc and, for jobs and tasks, in sqlite_jobs.cc.
+// Methods are in sqlite_metadata_store.cc and, for jobs and tasks, in sqlite_jobs.cc, for keys and the audit log in
+// sqlite_access.cc.
 #pragma once
 
 #include <map>
@@ -67,6 +68,14 @@ class SqliteMetadataStore : public MetadataStore {
   absl::StatusOr<std::optional<int64_t>> NextDeadline(int64_t now_ms) override;
 
   absl::StatusOr<std::set<std::string>> ReferencedBlobs(int64_t retry_since_ms) override;
+  absl::Status InsertKey(const KeyRecord& key) override;
+  absl::Status UpdateKey(const KeyRecord& key) override;
+  absl::Status SetKeyUse(const std::string& id, const KeyUse& use) override;
+  absl::StatusOr<Page<KeyRecord>> ListKeys(const PageRequest& page) override;
+  absl::StatusOr<std::vector<KeyRecord>> ListAllKeys() override;
+  absl::Status DeleteKey(const std::string& id) override;
+  absl::Status AppendAuditEvents(const std::vector<AuditRecord>& events, int64_t keep) override;
+  absl::StatusOr<Page<AuditRecord>> ListAuditEvents(const PageRequest& page, const std::string& key) override;
   absl::StatusOr<std::map<std::string, std::string>> ListSettings() override;
   absl::Status PutSetting(const std::string& key, const std::string& value) override;
 
@@ -89,6 +98,8 @@ class SqliteMetadataStore : public MetadataStore {
   absl::Status UpdateJob(const JobRecord& job);
   absl::Status UpdateTask(const TaskRecord& task);
   absl::Status PutTaskBlobs(const TaskRecord& task);
+  absl::Status QueryKeys(const char* sql, std::initializer_list<SqlValue> values, std::vector<KeyRecord>& out,
+                         std::vector<int64_t>* sequences = nullptr);
   absl::StatusOr<std::optional<TaskRecord>> FirstReadyTask(const TaskFilter& filter, int64_t now_ms);
 
   std::mutex mutex_;

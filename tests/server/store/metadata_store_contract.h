@@ -381,10 +381,102 @@ TYPED_TEST_P(MetadataStoreContract, KnowsWhichBlobsAreNeeded) {
   EXPECT_FALSE(this->store_->GetTask("j1", 0).ok());
 }
 
+TYPED_TEST_P(MetadataStoreContract, KeepsKeysWithWhatTheyMayAndWhenTheyWereUsed) {
+  KeyRecord key{.id = "k1",
+                .display_name = "pipeline",
+                .scopes = {Scope::kRead, Scope::kAdmin},
+                .limits = {1, 2, 3, int64_t{5} << 40},
+                .hint = "qsk-abcd",
+                .digest = "d1",
+                .created_ms = 7,
+                .expires_ms = 9};
+  ASSERT_TRUE(this->store_->InsertKey(key).ok());
+  EXPECT_EQ(ReasonOf(this->store_->InsertKey(key)), "KEY_EXISTS");
+  EXPECT_EQ(ReasonOf(this->store_->InsertKey({.id = "k2", .digest = "d1"})), "KEY_EXISTS") << "two with one secret";
+  ASSERT_TRUE(this->store_->InsertKey({.id = "k2", .digest = "d2"}).ok());
+  ASSERT_TRUE(this->store_->SetKeyUse("k1", {.last_used_ms = 11, .upload_day = 12, .upload_bytes = 13}).ok());
+  EXPECT_TRUE(this->store_->SetKeyUse("gone", {}).ok());
+  key.previous_digest = "d1";
+  key.digest = "d3";
+  key.previous_expires_ms = 21;
+  key.revoked_ms = 22;
+  ASSERT_TRUE(this->store_->UpdateKey(key).ok());
+  EXPECT_EQ(ReasonOf(this->store_->UpdateKey({.id = "gone"})), "KEY_NOT_FOUND");
+  this->Reopen();
+  const auto keys = this->store_->ListAllKeys();
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  ASSERT_EQ(keys->size(), 2u);
+  const KeyRecord& kept = keys->front();
+  EXPECT_EQ(kept.id, "k1");
+  EXPECT_EQ(kept.display_name, "pipeline");
+  EXPECT_EQ(kept.scopes.bits(), (ScopeSet{Scope::kRead, Scope::kAdmin}).bits());
+  EXPECT_EQ(kept.limits.requests_per_minute, 1);
+  EXPECT_EQ(kept.limits.tokens_per_minute, 2);
+  EXPECT_EQ(kept.limits.concurrent_requests, 3);
+  EXPECT_EQ(kept.limits.upload_bytes_per_day, int64_t{5} << 40);
+  EXPECT_EQ(kept.hint, "qsk-abcd");
+  EXPECT_EQ(kept.digest, "d3");
+  EXPECT_EQ(kept.previous_digest, "d1");
+  EXPECT_EQ(kept.previous_expires_ms, 21);
+  EXPECT_EQ(kept.created_ms, 7);
+  EXPECT_EQ(kept.expires_ms, 9);
+  EXPECT_EQ(kept.revoked_ms, 22);
+  EXPECT_EQ(kept.use.last_used_ms, 11) << "an update leaves the use alone";
+  EXPECT_EQ(kept.use.upload_day, 12);
+  EXPECT_EQ(kept.use.upload_bytes, 13);
+  const auto page = *this->store_->ListKeys({.page_size = 1, .page_token = ""});
+  ASSERT_EQ(page.items.size(), 1u);
+  EXPECT_EQ(page.items[0].id, "k2");
+  EXPECT_EQ(this->store_->ListKeys({.page_size = 1, .page_token = page.next_page_token})->items[0].id, "k1");
+  EXPECT_EQ(ReasonOf(this->store_->ListKeys({.page_size = 1001, .page_token = ""}).status()), "PAGE_SIZE");
+  ASSERT_TRUE(this->store_->DeleteKey("k2").ok());
+  EXPECT_EQ(ReasonOf(this->store_->DeleteKey("k2")), "KEY_NOT_FOUND");
+  EXPECT_EQ(this->store_->ListAllKeys()->size(), 1u);
+}
+
+TYPED_TEST_P(MetadataStoreContract, KeepsTheNewestAuditEvents) {
+  std::vector<AuditRecord> events(3);
+  for (size_t i = 0; i < events.size(); ++i) {
+    events[i] = {.sequence = 0,
+                 .time_ms = static_cast<int64_t>(i),
+                 .key = i == 1 ? "k1" : "",
+                 .method = "JobService.DeleteJob",
+                 .resource = "jobs/1",
+                 .code = "OK",
+                 .reason = "R",
+                 .peer = "127.0.0.1:1"};
+  }
+  ASSERT_TRUE(this->store_->AppendAuditEvents(events, 4).ok());
+  ASSERT_TRUE(this->store_->AppendAuditEvents(events, 4).ok());
+  this->Reopen();
+  auto page = *this->store_->ListAuditEvents({}, "");
+  ASSERT_EQ(page.items.size(), 4u);
+  EXPECT_EQ(page.items[0].sequence, 6);
+  EXPECT_EQ(page.items[3].sequence, 3);
+  EXPECT_EQ(page.items[0].time_ms, 2);
+  EXPECT_EQ(page.items[0].method, "JobService.DeleteJob");
+  EXPECT_EQ(page.items[0].resource, "jobs/1");
+  EXPECT_EQ(page.items[0].code, "OK");
+  EXPECT_EQ(page.items[0].reason, "R");
+  EXPECT_EQ(page.items[0].peer, "127.0.0.1:1");
+  page = *this->store_->ListAuditEvents({}, "k1");
+  ASSERT_EQ(page.items.size(), 1u);
+  EXPECT_EQ(page.items[0].sequence, 5);
+  page = *this->store_->ListAuditEvents({.page_size = 3, .page_token = ""}, "");
+  EXPECT_EQ(page.items.size(), 3u);
+  EXPECT_EQ(this->store_->ListAuditEvents({.page_size = 3, .page_token = page.next_page_token}, "")->items.size(), 1u);
+  // Numbers go on: one that was given out does not come again, whatever was dropped.
+  ASSERT_TRUE(this->store_->AppendAuditEvents({events[0]}, 1).ok());
+  page = *this->store_->ListAuditEvents({}, "");
+  ASSERT_EQ(page.items.size(), 1u);
+  EXPECT_EQ(page.items[0].sequence, 7);
+}
+
 REGISTER_TYPED_TEST_SUITE_P(MetadataStoreContract, KeepsRecordsOverARestart, PutReplacesAnAliasWithAllItsTargets,
                             NamesWhatIsMissing, ListsInPagesNewestFirst, FindsOpenUploadsByContent, RemembersRequests,
                             HasOneUnfinishedJobPerKey, AppliesAllOrNothing, LeasesByPriorityAgeAndStage,
                             RoundsFollowOneAnotherAndMayBeAdded, RenewsAndExpiresLeases, TwoWorkersNeverGetTheSameTask,
-                            KnowsWhichBlobsAreNeeded);
+                            KnowsWhichBlobsAreNeeded, KeepsKeysWithWhatTheyMayAndWhenTheyWereUsed,
+                            KeepsTheNewestAuditEvents);
 
 }  // namespace qamserve

@@ -35,10 +35,11 @@ TEST(SqliteMetadataStoreTest, BringsAnOlderFileUpToDate) {
     ASSERT_TRUE((*store)->PutServedModel({.name = "m", .source = "artifacts/a1"}).ok());
   }
   {
-    // As the first schema left it: aliases came with the second, rounds with the third.
+    // As the first schema left it: aliases came with the second, rounds with the third, keys with the fourth.
     auto db = SqliteConnection::Open(dir / "meta");
     ASSERT_TRUE((*db)
-                    ->Execute("DROP TABLE alias_targets; DROP TABLE aliases;"
+                    ->Execute("DROP TABLE api_keys; DROP TABLE audit_events;"
+                              "DROP TABLE alias_targets; DROP TABLE aliases;"
                               "DROP INDEX tasks_open; ALTER TABLE tasks DROP COLUMN round;"
                               "CREATE INDEX tasks_open ON tasks (job, stage, position) WHERE state <> 3;"
                               "DELETE FROM schema_migrations WHERE version > 1")
@@ -49,6 +50,8 @@ TEST(SqliteMetadataStoreTest, BringsAnOlderFileUpToDate) {
   EXPECT_EQ((*store)->ListServedModels()->size(), 1u);
   EXPECT_TRUE((*store)->PutAlias({.name = "p", .targets = {{"m", 1}}}).ok());
   EXPECT_EQ((*store)->ListAliases()->size(), 1u);
+  EXPECT_TRUE((*store)->InsertKey({.id = "k", .digest = "d"}).ok());
+  EXPECT_EQ((*store)->ListAllKeys()->size(), 1u);
 }
 
 TEST(SqliteMetadataStoreTest, RefusesAFileThatIsNoDatabase) {
