@@ -68,6 +68,7 @@ using HttpHandler = std::function<void(std::shared_ptr<HttpExchange>)>;
 struct HttpPart {
   std::function<bool(const HttpRequestHead&)> takes;
   HttpHandler handle;
+  std::string name;  // of the part in metrics; empty = "none"
 };
 
 // The whole body. RESOURCE_EXHAUSTED (HTTP_BODY_SIZE) names the limit as soon as it is passed.
