@@ -39,7 +39,7 @@ def load_model(folder: PathLike, dtype: Optional["torch.dtype"] = None, **config
     reader = ArtifactReader(folder)
     fields = reader.hf_config()
     settings = AutoConfig.for_model(fields.pop("model_type"), **{**fields, **config})
-    model = AutoModelForCausalLM.from_config(settings, torch_dtype=dtype or torch.float32)
+    model = AutoModelForCausalLM.from_config(settings, dtype=dtype or torch.float32)
     missing, unexpected = model.load_state_dict(load_artifact(folder, dtype), strict=False)
     model.tie_weights()
     # A tied head has no tensor of its own; anything else that is missing would be left at random.
