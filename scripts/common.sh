@@ -7,7 +7,7 @@ readonly CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/qamserve
 readonly PACKAGES=(
   build-essential cmake ninja-build ccache pkg-config git ca-certificates
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev libabsl-dev
-  prometheus-cpp-dev libcivetweb-dev libcurl4-openssl-dev zlib1g-dev
+  prometheus-cpp-dev libboost1.81-dev libcurl4-openssl-dev zlib1g-dev
   libpugixml-dev libsqlite3-dev libssl-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libpcre2-dev libutf8proc-dev
   libeigen3-dev libgtest-dev libgmock-dev clang-format clang-tidy mold python3 python3-venv python3-pip
 )

@@ -30,8 +30,8 @@ start_server() {
   mkdir -p "$DEMO"
   # Now, not when the server's process gets to it: what an earlier server wrote must not be read.
   : >"$log"
-  "$BUILD/server/qamserve" --data-dir "$DEMO/data" --listen "127.0.0.1:$1" --metrics-listen "127.0.0.1:$2" \
-    >"$log" 2>&1 </dev/null &
+  "$BUILD/server/qamserve" --data-dir "$DEMO/data" --listen "127.0.0.1:$1" --http-listen 127.0.0.1:0 \
+    --metrics-listen "127.0.0.1:$2" >"$log" 2>&1 </dev/null &
   SERVER_PID=$!
   local i address
   for ((i = 0; i < 300; i++)); do

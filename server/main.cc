@@ -1,4 +1,5 @@
 // qamserve: reads the options, runs one Server, drains it at SIGTERM or SIGINT, and ends at once at a second one.
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -90,6 +91,14 @@ void WaitForEnd(const sigset_t& signals, std::unique_ptr<Server> running) {
   drain.join();
 }
 
+// Each connection is an open file. The usual soft limit, 1024, is there for programs that call select().
+void AllowManyFiles() {
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+}
+
 int Fail(const std::string& message) {
   std::fprintf(stderr, "qamserve: %s\n", message.c_str());
   return 1;
@@ -104,11 +113,13 @@ int Main(int argc, char** argv) {
   // Before any thread starts: kernels are looked up all over core/.
   if (!parsed.options.kernels.empty()) setenv(kKernelsVariable, parsed.options.kernels.c_str(), 1);
   const sigset_t signals = BlockSignals();
+  AllowManyFiles();
   const absl::StatusOr<std::shared_ptr<Log>> log = Log::Create(parsed.options.log_level);
   if (!log.ok()) return Fail(MessageOf(log.status()));
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(parsed.options, *log);
   if (!server.ok()) return Fail(MessageOf(server.status()));
   std::printf("listening on %s\n", (*server)->address().c_str());
+  if (const std::string url = (*server)->http_url(); !url.empty()) std::printf("http on %s\n", url.c_str());
   std::fflush(stdout);
   WaitForEnd(signals, *std::move(server));
   return 0;

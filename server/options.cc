@@ -68,6 +68,8 @@ class Flags {
 void AddAddressFlags(Flags& flags, ServerOptions& o) {
   flags.Add("--data-dir", o.data_dir, "Folder of the stores; made if it is not there, owned by one server at a time");
   flags.Add("--listen", o.listen, "HOST:PORT of gRPC; port 0 takes any free one and prints it");
+  flags.Add("--http-listen", o.http_listen,
+            "HOST:PORT of HTTP; port 0 takes any free one; \"off\" = none");
   flags.Add("--metrics-listen", o.metrics_listen,
             "HOST:PORT of /metrics, /livez, /readyz and /startupz; port 0 takes any free one; \"off\" = none");
   flags.AddSwitch("--insecure-allow-remote", o.insecure_allow_remote,
@@ -177,6 +179,7 @@ absl::Status ValidateOptions(const ServerOptions& o) {
   if (o.data_dir.empty()) return InvalidArgument("OPTION", "--data-dir must not be empty");
   RETURN_IF_ERROR(CheckRoles(o));
   RETURN_IF_ERROR(CheckAddress("--listen", o.listen, o.insecure_allow_remote));
+  if (o.http_listen != "off") RETURN_IF_ERROR(CheckAddress("--http-listen", o.http_listen, o.insecure_allow_remote));
   if (o.metrics_listen != "off") {
     RETURN_IF_ERROR(CheckAddress("--metrics-listen", o.metrics_listen, o.insecure_allow_remote));
   }

@@ -13,7 +13,8 @@ namespace qamserve {
 struct ServerOptions {
   std::string data_dir = "qamserve-data";
   std::string listen = "127.0.0.1:50051";          // gRPC; port 0 = any free one
-  std::string metrics_listen = "127.0.0.1:9090";   // HTTP; "off" = none
+  std::string http_listen = "127.0.0.1:8080";      // HTTP; "off" = none
+  std::string metrics_listen = "127.0.0.1:9090";   // HTTP for machines that watch the server; "off" = none
   bool insecure_allow_remote = false;
   std::vector<std::string> roles = {"api", "worker", "inference"};
   std::string import_root;                         // empty = no imports

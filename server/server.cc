@@ -80,6 +80,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   RETURN_IF_ERROR(server->StartWork(parts));
   RETURN_IF_ERROR(server->Listen());
   server->log_->Info("started", {{"address", server->address()},
+                                 {"http", server->http_url()},
                                  {"metrics_port", server->metrics_port()},
                                  {"data_dir", options.data_dir},
                                  {"roles", options.roles}});
@@ -153,15 +154,7 @@ absl::Status Server::StartWork(const ServerParts& parts) {
 absl::Status Server::Listen() {
   const bool inference = options_.HasRole("inference");
   ASSIGN_OR_RETURN(rpc_, RpcServer::Start({options_.listen, options_.HasRole("api"), inference}, *context_));
-  if (options_.metrics_listen != "off") {
-    StatusSources sources;
-    sources.metrics_text = [this] { return metrics_.Text(); };
-    sources.not_started = [this] { return restored_ ? "" : "served models are being loaded"; };
-    sources.not_ready = [this] {
-      return draining_ ? "the server is shutting down" : restored_ ? "" : "served models are being loaded";
-    };
-    ASSIGN_OR_RETURN(status_, StatusServer::Start(options_.metrics_listen, sources));
-  }
+  RETURN_IF_ERROR(ListenHttp());
   if (!inference) {
     restored_ = true;
     return absl::OkStatus();
@@ -197,7 +190,9 @@ void Server::DrainUntil(absl::Time deadline, absl::Duration grace) {
     if (jobs_ != nullptr) jobs_->Stop();
   });
   if (models_ != nullptr) models_->DrainAll(deadline);
-  if (rpc_ != nullptr) rpc_->Shutdown(absl::Now() + grace);
+  const absl::Time cut = absl::Now() + grace;
+  if (http_ != nullptr) http_->Shutdown(cut);  // its requests are calls of rpc_
+  if (rpc_ != nullptr) rpc_->Shutdown(cut);
   work.join();
   if (slow_ != nullptr) slow_->Stop();
   if (quick_ != nullptr) quick_->Stop();

@@ -1,5 +1,6 @@
-// The whole server in one object: stores, jobs, worker, served models, gRPC and the status port. Its members stand in
-// the order in which they are made; destruction, in reverse, is the shutdown order.
+// The whole server in one object: stores, jobs, worker, served models, gRPC and
+// HTTP. Its members stand in the order in which they are made; destruction, in
+// reverse, is the shutdown order.
 #pragma once
 
 #include <absl/time/time.h>
@@ -13,13 +14,15 @@
 #include "server/data_dir.h"
 #include "server/grpc/rpc_server.h"
 #include "server/grpc/service_context.h"
-#include "server/http/status_server.h"
+#include "server/http/http_server.h"
+#include "server/http/status_endpoints.h"
 #include "server/jobs/worker.h"
 #include "server/options.h"
 
 namespace qamserve {
 
-// What tests put in place of the real parts. The pointers must outlive the server.
+// What tests put in place of the real parts. The pointers must outlive the
+// server.
 struct ServerParts {
   ModelLoader* loader = nullptr;
   TaskRunner* runner = nullptr;
@@ -30,8 +33,9 @@ struct ServerParts {
 // Thread-safe.
 class Server {
  public:
-  // Opens the stores, takes up what an earlier process left, listens. Served models come back in the background:
-  // /startupz and /readyz say when they are there. The errors of ValidateOptions, DataDir and both stores; UNAVAILABLE
+  // Opens the stores, takes up what an earlier process left, listens. Served
+  // models come back in the background: /startupz and /readyz say when they are
+  // there. The errors of ValidateOptions, DataDir and both stores; UNAVAILABLE
   // (LISTEN) if the address is in use.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, std::shared_ptr<Log> log,
                                                        const ServerParts& parts = {});
@@ -40,15 +44,21 @@ class Server {
 
   int port() const { return rpc_ == nullptr ? 0 : rpc_->port(); }
   int metrics_port() const { return status_ == nullptr ? 0 : status_->port(); }
+  int http_port() const { return http_ == nullptr ? 0 : http_->port(); }
+  // "http://HOST:PORT" of --http-listen; empty = there is none.
+  std::string http_url() const;
   // HOST:PORT that clients use.
   std::string address() const;
 
-  // Health says NOT_SERVING; new requests are refused; the running task is given back; running generations get until
-  // `drain_seconds`, other calls a moment. Returns when all is quiet. Idempotent.
+  // Health says NOT_SERVING; new requests are refused; the running task is
+  // given back; running generations get until `drain_seconds`, other calls a
+  // moment. Returns when all is quiet. Idempotent.
   void Drain();
-  // For a process that ends without waiting for Drain, which may be running: puts the running tasks back, so that the
-  // next start goes on with them, and nothing else. The caller ends the process (_exit) once it returns or soon
-  // afterwards; what it leaves half-done (files being written, an open transaction) the next start throws away.
+  // For a process that ends without waiting for Drain, which may be running:
+  // puts the running tasks back, so that the next start goes on with them, and
+  // nothing else. The caller ends the process (_exit) once it returns or soon
+  // afterwards; what it leaves half-done (files being written, an open
+  // transaction) the next start throws away.
   void PutBackTasks();
 
  private:
@@ -56,6 +66,10 @@ class Server {
   absl::Status OpenStores(const ServerParts& parts);
   absl::Status StartWork(const ServerParts& parts);
   absl::Status Listen();
+  absl::Status ListenHttp();
+  absl::StatusOr<std::vector<HttpPart>> HttpParts();
+  StatusSources ServerStatus();
+  static absl::StatusOr<std::unique_ptr<HttpServer>> StartHttp(const std::string& listen, HttpServerOptions options);
   // Generations get until `deadline`, then all calls that are left get `grace`.
   void DrainUntil(absl::Time deadline, absl::Duration grace);
   void OnJobNotice(const JobNotice& notice);
@@ -83,7 +97,8 @@ class Server {
   std::unique_ptr<Worker> worker_;
   std::unique_ptr<ServiceContext> context_;
   std::unique_ptr<RpcServer> rpc_;
-  std::unique_ptr<StatusServer> status_;
+  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<HttpServer> status_;
 };
 
 }  // namespace qamserve

@@ -37,6 +37,8 @@ constexpr string_view kCodes[] = {"OK",           "CANCELLED",         "UNKNOWN"
                                   "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
                                   "UNIMPLEMENTED", "INTERNAL",         "UNAVAILABLE",    "DATA_LOSS",
                                   "UNAUTHENTICATED"};
+constexpr string_view kHttpParts[] = {"status", "rest", "openai", "open_inference", "console", "none"};
+constexpr string_view kHttpCodes[] = {"2xx", "3xx", "4xx", "5xx"};
 constexpr string_view kVersions[] = {QAMSERVE_VERSION};
 
 constexpr LabelSpec kByState[] = {{"state", kActiveStates}};
@@ -50,6 +52,7 @@ constexpr LabelSpec kByModel[] = {{"model", {}}};
 constexpr LabelSpec kByOutcome[] = {{"model", {}}, {"outcome", kOutcomes}};
 constexpr LabelSpec kByRpc[] = {{"service", kServices}, {"method", kMethods}, {"code", kCodes}};
 constexpr LabelSpec kByMethod[] = {{"service", kServices}, {"method", kMethods}};
+constexpr LabelSpec kByHttp[] = {{"part", kHttpParts}, {"code", kHttpCodes}};
 constexpr LabelSpec kByVersion[] = {{"version", kVersions}};
 
 // A task of a small model takes a fraction of a second, one of a large model an hour.
@@ -126,6 +129,11 @@ constexpr MetricSpec kTable[] = {
     {Metric::kRpcTotal, "qamserve_rpc_total", MetricType::kCounter, "Calls answered.", kByRpc, {}},
     {Metric::kRpcSeconds, "qamserve_rpc_seconds", MetricType::kHistogram, "Time to answer a call.", kByMethod,
      kRequestBuckets},
+    {Metric::kHttpRequestsTotal, "qamserve_http_requests_total", MetricType::kCounter,
+     "Requests answered on --http-listen, by what served them (none: nothing did) and the class of the status.", kByHttp,
+     {}},
+    {Metric::kHttpConnections, "qamserve_http_connections", MetricType::kGauge,
+     "Open connections of --http-listen.", {}, {}},
     {Metric::kBuildInfo, "qamserve_build_info", MetricType::kGauge, "1; the label says which build runs.", kByVersion,
      {}},
     {Metric::kResidentMemoryBytes, "qamserve_resident_memory_bytes", MetricType::kGauge,

@@ -49,6 +49,8 @@ enum class Metric {
   // Process.
   kRpcTotal,
   kRpcSeconds,
+  kHttpRequestsTotal,
+  kHttpConnections,
   kBuildInfo,
   kResidentMemoryBytes,
 };

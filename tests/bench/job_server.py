@@ -23,7 +23,7 @@ class JobServer:
     def __enter__(self):
         self.remove_stores()
         command = [self.context.program("server/qamserve"), "--data-dir", self.data_dir, "--listen", "127.0.0.1:0",
-                   "--metrics-listen", "off", "--log-level", "error", "--threads", str(self.context.threads),
+                   "--http-listen", "off", "--metrics-listen", "off", "--log-level", "error", "--threads", str(self.context.threads),
                    *self.flags]
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL,
                                         stdout=subprocess.PIPE, text=True)

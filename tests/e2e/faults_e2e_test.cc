@@ -1,6 +1,5 @@
 // Requests that go wrong, over a real connection to a real engine: each ends with a clear status, the one beside it
 // says what it would have said alone, and no block of the KV cache stays behind, which /metrics tells.
-#include <civetweb.h>
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
@@ -19,6 +18,7 @@
 #include "qamserve/v1/inference.grpc.pb.h"
 #include "qamserve/v1/serving.grpc.pb.h"
 #include "server/server.h"
+#include "tests/support/raw_http.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_model.h"
 
@@ -46,6 +46,7 @@ class FaultsE2eTest : public testing::Test {
     ASSERT_TRUE(WriteTinyModel(model, dir_ / "tiny").ok());
     options_.data_dir = dir_ / "data";
     options_.listen = "127.0.0.1:0";
+    options_.http_listen = "off";
     options_.metrics_listen = "127.0.0.1:0";
     options_.import_root = dir_.path();
     options_.threads = 2;
@@ -111,16 +112,7 @@ class FaultsE2eTest : public testing::Test {
 
   // The value of a series, named as /metrics prints it; -1 if there is none.
   double Metric(const std::string& series) const {
-    char error[256] = "";
-    mg_connection* connection = mg_download("127.0.0.1", server_->metrics_port(), 0, error, sizeof(error), "%s",
-                                            "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    if (connection == nullptr) return -1;
-    std::string text;
-    char buffer[4096];
-    for (int n = mg_read(connection, buffer, sizeof(buffer)); n > 0; n = mg_read(connection, buffer, sizeof(buffer))) {
-      text.append(buffer, static_cast<size_t>(n));
-    }
-    mg_close_connection(connection);
+    const std::string text = HttpGet(server_->metrics_port(), "/metrics").body;
     const size_t at = text.find("\n" + series + " ");
     if (at != std::string::npos) return std::atof(text.c_str() + at + series.size() + 2);
     return -1;

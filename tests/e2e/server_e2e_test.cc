@@ -41,6 +41,7 @@ class ServerE2eTest : public testing::Test {
     ServerOptions options;
     options.data_dir = dir_ / "data";
     options.listen = "127.0.0.1:0";
+    options.http_listen = "off";
     options.metrics_listen = "off";
     options.import_root = dir_.path();
     options.threads = 1;
@@ -322,8 +323,8 @@ TEST_F(ServerE2eTest, AnAliasMovesFromOneModelToAnother) {
 
 TEST(ProcessTest, PrintsItsAddressAndEndsCleanlyAtSigterm) {
   TempFolder dir;
-  const std::vector<std::string> arguments = {"--data-dir",  dir / "data",       "--listen",
-                                              "127.0.0.1:0", "--metrics-listen", "off"};
+  const std::vector<std::string> arguments = {"--data-dir",    dir / "data",  "--listen",         "127.0.0.1:0",
+                                              "--http-listen", "127.0.0.1:0", "--metrics-listen", "off"};
   Process process(arguments);
   EXPECT_THAT(process.line(), testing::MatchesRegex("listening on 127\\.0\\.0\\.1:[0-9]+"));
   Process second(arguments);

@@ -32,8 +32,8 @@ constexpr int kEndless = 100'000;
 class Running {
  public:
   Running(const TempFolder& dir, const std::string& data)
-      : process_({"--data-dir", dir / data, "--import-root", dir.path(), "--listen", "127.0.0.1:0", "--metrics-listen",
-                  "off", "--threads", "1", "--kv-mib", "128", "--memory-limit-mib", "1024", "--disk-reserve-mib", "0",
+      : process_({"--data-dir", dir / data, "--import-root", dir.path(), "--listen", "127.0.0.1:0", "--http-listen",
+                  "off", "--metrics-listen", "off", "--threads", "1", "--kv-mib", "128", "--memory-limit-mib", "1024", "--disk-reserve-mib", "0",
                   "--drain-seconds", "3600"}),
         channel_(grpc::CreateChannel(process_.address(), grpc::InsecureChannelCredentials())),
         jobs_(v1::JobService::NewStub(channel_)),

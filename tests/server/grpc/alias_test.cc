@@ -1,10 +1,10 @@
 // Aliases over a real connection, with a fake engine: calls, errors, routing, metrics.
-#include <civetweb.h>
 #include <gmock/gmock.h>
 
 #include <set>
 
 #include "tests/server/grpc/server_fixture.h"
+#include "tests/support/raw_http.h"
 
 namespace qamserve {
 namespace {
@@ -85,19 +85,7 @@ class AliasRpcTest : public ServerFixture {
     return ReadAll(*inference_->Generate(&context, request));
   }
 
-  std::string Metrics() const {
-    char error[256] = "";
-    mg_connection* connection = mg_download("127.0.0.1", server_->metrics_port(), 0, error, sizeof(error), "%s",
-                                            "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    if (connection == nullptr) return error;
-    std::string text;
-    char buffer[4096];
-    for (int n = mg_read(connection, buffer, sizeof(buffer)); n > 0; n = mg_read(connection, buffer, sizeof(buffer))) {
-      text.append(buffer, static_cast<size_t>(n));
-    }
-    mg_close_connection(connection);
-    return text;
-  }
+  std::string Metrics() const { return HttpGet(server_->metrics_port(), "/metrics").body; }
 
   std::string checkpoint_;
 };

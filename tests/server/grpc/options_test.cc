@@ -61,7 +61,7 @@ TEST(OptionsTest, UnknownNamesAreErrors) {
 TEST(OptionsTest, HelpNamesEveryFlagWithItsVariable) {
   const ParsedOptions parsed = Parse({"--help"});
   EXPECT_EQ(parsed.exit_code, 0);
-  for (const char* flag : {"--data-dir", "--listen", "--metrics-listen", "--import-root", "--threads", "--kernels", "--device",
+  for (const char* flag : {"--data-dir", "--listen", "--http-listen", "--metrics-listen", "--import-root", "--threads", "--kernels", "--device",
                            "--memory-limit-mib", "--roles", "--drain-seconds", "--log-level", "--config"}) {
     EXPECT_THAT(parsed.output, HasSubstr(flag));
   }
@@ -73,6 +73,8 @@ TEST(OptionsTest, HelpNamesEveryFlagWithItsVariable) {
 TEST(OptionsTest, RemoteAddressesNeedToBeAskedFor) {
   EXPECT_THAT(Parse({"--listen", "0.0.0.0:1"}).output, HasSubstr("--insecure-allow-remote"));
   EXPECT_THAT(Parse({"--metrics-listen", "192.168.0.1:1"}).output, HasSubstr("--insecure-allow-remote"));
+  EXPECT_THAT(Parse({"--http-listen", "[::]:1"}).output, HasSubstr("--http-listen [::]:1 can be reached"));
+  EXPECT_FALSE(Parse({"--http-listen", "off"}).exit_code);
   EXPECT_FALSE(Parse({"--listen", "0.0.0.0:1", "--insecure-allow-remote"}).exit_code);
   EXPECT_FALSE(Parse({"--listen", "0.0.0.0:1"}, RemoteAllowed).exit_code);
   EXPECT_FALSE(Parse({"--listen", "[::1]:1", "--metrics-listen", "localhost:0"}).exit_code);

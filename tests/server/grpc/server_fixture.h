@@ -59,6 +59,7 @@ class ServerFixture : public testing::Test {
     ServerOptions options;
     options.data_dir = dir_ / "data";
     options.listen = "127.0.0.1:0";
+    options.http_listen = "127.0.0.1:0";
     options.metrics_listen = metrics_ ? "127.0.0.1:0" : "off";
     options.import_root = dir_.path();
     options.threads = 1;
@@ -155,7 +156,7 @@ class ServerFixture : public testing::Test {
   }
 
   TempFolder dir_;
-  bool metrics_ = false;  // the status port takes a while to close
+  bool metrics_ = false;
   double drain_seconds_ = 5;
   RpcLimits limits_;
   std::shared_ptr<FakeState> state_ = std::make_shared<FakeState>();
