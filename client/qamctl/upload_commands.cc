@@ -98,7 +98,9 @@ Action BuildUpload(CLI::App& app) {
 
 Action BuildImport(CLI::App& app) {
   auto source = std::make_shared<ModelSource>();
-  app.add_option("path", source->path, "File or folder on the server, relative to its --import-root")
+  app.add_option("path", source->path,
+                 "File or folder on the server, relative to its --import-root; hf://ORGANISATION/MODEL[@REVISION][/FILE] "
+                 "of the hub, or s3://BUCKET/PREFIX of the object store that the server's options name")
       ->required()
       ->type_name("PATH");
   app.add_option("--name", source->name, "Display name (default: that of the file or folder)")->type_name("NAME");
@@ -106,7 +108,11 @@ Action BuildImport(CLI::App& app) {
   return [source](Session& session) -> absl::Status {
     v1::ImportCheckpointRequest request;
     request.set_kind(KindOf(*source));
-    request.set_path(source->path);
+    if (source->path.find("://") == std::string::npos) {
+      request.set_path(source->path);
+    } else {
+      request.set_source(source->path);
+    }
     request.set_display_name(source->name);
     session.Note("the server reads and checks " + source->path + " ...");
     ASSIGN_OR_RETURN(const v1::CompleteUploadResponse response, session.client().ImportCheckpoint(request));
