@@ -10,6 +10,7 @@
 
 #include "server/grpc/artifact_service.h"
 #include "server/grpc/checkpoint_service.h"
+#include "server/grpc/in_process_channel.h"
 #include "server/grpc/inference_service.h"
 #include "server/grpc/job_service.h"
 #include "server/grpc/serving_service.h"
@@ -26,10 +27,9 @@ std::string ModelHealthName(const std::string& model) { return "servedModels/" +
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptions& options, ServiceContext& context) {
   auto rpc = std::unique_ptr<RpcServer>(new RpcServer());
-  std::vector<std::string> names;
   const auto add = [&]<typename Api, typename Impl>(std::type_identity<Api>, std::type_identity<Impl>) {
     rpc->services_.push_back(std::make_unique<Impl>(context));
-    names.emplace_back(Api::service_full_name());
+    rpc->service_names_.emplace_back(Api::service_full_name());
   };
   if (options.store_services) {
     add(std::type_identity<v1::CheckpointService>(), std::type_identity<CheckpointServiceImpl>());
@@ -54,8 +54,19 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
   if (rpc->server_ == nullptr || rpc->port_ == 0) {
     return Unavailable("LISTEN", "cannot listen on {} (--listen); is the port in use?", options.listen);
   }
-  for (const std::string& name : names) rpc->server_->GetHealthCheckService()->SetServingStatus(name, true);
+  ASSIGN_OR_RETURN(rpc->in_process_channel_, ConnectInProcess(*rpc->server_));
+  for (const std::string& name : rpc->service_names_) {
+    rpc->server_->GetHealthCheckService()->SetServingStatus(name, true);
+  }
   return rpc;
+}
+
+absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> RpcServer::InProcessChannels(size_t count) {
+  std::vector<std::shared_ptr<grpc::Channel>> channels(count);
+  for (std::shared_ptr<grpc::Channel>& channel : channels) {
+    ASSIGN_OR_RETURN(channel, ConnectInProcess(*server_));
+  }
+  return channels;
 }
 
 RpcServer::~RpcServer() { Shutdown(absl::InfinitePast()); }

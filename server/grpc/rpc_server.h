@@ -29,6 +29,12 @@ class RpcServer {
   ~RpcServer();
 
   int port() const { return port_; }
+  // Full names ("qamserve.v1.JobService") of the services, without health and reflection.
+  const std::vector<std::string>& service_names() const { return service_names_; }
+  // To the same services, for this process alone (in_process_channel.h). After Shutdown its calls are UNAVAILABLE.
+  const std::shared_ptr<grpc::Channel>& InProcessChannel() const { return in_process_channel_; }
+  // As many of its own, each with the limit of streams of a connection. UNAVAILABLE (IN_PROCESS_CHANNEL).
+  absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> InProcessChannels(size_t count);
   void SetModelHealth(const std::string& model, bool serving);
   // Everything is NOT_SERVING for good.
   void SetNotServing();
@@ -39,8 +45,10 @@ class RpcServer {
   RpcServer() = default;
 
   int port_ = 0;
+  std::vector<std::string> service_names_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::unique_ptr<grpc::Server> server_;
+  std::shared_ptr<grpc::Channel> in_process_channel_;
 };
 
 }  // namespace qamserve

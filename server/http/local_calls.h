@@ -1,6 +1,6 @@
-// Calls from this process's HTTP side to its own gRPC services, over a channel without a socket. REST, OpenAI and Open
-// Inference requests all go this way, so that keys, limits, metrics, deadlines and errors are those of gRPC and are
-// written once. Thread-safe.
+// Calls from this process's HTTP side to its own gRPC services (server/grpc/in_process_channel.h). REST, OpenAI and
+// Open Inference requests all go this way, so that keys, limits, metrics, deadlines and errors are those of gRPC and
+// are written once. Thread-safe.
 #pragma once
 
 #include <google/protobuf/message.h>
@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/base/status.h"
 #include "server/http/exchange.h"
@@ -55,6 +56,8 @@ class LocalUpload : public LocalCall {
 class LocalCalls {
  public:
   explicit LocalCalls(std::shared_ptr<grpc::Channel> channel);
+  // Calls take turns over several connections, each of which may have RpcServer's limit of streams. At least one.
+  explicit LocalCalls(const std::vector<std::shared_ptr<grpc::Channel>>& channels);
   ~LocalCalls();
 
   // `method` names request and answer; it is one of the descriptors of this process's generated code. Callbacks run on
