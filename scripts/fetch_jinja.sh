@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Fetches the Jinja engine that chat templates are rendered with: the folder common/jinja of llama.cpp (MIT), with the
-# JSON and UTF-8 helpers it includes, out of the source archive of the PyPI package llama-cpp-python. Nothing of the
-# archive is run.
+# JSON and UTF-8 helpers it includes, out of the source archive of the PyPI package llama-cpp-python; and the chat
+# templates of published models that lie there, which a test renders. Nothing of the archive is run.
 # Usage: fetch_jinja.sh [DIR]     default DIR: ${XDG_CACHE_HOME:-~/.cache}/qamserve/jinja-0.3.36 ; run again, it does nothing.
 # Needs: python3 with pip (for the address of the package index), about 80 MB to download once.
 set -euo pipefail
 VERSION=0.3.36
 SHA256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 dir=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/qamserve/jinja-$VERSION}
-[ -f "$dir/COMPLETE" ] && exit 0
+[ -f "$dir/COMPLETE" ] && [ -d "$dir/models/templates" ] && exit 0
 echo "fetching the Jinja engine (llama-cpp-python $VERSION) into $dir" >&2
 mkdir -p "$(dirname "$dir")"
 work=$(mktemp -d "$dir.XXXXXX")
@@ -63,7 +63,7 @@ if digest.hexdigest() != sha256:
     sys.exit(f"{name}: SHA-256 is {digest.hexdigest()}, expected {sha256}")
 
 root = f"llama_cpp_python-{version}/vendor/llama.cpp/"
-wanted = ("common/jinja/", "common/json.", "common/unicode.", "vendor/nlohmann/json", "LICENSE", "licenses/LICENSE-jsonhpp")
+wanted = ("common/jinja/", "models/templates/", "common/json.", "common/unicode.", "vendor/nlohmann/json", "LICENSE", "licenses/LICENSE-jsonhpp")
 with tarfile.open(archive) as tar:
     for member in tar:
         path = member.name[len(root):] if member.name.startswith(root) else ""
@@ -74,11 +74,16 @@ with tarfile.open(archive) as tar:
         with tar.extractfile(member) as source, open(target, "wb") as out:
             shutil.copyfileobj(source, out)
 os.remove(archive)
-for needed in ("common/jinja/runtime.h", "common/json.cpp", "common/unicode.cpp", "vendor/nlohmann/json.hpp", "LICENSE"):
+for needed in ("common/jinja/runtime.h", "models/templates", "common/json.cpp", "common/unicode.cpp", "vendor/nlohmann/json.hpp", "LICENSE"):
     if not os.path.exists(os.path.join(work, needed)):
         sys.exit(f"{name} lacks {needed}")
 PYTHON
 touch "$work/COMPLETE"
+# A copy from before there were templates in it gets them; what was compiled stays as it is.
+if [ -f "$dir/COMPLETE" ] && [ ! -d "$dir/models" ]; then
+  mv -T "$work/models" "$dir/models" || [ -d "$dir/models" ]
+  exit 0
+fi
 # Two builds may fetch at once: whoever is first wins, the other's copy is the same.
 if ! mv -T "$work" "$dir" 2>/dev/null; then
   [ -f "$dir/COMPLETE" ] || { rm -rf "$dir"; mv -T "$work" "$dir"; }

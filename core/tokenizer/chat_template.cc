@@ -3,7 +3,6 @@
 #include <jinja/lexer.h>
 #include <jinja/parser.h>
 #include <jinja/runtime.h>
-#include <json.h>
 
 #include <algorithm>
 #include <ctime>
@@ -12,6 +11,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/tokenizer/chat_variables.h"
 #include "core/tokenizer/template_guard.h"
 
 // This file sees the JSON type of the Jinja engine and must not include nlohmann/json.hpp, whose version differs.
@@ -22,29 +22,12 @@ namespace {
 constexpr size_t kMaxOutputBytes = size_t{16} << 20;
 // The longest published template has 30 KB.
 constexpr size_t kMaxSourceBytes = size_t{1} << 20;
-constexpr size_t kMaxToolsBytes = size_t{1} << 20;
 // The engine parses and walks by recursion; published templates and tool lists stay below 20. The product of the
 // two bounds what a hostile template can take of a thread's stack (8 MB by default).
 constexpr int kMaxNesting = 64;
 constexpr int kMaxMacroDepth = 24;
 // Chains of "not", "-" and "else" inside one expression recurse too.
 constexpr size_t kMaxExpressionBytes = 8 * 1024;
-
-// Deepest nesting of brackets outside of double-quoted strings.
-int BracketNesting(std::string_view text) {
-  int depth = 0;
-  int deepest = 0;
-  bool quoted = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (quoted && c == '\\') ++i;
-    if (c == '"') quoted = !quoted;
-    if (quoted) continue;
-    if (c == '[' || c == '{' || c == '(') deepest = std::max(deepest, ++depth);
-    if (c == ']' || c == '}' || c == ')') --depth;
-  }
-  return deepest;
-}
 
 // Refuses what would recurse too deep. Blocks nest from an opener to its end; an elif is parsed as a block inside the
 // else of its if, so it counts until the endif.
@@ -134,15 +117,41 @@ void DefineGuards(jinja::context& context) {
   context.set_val(kLeaveMacro, jinja::mk_val<jinja::value_func>(kLeaveMacro, leave));
 }
 
-common_json BuildMessages(const std::vector<ChatMessage>& messages) {
-  common_json list = common_json::array();
-  for (const ChatMessage& message : messages) {
-    common_json entry;
-    entry["role"] = message.role;
-    entry["content"] = message.content;
-    list.push_back(entry);
+// Put behind a message that is to go on; what the template prints from there on is cut off. The space shows whether the
+// template trims what it prints. Text and rule are those of transformers.
+constexpr std::string_view kContinueTag = "CONTINUE_FINAL_MESSAGE_TAG ";
+
+// Bytes of the space at the end of `text`, as Python's str.rstrip sees it; 0 if there is none.
+size_t SpaceAtEnd(std::string_view text) {
+  constexpr std::string_view kSpaces[] = {
+      "\t",     "\n",     "\v",     "\f",     "\r",     "\x1c",   "\x1d",   "\x1e",   "\x1f",   " ",
+      "\u0085", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003", "\u2004", "\u2005", "\u2006",
+      "\u2007", "\u2008", "\u2009", "\u200a", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000"};
+  for (const std::string_view space : kSpaces) {
+    if (text.ends_with(space)) return space.size();
   }
-  return list;
+  return 0;
+}
+
+std::string_view StripEnd(std::string_view text) {
+  while (const size_t length = SpaceAtEnd(text)) text.remove_suffix(length);
+  return text;
+}
+
+// `rendered` up to the end of the message that goes on, whose content is `content`.
+absl::StatusOr<std::string> CutAtTag(std::string rendered, std::string_view content) {
+  const size_t at = rendered.rfind(StripEnd(kContinueTag));
+  // What is trimmed at its begin is found without that, too.
+  const size_t begin = content.find_first_not_of(" \t\n\v\f\r");
+  const std::string_view said = begin == std::string_view::npos ? "" : StripEnd(content.substr(begin));
+  if (at == std::string::npos || rendered.find(said) == std::string::npos) {
+    return InvalidArgument("CHAT_CONTINUE",
+                           "continue_last_message: the last message does not stand in what the chat template prints");
+  }
+  const bool keeps_spaces = std::string_view(rendered).substr(at).starts_with(kContinueTag);
+  rendered.resize(at);
+  if (!keeps_spaces) rendered.resize(StripEnd(rendered).size());
+  return rendered;
 }
 
 class JinjaTemplate : public ChatTemplate {
@@ -155,15 +164,38 @@ class JinjaTemplate : public ChatTemplate {
 
   absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
                                      const ChatRenderOptions& options) const override {
-    if (options.tools_json.size() > kMaxToolsBytes || BracketNesting(options.tools_json) > kMaxNesting) {
-      return InvalidArgument("CHAT_TEMPLATE_TOOLS", "tools: more than {} bytes or nested past {} levels",
-                             kMaxToolsBytes, kMaxNesting);
+    if (!options.continue_last_message) return RenderWhole(messages, options);
+    if (messages.empty() || messages.back().role != "assistant" || !messages.back().tool_calls_json.empty()) {
+      return InvalidArgument("CHAT_CONTINUE",
+                             "continue_last_message: the last message must be an assistant's, without tool calls");
     }
-    const auto budget = std::make_shared<TemplateBudget>();
+    std::vector<ChatMessage> tagged = messages;
+    tagged.back().content += kContinueTag;
+    ASSIGN_OR_RETURN(std::string rendered, RenderWhole(tagged, options));
+    return CutAtTag(std::move(rendered), messages.back().content);
+  }
+
+ private:
+  absl::StatusOr<std::string> RenderWhole(const std::vector<ChatMessage>& messages,
+                                          const ChatRenderOptions& options) const {
+    const auto budget = std::make_shared<TemplateBudget>();  // of all attempts
+    absl::StatusOr<std::string> text = RenderWith({}, messages, options, budget);
+    const auto has_calls = [](const ChatMessage& message) { return !message.tool_calls_json.empty(); };
+    const bool refused = !text.ok() && ReasonOf(text.status()) == "CHAT_TEMPLATE_REFUSED";
+    if (!refused || std::none_of(messages.begin(), messages.end(), has_calls)) return text;
+    for (const CallForm form : {CallForm{true, false}, CallForm{false, true}, CallForm{true, true}}) {
+      absl::StatusOr<std::string> again = RenderWith(form, messages, options, budget);
+      if (again.ok()) return again;
+    }
+    return text;
+  }
+
+  absl::StatusOr<std::string> RenderWith(const CallForm& form, const std::vector<ChatMessage>& messages,
+                                         const ChatRenderOptions& options,
+                                         const std::shared_ptr<TemplateBudget>& budget) const {
     try {
-      return Execute(messages, options, budget);
-    } catch (const common_json_error& e) {
-      return InvalidArgument("CHAT_TEMPLATE_TOOLS", "tools: {}", e.what());
+      ASSIGN_OR_RETURN(common_json variables, ChatVariables(messages, options, form));
+      return Execute(variables, options, budget);
     } catch (const std::exception& e) {
       if (!budget->refusal().empty()) {
         return ResourceExhausted("CHAT_TEMPLATE_BUDGET", "chat template: {}", budget->refusal());
@@ -174,25 +206,14 @@ class JinjaTemplate : public ChatTemplate {
     }
   }
 
- private:
-  absl::StatusOr<std::string> Execute(const std::vector<ChatMessage>& messages, const ChatRenderOptions& options,
+  absl::StatusOr<std::string> Execute(common_json& variables, const ChatRenderOptions& options,
                                       std::shared_ptr<TemplateBudget> budget) const {
-    common_json input;
-    input["messages"] = BuildMessages(messages);
-    input["bos_token"] = bos_token_;
-    input["eos_token"] = eos_token_;
-    input["add_generation_prompt"] = options.add_generation_prompt;
-    // transformers defines both, as None, when there are none.
-    input["tools"] = nullptr;
-    input["documents"] = nullptr;
-    if (!options.tools_json.empty()) {
-      const common_json tools = common_json::parse(options.tools_json);
-      if (!tools.is_array()) return InvalidArgument("CHAT_TEMPLATE_TOOLS", "tools: not a JSON array");
-      input["tools"] = tools;
-    }
+    // Where a request has variables of these names, they are those of the request.
+    if (!variables.contains("bos_token")) variables["bos_token"] = bos_token_;
+    if (!variables.contains("eos_token")) variables["eos_token"] = eos_token_;
     jinja::context context(source_);
     if (options.now_seconds) context.current_time = static_cast<std::time_t>(*options.now_seconds);
-    jinja::global_from_json(context, input, /*mark_input=*/false);
+    jinja::global_from_json(context, variables, /*mark_input=*/false);
     DefineGuards(context);
     GiveBudget(context, std::move(budget));
     jinja::runtime runtime(context);

@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kFixedNow = 1735732800;
 
 absl::StatusOr<std::string> RenderFixed(const ChatTemplate& chat, const std::vector<ChatMessage>& messages) {
-  return chat.Render(messages, {.add_generation_prompt = false, .tools_json = "", .now_seconds = kFixedNow});
+  return chat.Render(messages, {.add_generation_prompt = false, .now_seconds = kFixedNow});
 }
 
 // Takes the first line off `text`.
@@ -54,6 +54,12 @@ absl::StatusOr<std::shared_ptr<const ChatTemplate>> ReadChatTemplate(const Token
   const std::string& source = files.chat_template.empty() ? config.chat_template : files.chat_template;
   if (source.empty()) return std::shared_ptr<const ChatTemplate>();
   return ChatTemplate::Parse(source, config.bos_token, config.eos_token);
+}
+
+absl::Status TryChatTemplate(const ChatTemplate& chat) {
+  const ChatMessage user{"user", "Hello"};
+  const absl::Status alone = chat.Render({user}, {}).status();
+  return alone.ok() || chat.Render({{"system", "Be brief."}, user}, {}).ok() ? absl::OkStatus() : alone;
 }
 
 bool AreConversations(std::string_view text) {

@@ -18,6 +18,10 @@ namespace qamserve {
 // The chat template among a tokenizer's files; null if the model has none. CHAT_TEMPLATE_INVALID.
 absl::StatusOr<std::shared_ptr<const ChatTemplate>> ReadChatTemplate(const TokenizerFiles& files);
 
+// Renders what any template should: one thing that a user says, with or without a system message before it. The error
+// is that of the rendering without one.
+absl::Status TryChatTemplate(const ChatTemplate& chat);
+
 // Whether a text is meant as conversations: its first line that is not blank is a JSON object with a "messages" array,
 // as data sets of chats have it.
 bool AreConversations(std::string_view text);

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/tokenizer/template_text.h"
+
 namespace qamserve {
 namespace {
 
@@ -247,6 +249,24 @@ struct Metered : jinja::expression {
   statement_ptr inner;
 };
 
+// Text of a value, as Python's str has it. What a text may be more than the value counts as made.
+value TextOf(const value& v, TemplateBudget& budget) {
+  if (jinja::is_val<jinja::value_string>(v)) return v;
+  const uint64_t bytes = SpendWalk(v, budget);
+  budget.Spend(kEvaluationWork, 4 * bytes);
+  return jinja::mk_val<jinja::value_string>(PythonText(v));
+}
+
+// An expression that a template prints. Functions print nothing.
+struct Printed : Metered {
+  using Metered::Metered;
+  value execute_impl(jinja::context& context) const override {
+    value v = Metered::execute_impl(context);
+    if (v->is_undefined() || jinja::is_val<jinja::value_func>(v)) return v;
+    return TextOf(v, BudgetOf(context));
+  }
+};
+
 // What a loop goes over: its iterations are paid for before they begin.
 struct LoopSource : jinja::expression {
   explicit LoopSource(statement_ptr node) : inner(std::move(node)) { pos = inner->pos; }
@@ -270,14 +290,23 @@ struct BodyText : jinja::expression {
   jinja::statements body;
 };
 
+bool IsText(const value& v) { return jinja::is_val<jinja::value_string>(v); }
+
 struct GuardedBinary : jinja::binary_expression {
   using binary_expression::binary_expression;
   value execute_impl(jinja::context& context) const override {
     // These two do not always look at their right side.
     if (op.value == "and" || op.value == "or") return binary_expression::execute_impl(context);
-    const value a = left->execute(context);
-    const value b = right->execute(context);
+    value a = left->execute(context);
+    value b = right->execute(context);
     TemplateBudget& budget = BudgetOf(context);
+    if (op.value == "~") {
+      a = TextOf(a, budget);
+      b = TextOf(b, budget);
+    } else if (op.value == "+" && IsText(a) != IsText(b)) {
+      // Python's TypeError, or jinja2's for what is undefined; the engine would print what is no text.
+      throw jinja::raised_exception(fmt::format("{} and {} cannot be added", a->type(), b->type()));
+    }
     const uint64_t bytes = SpendWalk(a, budget) + SpendWalk(b, budget);
     const bool repeats =
         op.value == "*" && (jinja::is_val<jinja::value_string>(a) || jinja::is_val<jinja::value_string>(b));
@@ -312,6 +341,24 @@ struct NamedCall {
   }
 };
 
+// tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False).
+value ToJson(const value& self, const std::vector<value>& args) {
+  if (self->is_undefined()) throw jinja::raised_exception("tojson of something undefined");
+  const auto flag = [&args](std::string_view name, size_t position) {
+    const value* arg = FindArgument(args, name, position);
+    return arg != nullptr && (*arg)->as_bool();
+  };
+  JsonStyle style = {.ensure_ascii = flag("ensure_ascii", 0), .sort_keys = flag("sort_keys", 3)};
+  const value* indent = FindArgument(args, "indent", 1);
+  if (indent != nullptr && jinja::is_val<jinja::value_int>(*indent)) style.indent = (*indent)->as_int();
+  const value* separators = FindArgument(args, "separators", 2);
+  if (separators != nullptr && jinja::is_val<jinja::value_array>(*separators) && (*separators)->val_arr.size() == 2) {
+    style.item_separator = (*separators)->val_arr[0]->as_string().str();
+    style.key_separator = (*separators)->val_arr[1]->as_string().str();
+  }
+  return jinja::mk_val<jinja::value_string>(JsonText(self, style));
+}
+
 struct GuardedFilter : jinja::filter_expression {
   using filter_expression::filter_expression;
   value execute_impl(jinja::context& context) const override {
@@ -319,7 +366,9 @@ struct GuardedFilter : jinja::filter_expression {
     const NamedCall call(filter, context);
     TemplateBudget& budget = BudgetOf(context);
     SpendCall(call.name, self, call.args, budget);
-    value result = filter_expression(Hold(self), call.ToNode()).execute_impl(context);
+    if (call.name == "string") return TextOf(self, budget);
+    value result = call.name == "tojson" ? ToJson(self, call.args)
+                                         : filter_expression(Hold(self), call.ToNode()).execute_impl(context);
     budget.Spend(0, SpendWalk(result, budget));
     return result;
   }
@@ -407,7 +456,11 @@ void Guard(jinja::statements& nodes) {
 void GuardBody(jinja::statements& body) {
   for (statement_ptr& node : body) {
     Guard(node);
-    node = std::make_unique<Metered>(std::move(node));
+    if (dynamic_cast<jinja::expression*>(node.get()) != nullptr) {
+      node = std::make_unique<Printed>(std::move(node));
+    } else {
+      node = std::make_unique<Metered>(std::move(node));
+    }
   }
 }
 

@@ -98,6 +98,153 @@ TEST(ChatTemplateTest, ToolsMustBeAJsonArray) {
   }
 }
 
+ChatMessage Calls(std::string calls) { return {.role = "assistant", .tool_calls_json = std::move(calls)}; }
+
+// All of a message, as the template sees it.
+constexpr char kAsJson[] = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}";
+
+TEST(ChatTemplateTest, MessagesHaveWhatWasGivenOfThem) {
+  const auto prompt = Render(
+      kAsJson,
+      {{.role = "user", .content = "", .name = "Ann"},
+       Calls(
+           R"([{"id": "a1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": [1, 2.0], \"y\": null}"}}])"),
+       {.role = "assistant", .content = "hm", .tool_calls_json = R"([{"function": {"name": "g", "arguments": {}}}])"},
+       {.role = "tool", .content = "7", .name = "f", .tool_call_id = "a1"}});
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  EXPECT_EQ(*prompt,
+            R"({"role": "user", "content": "", "name": "Ann"}
+{"role": "assistant", "tool_calls": [{"id": "a1", "type": "function", "function": {"name": "f", "arguments": {"x": [1, 2.0], "y": null}}}]}
+{"role": "assistant", "content": "hm", "tool_calls": [{"function": {"name": "g", "arguments": {}}}]}
+{"role": "tool", "content": "7", "name": "f", "tool_call_id": "a1"}
+)");
+}
+
+TEST(ChatTemplateTest, TemplatesThatAddArgumentsOrContentToATextGetTexts) {
+  const std::vector<ChatMessage> messages = {{"user", "x"},
+                                             Calls(R"([{"function": {"name": "f", "arguments": "{ \"x\" : 1 }"}}])")};
+  EXPECT_EQ(*Render("{% for m in messages if m.tool_calls %}{{ '>' + m.tool_calls[0].function.arguments }}{% endfor %}",
+                    messages),
+            R"(>{ "x" : 1 })");
+  EXPECT_EQ(*Render("{% for m in messages %}{{ '<' + m.content + '>' }}{% endfor %}", messages), "<x><>");
+  EXPECT_EQ(*Render("{{ '<' + messages[1].content + messages[1].tool_calls[0].function.arguments }}", messages),
+            R"(<{ "x" : 1 })");
+  // A template that refuses for its own reasons refuses with that.
+  EXPECT_THAT(MessageOf(Render("{{ raise_exception('no ' ~ messages[1].content is defined) }}", messages).status()),
+              HasSubstr("no False"));
+}
+
+TEST(ChatTemplateTest, ToolCallsThatAreWrongAreNamed) {
+  const std::pair<const char*, const char*> bad[] = {
+      {"[", "messages[1].tool_calls_json: "},
+      {"{}", "messages[1].tool_calls_json: not a JSON array"},
+      {"[{}, 5]", "messages[1].tool_calls_json[0]: "},
+      {R"([{"function": {"name": "f"}}, {"function": {}}])", "messages[1].tool_calls_json[1]: "},
+      {R"([{"function": {"name": 5}}])", "\"name\""},
+      {R"([{"function": {"name": "f", "arguments": "{"}}])", "messages[1].tool_calls_json[0].function.arguments: "},
+      {R"([{"function": {"name": "f", "arguments": "[]"}}])", "\"arguments\""},
+      {R"([{"function": {"name": "f", "arguments": 5}}])", "\"arguments\""},
+      {R"([{"function": {"name": "f", "arguments": {"n": 18446744073709551615}}}])", "9223372036854775807"},
+  };
+  for (const auto& [calls, message] : bad) {
+    const absl::Status status = Render("x", {{"user", "x"}, Calls(calls)}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(ReasonOf(status), "CHAT_MESSAGES") << calls;
+    EXPECT_THAT(MessageOf(status), HasSubstr(message)) << calls;
+  }
+  const auto why = [](ChatMessage message) { return MessageOf(Render("x", {std::move(message)}).status()); };
+  EXPECT_THAT(why({.role = "user", .tool_calls_json = "[]"}), HasSubstr("messages[0].tool_calls_json: only"));
+  EXPECT_THAT(why(Calls(std::string(70, '[') + std::string(70, ']'))), HasSubstr("nested past 64"));
+  EXPECT_THAT(why(Calls("[\"" + std::string(1 << 20, 'x') + "\"]")), HasSubstr("1048576"));
+  EXPECT_THAT(why({.role = "user", .name = std::string(1025, 'x')}), HasSubstr("messages[0].name: 1025 bytes"));
+  EXPECT_THAT(why({.role = "tool", .tool_call_id = std::string(1025, 'x')}), HasSubstr("messages[0].tool_call_id"));
+  EXPECT_THAT(why({.role = std::string(1025, 'x')}), HasSubstr("messages[0].role"));
+  // What a parser quotes of its input stays short, and whole characters.
+  std::string euros = "[";
+  for (int i = 0; i < 1000; ++i) euros += "\u20ac";
+  EXPECT_LT(why(Calls(euros)).size(), 400u);
+}
+
+TEST(ChatTemplateTest, FurtherVariables) {
+  ChatRenderOptions options;
+  options.template_args_json = R"({"flag": false, "n": 1.50, "s": {"a": [null]}, "bos_token": "<B>", "documents": []})";
+  EXPECT_EQ(
+      *Render("{{ bos_token }}{{ eos_token }} {{ flag }} {{ n }} {{ s }} {{ documents is none }} {{ x is defined }}",
+              {{"user", "x"}}, options),
+      "<B></s> False 1.5 {'a': [None]} False False");
+  for (const char* bad :
+       {"[]", "{", "5", R"({"messages": []})", R"({"tools": 1})", R"({"add_generation_prompt": true})", R"({"": 1})",
+        R"({"a b": 1})", R"({"1a": 1})", R"({"rendering budget": 1})", R"({"enter macro": 1})", R"({"n": -1e999})"}) {
+    options.template_args_json = bad;
+    const absl::Status status = Render("x", {{"user", "x"}}, options).status();
+    EXPECT_EQ(ReasonOf(status), "CHAT_TEMPLATE_ARGS") << bad;
+    EXPECT_THAT(MessageOf(status), HasSubstr("template_args_json: ")) << bad;
+  }
+  std::string many = "{\"a\": 1";
+  for (int i = 0; i < 64; ++i) many += fmt::format(", \"a{}\": 1", i);
+  options.template_args_json = many + "}";
+  EXPECT_EQ(ReasonOf(Render("x", {{"user", "x"}}, options).status()), "CHAT_TEMPLATE_ARGS");
+  // What templates call may be replaced by what cannot be called; that ends the rendering and no more.
+  options.template_args_json = R"({"range": 1, "namespace": "x", "raise_exception": null})";
+  EXPECT_EQ(ReasonOf(Render("{{ range(3) }}", {{"user", "x"}}, options).status()), "CHAT_TEMPLATE_REFUSED");
+}
+
+constexpr char kChatMl[] =
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}";
+
+TEST(ChatTemplateTest, TheLastMessageGoesOn) {
+  ChatRenderOptions options;
+  options.continue_last_message = true;
+  const auto go_on = [&](std::string_view source, std::string said) {
+    return Render(source, {{"user", "x"}, {"assistant", std::move(said)}}, options);
+  };
+  EXPECT_EQ(*go_on(kChatMl, "It is"), "<|user|>x<|end|>\n<|assistant|>It is");
+  EXPECT_EQ(*go_on(kChatMl, "It is \n"), "<|user|>x<|end|>\n<|assistant|>It is \n");
+  EXPECT_EQ(*go_on(kChatMl, ""), "<|user|>x<|end|>\n<|assistant|>");
+  // A template that trims: so is what goes on.
+  EXPECT_EQ(*go_on("{% for m in messages %}[{{ m.content | trim }}]{% endfor %}", " It is \u3000"), "[x][It is");
+  // The text may stand there before.
+  EXPECT_EQ(*Render(kChatMl, {{"user", "It is"}, {"assistant", "It is"}}, options),
+            "<|user|>It is<|end|>\n<|assistant|>It is");
+
+  EXPECT_EQ(ReasonOf(go_on("{{ messages[0].content }}", "It is").status()), "CHAT_CONTINUE");
+  EXPECT_EQ(ReasonOf(go_on("{{ messages[1].content | upper }}", "It is").status()), "CHAT_CONTINUE");
+  EXPECT_EQ(ReasonOf(Render(kChatMl, {{"user", "x"}}, options).status()), "CHAT_CONTINUE");
+  EXPECT_EQ(ReasonOf(Render(kChatMl, {}, options).status()), "CHAT_CONTINUE");
+  EXPECT_EQ(ReasonOf(Render(kChatMl, {Calls("[]")}, options).status()), "CHAT_CONTINUE");
+}
+
+// Each expected text is what Python 3.11 prints.
+TEST(ChatTemplateTest, ValuesAreThoseOfPython) {
+  ChatRenderOptions options;
+  options.template_args_json =
+      R"({"f": [0.1, 1.0, -0.0, 1e22, 1e-7, 123456.789, 1e16, 9999999999999998.0, 0.0001, 5e-324],
+          "t": ["it's", "\"q\"", "it's \"q\"", "a\nb\\c\u0007\u00a0\u200b\ue000", "\u6771\u4eac", true, null],
+          "d": {"b": 1, "a": {}}, "none": null})";
+  const auto render = [&](std::string_view source) {
+    const auto text = Render(source, {{"user", "x"}}, options);
+    return text.ok() ? *text : MessageOf(text.status());
+  };
+  EXPECT_EQ(render("{{ f }}"), "[0.1, 1.0, -0.0, 1e+22, 1e-07, 123456.789, 1e+16, 9999999999999998.0, 0.0001, 5e-324]");
+  EXPECT_EQ(render("{{ f | tojson }}"),
+            "[0.1, 1.0, -0.0, 1e+22, 1e-07, 123456.789, 1e+16, 9999999999999998.0, 0.0001, 5e-324]");
+  EXPECT_EQ(render("{{ f[4] }} {{ f[1] ~ '' }} {{ f[3] | string }}"), "1e-07 1.0 1e+22");
+  EXPECT_EQ(render("{{ t }}"), R"(["it's", '"q"', 'it\'s "q"', 'a\nb\\c\x07\xa0\u200b\ue000', ')"
+                               "\u6771\u4eac"
+                               R"(', True, None])");
+  EXPECT_EQ(render("{{ d }} {{ d ~ 'x' }} {{ none }} {{ none ~ 'x' }} {{ x }}|{{ (1, 2) }} {{ [] }} {{ {} }}"),
+            "{'b': 1, 'a': {}} {'b': 1, 'a': {}}x None Nonex |(1, 2) [] {}");
+  EXPECT_EQ(render("{{ d | tojson(indent=2) }}"), "{\n  \"b\": 1,\n  \"a\": {}\n}");
+  EXPECT_EQ(render("{{ d | tojson(sort_keys=true) }}{{ d | tojson(separators=(',', ':')) }}"),
+            R"({"a": {}, "b": 1}{"b":1,"a":{}})");
+  EXPECT_EQ(render("{{ t[4] | tojson(ensure_ascii=true) }}{{ '\U0001f44d<&>' | tojson(ensure_ascii=true) }}"),
+            R"("\u6771\u4eac""\ud83d\udc4d<&>")");
+  EXPECT_THAT(render("{{ 'a' + 1 }}"), HasSubstr("cannot be added"));
+  EXPECT_THAT(render("{{ 'a' + absent }}"), HasSubstr("cannot be added"));
+  EXPECT_THAT(render("{{ absent | tojson }}"), HasSubstr("undefined"));
+}
+
 TEST(ChatTemplateTest, NowIsTheTimeThatIsGiven) {
   ChatRenderOptions options;
   options.now_seconds = 1735732800;
