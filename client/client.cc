@@ -324,3 +324,11 @@ absl::StatusOr<v1::DetokenizeResponse> Client::Detokenize(const v1::DetokenizeRe
 }
 
 }  // namespace qamserve
+absl::StatusOr<v1::CompareResponse> Client::Compare(const v1::CompareRequest& request) {
+  return Call(options_, CallKind::kSlow, *stubs_->inference, &v1::InferenceService::Stub::Compare, request);
+}
+
+absl::StatusOr<v1::EmbedResponse> Client::Embed(const v1::EmbedRequest& request) {
+  return Call(options_, CallKind::kSlow, *stubs_->inference, &v1::InferenceService::Stub::Embed, request);
+}
+

@@ -127,3 +127,5 @@ class Client {
 bool IsFinal(v1::JobState state);
 
 }  // namespace qamserve
+  absl::StatusOr<v1::CompareResponse> Compare(const v1::CompareRequest& request);
+  absl::StatusOr<v1::EmbedResponse> Embed(const v1::EmbedRequest& request);

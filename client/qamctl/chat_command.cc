@@ -5,25 +5,33 @@
 #include "client/qamctl/errors.h"
 #include "client/qamctl/resolve.h"
 #include "client/qamctl/sampling.h"
+#include "core/base/file.h"
 
 namespace qamserve::qamctl {
 namespace {
+
+// What the server takes.
+constexpr uint64_t kMaxToolsBytes = 1 << 20;
 
 struct ChatFlags {
   std::string model;
   std::optional<std::string> message;
   std::string system;
+  std::string tools_path;
+  std::string template_args;
 };
 
 // A conversation: what was said so far goes along with each turn.
 class Conversation {
  public:
-  Conversation(Session& session, const ChatFlags& chat, const SamplingFlags& sampling)
+  Conversation(Session& session, const ChatFlags& chat, const std::string& tools_json, const SamplingFlags& sampling)
       : session_(session), system_(chat.system), stats_(sampling.stats) {
     request_.set_model(ModelName(chat.model));
     *request_.mutable_params() = ToParams(sampling);
     request_.set_priority(sampling.priority);
     request_.set_timeout_seconds(sampling.timeout_seconds);
+    request_.set_tools_json(tools_json);
+    request_.set_template_args_json(chat.template_args);
     Reset();
   }
 
@@ -90,7 +98,12 @@ absl::Status Converse(Session& session, Conversation& conversation, const std::s
 }
 
 absl::Status Chat(Session& session, const ChatFlags& chat, const SamplingFlags& sampling) {
-  Conversation conversation(session, chat, sampling);
+  std::string tools;
+  if (!chat.tools_path.empty()) {
+    ASSIGN_OR_RETURN(tools, ReadFile(chat.tools_path, kMaxToolsBytes));
+    RETURN_IF_ERROR(CheckUtf8(chat.tools_path, tools));
+  }
+  Conversation conversation(session, chat, tools, sampling);
   if (!chat.message.has_value()) return Converse(session, conversation, ModelName(chat.model));
   ASSIGN_OR_RETURN(const std::string message, TextOrStdin(session, *chat.message));
   return conversation.Say(message);
@@ -108,6 +121,12 @@ Action BuildChat(CLI::App& app) {
       ->check(Utf8())
       ->type_name("TEXT|-");
   app.add_option("--system", chat->system, "System message to begin with")->check(Utf8())->type_name("TEXT");
+  app.add_option("--tools", chat->tools_path, "File with a JSON array of the tools that the model may call")
+      ->type_name("FILE");
+  app.add_option("--template-args", chat->template_args,
+                 "JSON object of further variables of the chat template: '{\"enable_thinking\": false}'")
+      ->check(Utf8())
+      ->type_name("JSON");
   AddSamplingFlags(app, sampling);
   return [chat, sampling](Session& session) { return Chat(session, *chat, *sampling); };
 }

@@ -31,6 +31,8 @@ constexpr std::array kCommands = {
     Command{"chat", kText, "Talk with a model", BuildChat},
     Command{"score", kText, "Log-probability of a text", BuildScore},
     Command{"tokenize", kText, "Token ids of a text", BuildTokenize},
+    Command{"embed", kText, "The mean hidden state of texts", BuildEmbed},
+    Command{"compare", kText, "How two served models differ on a text, token by token", BuildCompare},
     Command{"detokenize", kText, "Text of token ids", BuildDetokenize},
     Command{"version", kOther, "Version of qamctl", BuildVersion},
 };

@@ -46,6 +46,8 @@ Action BuildAlias(CLI::App& app);
 Action BuildGenerate(CLI::App& app);
 Action BuildChat(CLI::App& app);
 Action BuildScore(CLI::App& app);
+Action BuildEmbed(CLI::App& app);
+Action BuildCompare(CLI::App& app);
 Action BuildTokenize(CLI::App& app);
 Action BuildDetokenize(CLI::App& app);
 Action BuildVersion(CLI::App& app);

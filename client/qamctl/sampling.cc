@@ -1,6 +1,8 @@
 #include "client/qamctl/sampling.h"
 
-#include <absl/strings/str_replace.h>
+#include <absl/strings/numbers.h>
+
+#include <cmath>
 
 #include "client/qamctl/checks.h"
 #include "client/qamctl/text.h"
@@ -16,9 +18,26 @@ CLI::Option* AddNumber(CLI::App& app, const char* flag, const char* help, Set se
   return app.add_option_function<T>(flag, set, help);
 }
 
-// A token's text within a line: "\n" for a line end.
-std::string OnOneLine(const std::string& text) {
-  return Shown(absl::StrReplaceAll(text, {{"\n", "\\n"}, {"\t", "\\t"}}));
+void AddLogitBias(CLI::App& app, v1::SamplingParams* params) {
+  app.add_option_function<std::vector<std::string>>(
+         "--logit-bias",
+         [params](const std::vector<std::string>& biases) {
+           for (const std::string& bias : biases) {
+             const size_t equals = bias.find('=');
+             int32_t token = 0;
+             double value = 0;
+             if (equals == std::string::npos || !absl::SimpleAtoi(bias.substr(0, equals), &token) ||
+                 !absl::SimpleAtod(bias.substr(equals + 1), &value) || !(std::abs(value) <= 100) || token < 0) {
+               throw CLI::ValidationError("--logit-bias",
+                                          fmt::format("{} is not TOKEN=VALUE with a value of -100 to 100", bias));
+             }
+             (*params->mutable_logit_bias())[token] = value;
+           }
+         },
+         "Add this to a token's logit, -100 to 100; `qamctl tokenize` tells ids; may be given several times")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->type_name("TOKEN=VALUE");
 }
 
 }  // namespace
@@ -47,6 +66,15 @@ void AddSamplingFlags(CLI::App& app, std::shared_ptr<SamplingFlags> flags) {
   app.add_option("--repetition-penalty", flags->repetition_penalty, "Above 1 makes tokens seen before less likely")
       ->check(Positive())
       ->type_name("X");
+  AddNumber<double>(app, "--presence-penalty", "Above 0 makes tokens less likely that the answer has already",
+                    [params](double x) { params->set_presence_penalty(x); })
+      ->check(CLI::Range(-2.0, 2.0))
+      ->type_name("X");
+  AddNumber<double>(app, "--frequency-penalty", "The same, once for each time that the answer has the token",
+                    [params](double x) { params->set_frequency_penalty(x); })
+      ->check(CLI::Range(-2.0, 2.0))
+      ->type_name("X");
+  AddLogitBias(app, params);
   AddNumber<uint64_t>(app, "--seed", "The same seed gives the same text (default: the server chooses)",
                       [params](uint64_t seed) { params->set_seed(seed); })
       ->type_name("N");

@@ -1,5 +1,6 @@
 #include "client/qamctl/text.h"
 
+#include <absl/strings/str_replace.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -166,6 +167,10 @@ std::string Shown(std::string_view text, bool keep_lines) {
     text.remove_prefix(c.bytes.size());
   }
   return shown;
+}
+
+std::string OnOneLine(std::string_view text) {
+  return Shown(absl::StrReplaceAll(absl::string_view(text.data(), text.size()), {{"\n", "\\n"}, {"\t", "\\t"}}));
 }
 
 std::vector<std::string> Flow(const std::vector<std::string>& parts, int columns) {

@@ -34,6 +34,8 @@ std::string ClipMiddle(std::string_view text, int columns);
 // Without control characters, which a terminal would obey: each becomes U+FFFD. Line ends and tabs stay if
 // `keep_lines`.
 std::string Shown(std::string_view text, bool keep_lines = false);
+// The same with "\n" and "\t" written out for line ends and tabs.
+std::string OnOneLine(std::string_view text);
 // `parts` in order, two spaces apart, on as many lines of at most `columns` columns as it takes; empty parts are left
 // out. A part that is wider than a line is cut in the middle.
 std::vector<std::string> Flow(const std::vector<std::string>& parts, int columns);

@@ -15,6 +15,7 @@ struct TextFlags {
   std::string model;
   std::string text;
   bool tokens = false;
+  int top = 0;
   bool add_special = false;
   bool parse_special = false;
 };
@@ -27,10 +28,20 @@ void AddModelAndText(CLI::App& app, TextFlags& flags) {
       ->type_name("TEXT|-");
 }
 
+// "the -0.3128 | a -2.4012".
+std::string BestOf(const v1::TokenLogprob& token) {
+  std::string text;
+  for (const v1::TokenLogprob& best : token.top()) {
+    text += fmt::format("{}{} {:.4f}", text.empty() ? "" : " | ", OnOneLine(best.text()), best.logprob());
+  }
+  return text;
+}
+
 absl::Status Score(Session& session, const TextFlags& flags) {
   v1::ScoreRequest request;
   request.set_model(ModelName(flags.model));
   ASSIGN_OR_RETURN(*request.mutable_text(), TextOrStdin(session, flags.text));
+  request.set_top(flags.top);
   ASSIGN_OR_RETURN(const v1::ScoreResponse response, session.client().Score(request));
   if (session.json()) return session.PrintJson(response);
   double total = 0;
@@ -38,11 +49,16 @@ absl::Status Score(Session& session, const TextFlags& flags) {
   const int scored = response.logprobs_size();
   session.Print(fmt::format("log-probability {:.4f} nats over {} tokens, perplexity {:.4f}", total, scored,
                             scored > 0 ? std::exp(-total / scored) : 0.0));
-  if (!flags.tokens) return absl::OkStatus();
-  Table table({{"POSITION", Align::kRight}, {"TOKEN", Align::kRight}, {"LOGPROB", Align::kRight}});
+  if (!flags.tokens && flags.top == 0) return absl::OkStatus();
+  std::vector<Table::Column> columns = {
+      {"POSITION", Align::kRight}, {"TOKEN", Align::kRight}, {"LOGPROB", Align::kRight}};
+  if (flags.top > 0) columns.push_back({"LIKELIEST THERE"});
+  Table table(columns);
   for (int i = 0; i < response.tokens_size(); ++i) {
-    table.Add({std::to_string(i), std::to_string(response.tokens(i)),
-               i > 0 && i <= scored ? fmt::format("{:.4f}", response.logprobs(i - 1)) : "-"});
+    std::vector<std::string> row = {std::to_string(i), std::to_string(response.tokens(i)),
+                                    i > 0 && i <= scored ? fmt::format("{:.4f}", response.logprobs(i - 1)) : "-"};
+    if (flags.top > 0) row.push_back(i > 0 && i <= response.details_size() ? BestOf(response.details(i - 1)) : "");
+    table.Add(row);
   }
   session.terminal().out << table.ToString();
   return absl::OkStatus();
@@ -66,6 +82,9 @@ Action BuildScore(CLI::App& app) {
   auto flags = std::make_shared<TextFlags>();
   AddModelAndText(app, *flags);
   app.add_flag("--tokens", flags->tokens, "Show every token");
+  app.add_option("--top", flags->top, "Show every token, and the N likeliest in its place, at most 20")
+      ->check(CLI::Range(0, 20))
+      ->type_name("N");
   return [flags](Session& session) { return Score(session, *flags); };
 }
 

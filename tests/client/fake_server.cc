@@ -396,9 +396,50 @@ class Inference final : public v1::InferenceService::Service {
     return Answer(writer);
   }
 
-  Status Score(ServerContext*, const v1::ScoreRequest*, v1::ScoreResponse* response) override {
+  Status Score(ServerContext*, const v1::ScoreRequest* request, v1::ScoreResponse* response) override {
+    Lock lock(state_.mutex);
+    state_.score = *request;
     for (const int token : {1, 2, 3}) response->add_tokens(token);
-    for (const double logprob : {-1.0, -2.0}) response->add_logprobs(logprob);
+    for (const double logprob : {-1.0, -2.0}) {
+      response->add_logprobs(logprob);
+      if (request->top() == 0) continue;
+      v1::TokenLogprob* token = response->add_details();
+      for (int i = 0; i < request->top(); ++i) {
+        v1::TokenLogprob* best = token->add_top();
+        best->set_text(i == 0 ? "the\n" : "a");
+        best->set_logprob(-0.5 - i);
+      }
+    }
+    return Status::OK;
+  }
+
+  // Along an axis of its own for each input, of length 2.
+  Status Embed(ServerContext*, const v1::EmbedRequest* request, v1::EmbedResponse* response) override {
+    Lock lock(state_.mutex);
+    state_.embed = *request;
+    for (int i = 0; i < request->inputs_size(); ++i) {
+      v1::Embedding* embedding = response->add_embeddings();
+      embedding->set_tokens(7);
+      for (int k = 0; k < 6; ++k) embedding->add_values(k == i ? 2.0f : 0.0f);
+    }
+    return Status::OK;
+  }
+
+  Status Compare(ServerContext*, const v1::CompareRequest* request, v1::CompareResponse* response) override {
+    Lock lock(state_.mutex);
+    state_.compare = *request;
+    for (const bool same : {true, false}) {
+      v1::TokenComparison* token = response->add_tokens();
+      token->set_token(same ? 5 : 6);
+      token->set_text(same ? "x\n" : "y");
+      token->set_kl(0.25);
+      token->set_base_logprob(-1);
+      token->set_other_logprob(-2);
+      token->set_same_top(same);
+      token->set_other_top_text("z");
+    }
+    response->set_kl_mean(0.25);
+    response->set_top1_agreement(0.5);
     return Status::OK;
   }
 

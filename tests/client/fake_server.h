@@ -59,6 +59,9 @@ struct FakeState {
   v1::GenerateRequest generate;
   std::vector<v1::ChatRequest> chats;
   std::vector<std::string> answer = {"Hello", ", ", "world"};
+  v1::ScoreRequest score;
+  v1::EmbedRequest embed;
+  v1::CompareRequest compare;
 };
 
 // Listens on a port of its own choice while it lives.

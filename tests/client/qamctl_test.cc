@@ -81,8 +81,8 @@ TEST_F(QamctlTest, ErrorsSayWhatFailedWhyAndWhatToDo) {
 
 TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
   const std::string sampling =
-      "--max-tokens --temperature --top-k --top-p --min-p --repetition-penalty --seed --stop --ignore-eos --logprobs "
-      "--stats";
+      "--max-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty "
+      "--frequency-penalty --logit-bias --seed --stop --ignore-eos --logprobs --stats";
   const std::map<std::string, std::string> flags = {
       {"upload", "--name --text"},
       {"import", "--name --text"},
@@ -114,8 +114,10 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"alias set", "--etag --validate-only"},
       {"alias delete", "--etag"},
       {"generate", sampling},
-      {"chat", sampling + " --message --system"},
-      {"score", "--tokens"},
+      {"chat", sampling + " --message --system --tools --template-args"},
+      {"score", "--tokens --top"},
+      {"embed", "--normalize"},
+      {"compare", "--prompt --message --system --tokens"},
       {"tokenize", "--add-special --parse-special"},
       {"detokenize", "--skip-special"},
       {"version", "--json"}};
@@ -401,6 +403,70 @@ TEST_F(QamctlTest, ScoreTokenizeDetokenize) {
 }
 
 TEST_F(QamctlTest, ReportShowsQualityAndTheWorstTensors) {
+TEST_F(QamctlTest, PenaltiesBiasToolsAndTemplateArgumentsReachTheServer) {
+  ASSERT_EQ(Run({"generate", "tiny", "x", "--presence-penalty", "0.5", "--frequency-penalty", "-1", "--logit-bias",
+                 "7=-100", "--logit-bias", "9=2.5"})
+                .code,
+            kExitOk);
+  const v1::SamplingParams params = server_.state().generate.params();
+  EXPECT_EQ(params.presence_penalty(), 0.5);
+  EXPECT_EQ(params.frequency_penalty(), -1);
+  ASSERT_EQ(params.logit_bias_size(), 2);
+  EXPECT_EQ(params.logit_bias().at(7), -100);
+  EXPECT_EQ(params.logit_bias().at(9), 2.5);
+  for (const char* bad : {"7", "7=", "=1", "x=1", "7=101", "7=nan", "-1=1"}) {
+    const Result result = Run({"generate", "tiny", "x", "--logit-bias", bad});
+    EXPECT_EQ(result.code, kExitUsage) << bad;
+    EXPECT_THAT(result.err, HasSubstr("--logit-bias")) << bad;
+  }
+  EXPECT_EQ(Run({"generate", "tiny", "x", "--presence-penalty", "2.1"}).code, kExitUsage);
+
+  const std::string tools = WriteFile("tools.json", R"([{"type": "function"}])");
+  ASSERT_EQ(Run({"chat", "tiny", "--message", "hi", "--tools", tools, "--template-args", R"({"a": 1})"}).code, kExitOk);
+  EXPECT_EQ(server_.state().chats[0].tools_json(), R"([{"type": "function"}])");
+  EXPECT_EQ(server_.state().chats[0].template_args_json(), R"({"a": 1})");
+  EXPECT_EQ(Run({"chat", "tiny", "--message", "hi", "--tools", folder_ / "absent"}).code, kExitNotFound);
+}
+
+TEST_F(QamctlTest, ScoreShowsTheLikeliestTokens) {
+  const Result result = Run({"score", "tiny", "x", "--top", "2"});
+  EXPECT_EQ(server_.state().score.top(), 2);
+  EXPECT_THAT(result.out, HasSubstr("the\\n -0.5000 | a -1.5000"));
+  EXPECT_EQ(Run({"score", "tiny", "x", "--top", "21"}).code, kExitUsage);
+}
+
+TEST_F(QamctlTest, EmbedShowsVectorsAndTheirAngles) {
+  stdin_ = "from the pipe";
+  const Result result = Run({"embed", "tiny", "one", "-", "--normalize"});
+  ASSERT_EQ(result.code, kExitOk) << result.err;
+  const v1::EmbedRequest request = server_.state().embed;
+  EXPECT_EQ(request.model(), "tiny");
+  EXPECT_TRUE(request.normalize());
+  ASSERT_EQ(request.inputs_size(), 2);
+  EXPECT_EQ(request.inputs(0).text(), "one");
+  EXPECT_EQ(request.inputs(1).text(), "from the pipe");
+  EXPECT_THAT(result.out, HasSubstr("2.0000  2.00000 0.00000 0.00000 0.00000 ..."));
+  EXPECT_THAT(result.out, HasSubstr("COSINE       0       1\n     0  1.0000  0.0000\n     1  0.0000  1.0000\n"));
+  EXPECT_THAT(Run({"embed", "tiny", "one"}).out, testing::Not(HasSubstr("COSINE")));
+}
+
+TEST_F(QamctlTest, CompareShowsWhereTwoModelsDiffer) {
+  const Result brief = Run({"compare", "tiny", "servedModels/other", "text", "--prompt", "before"});
+  EXPECT_EQ(brief.out, "mean KL 0.250000 nats over 2 tokens, the same likeliest token at 50 %\n");
+  EXPECT_EQ(server_.state().compare.other(), "other");
+  EXPECT_EQ(server_.state().compare.prompt(), "before");
+  EXPECT_EQ(server_.state().compare.messages_size(), 0);
+
+  const Result table = Run({"compare", "tiny", "other", "text", "--message", "hi", "--system", "short", "--tokens"});
+  EXPECT_THAT(table.out, HasSubstr("x\\n"));
+  EXPECT_THAT(table.out, HasSubstr("z (not the base's)"));
+  const v1::CompareRequest request = server_.state().compare;
+  ASSERT_EQ(request.messages_size(), 2);
+  EXPECT_EQ(request.messages(0).role(), "system");
+  EXPECT_EQ(request.messages(1).content(), "hi");
+  EXPECT_EQ(Run({"compare", "tiny", "other", "text", "--prompt", "a", "--message", "b"}).code, kExitUsage);
+}
+
   v1::Report& report = server_.state().report;
   report.mutable_quality()->set_scored_tokens(8184);
   report.mutable_quality()->set_kl_mean(0.0142);
