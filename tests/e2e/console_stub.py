@@ -1,8 +1,9 @@
-"""A scripted server with the console's files and REST answers of the shapes that the API has, for tests of the page alone.
+"""A scripted server with the console's files and REST answers, for tests of the page alone.
 
-The files and their policy are those of the tree. What jobs do is up to the test: it puts states into `watched` queues.
-Names and texts hold markup wherever the API would let them.
+The files and their policy are those of the tree. What jobs do is up to the test: it puts states into
+`watched` queues.
 """
+
 import base64
 import hashlib
 import http.server
@@ -14,13 +15,16 @@ import threading
 import time
 import urllib.parse
 
+from console_data import BASE, HOSTILE, LARGE, SMALL, TIME, artifact, files, job, progress, quality, served, tensors
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 FILES = REPOSITORY / "server" / "http" / "console"
-TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
-         ".svg": "image/svg+xml"}
-HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>'
-BASE, SMALL, LARGE = "ab" * 32, "cd" * 32, "ef" * 32
-TIME = "2026-11-26T10:00:00Z"
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 # What an upload's file may have on its first try before the connection is cut, in bytes.
 CUT_AFTER = 100_000
 
@@ -32,92 +36,104 @@ def policy():
     return "".join(re.findall(r'"([^"]*)"', parts))
 
 
-def quality(kl):
-    return {"windows": "8", "windowTokens": "1024", "scoredTokens": "8184", "basePerplexity": 17.31,
-            "quantizedPerplexity": 17.31 * (1 + kl), "perplexityChange": kl, "perplexityChangeStderr": kl / 9, "klMean": kl,
-            "klStderr": kl / 12, "klP50": kl / 3, "klP90": kl * 2.4, "klP99": kl * 9, "klP999": kl * 30, "klMax": kl * 70,
-            "top1Agreement": 1 - kl, "textDigest": "9" * 64, "textSource": "built-in text", "klCi95Low": kl * 0.82,
-            "klCi95High": kl * 1.18, "secondHalfKlMean": kl * 0.9, "kernels": "exact-1", "chatTemplate": False}
-
-
-def tensors(layers=6, scale=1.0):
-    names = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
-             "mlp.down_proj"]
-    return [{"name": f"model.layers.{layer}.{name}", "rows": "576", "cols": "576", "bpw": 5.52,
-             "distortion": scale * 0.0011 * (1 + 0.04 * i), "weightedError": scale * 0.0008 * (1 + 0.2 * layer + 0.1 * i),
-             "type": ""} for layer in range(layers) for i, name in enumerate(names)]
-
-
-def files(*names):
-    return [{"name": name, "sha256": hashlib.sha256(name.encode()).hexdigest(), "sizeBytes": str(1000 + 70_000_000 * (name == "model.safetensors"))}
-            for name in names]
-
-
-def artifact(digest, name, bpw, size):
-    return {"name": f"artifacts/{digest}", "digest": digest, "displayName": name, "checkpoint": f"checkpoints/{BASE}",
-            "architecture": "llama", "codec": "qamw-2", "bpw": bpw, "sizeBytes": str(size),
-            "files": files("config.json", "model.safetensors", "report.json", "README.md"), "job": "jobs/done", "createTime": TIME}
-
-
-def job(name, state, **more):
-    base = {"name": f"jobs/{name}", "kind": "quantize", "state": f"JOB_STATE_{state}", "displayName": name,
-            "checkpoint": f"checkpoints/{BASE}",
-            "spec": {"codec": "CODEC_JOINT", "bpw": 5.5, "rates": [], "ladder": [], "curveOnly": False, "errorFeedback": False,
-                     "calibration": {"text": "texts/built-in", "windows": 8, "windowTokens": 1024},
-                     "evaluation": {"text": "texts/built-in", "windows": 8, "windowTokens": 1024}, "maxKl": 0.1},
-            "progress": {"tasksDone": 0, "tasksTotal": 20, "stage": "calibrate", "weightsDone": "0", "weightsTotal": "106000000",
-                         "etaSeconds": -1.0, "queuePosition": 0, "waitingFor": "", "stageFraction": 0.0},
-            "tensors": [], "artifact": "", "estimate": {"artifactBytes": "74000000", "peakMemoryBytes": "410000000",
-                                                        "diskBytes": "80000000", "seconds": 42.0, "tensors": 42, "bpw": 5.52},
-            "createTime": TIME, "priority": 0, "etag": "1", "candidates": []}
-    base.update(more)
-    return base
-
-
-def progress(done, stage, fraction, eta):
-    return {"tasksDone": done, "tasksTotal": 20, "stage": stage, "weightsDone": str(5_300_000 * done), "weightsTotal": "106000000",
-            "etaSeconds": eta, "queuePosition": 0, "waitingFor": "", "stageFraction": fraction}
-
-
-def served(name, source, chat=True):
-    return {"name": f"servedModels/{name}", "source": source, "state": "SERVED_MODEL_STATE_READY", "error": "",
-            "memoryBytes": "310000000", "contextTokens": "2048", "running": 1, "waiting": 0, "chat": chat, "readyTime": TIME}
-
-
 class State:
     """What the server has; tests read and write it. Lists and dictionaries are swapped whole or under `lock`."""
 
     def __init__(self):
         self.lock = threading.Lock()
         self.requests = []  # (method, path with query, body as JSON or None, headers)
-        self.watched = {}   # job -> queue of messages for its stream; None ends it
-        self.streams = 0    # open event streams
-        self.gone = []      # paths of streams whose client went away
-        self.key = ""       # calls must carry it
-        self.fail = {}      # "METHOD path" -> (status, error)
+        self.watched = {}  # job -> queue of messages for its stream; None ends it
+        self.streams = 0  # open event streams
+        self.gone = []  # paths of streams whose client went away
+        self.key = ""  # calls must carry it
+        self.fail = {}  # "METHOD path" -> (status, error)
         self.keys = []
         self.uploads = {}
         self.cut = True
         self.answer = ["Hello", " there", ". ", HOSTILE, " done"]
         self.hold = threading.Event()  # a chat goes on after its first piece once this is set
         self.hold.set()
-        self.checkpoints = [{"name": f"checkpoints/{BASE}", "digest": BASE, "displayName": "SmolLM2-135M", "architecture": "llama",
-                             "parameters": "134515008", "sizeBytes": "269060552", "files": files("config.json", "model.safetensors", "tokenizer.json"), "createTime": TIME}]
-        self.artifacts = [artifact(SMALL, "SmolLM2 at 3.5", 3.52, 47_000_000), artifact(LARGE, "SmolLM2 at 5.5", 5.52, 74_000_000)]
-        self.served = [served("base", f"checkpoints/{BASE}"), served("small", f"artifacts/{SMALL}"), served("plain", f"artifacts/{LARGE}", chat=False)]
-        self.aliases = [{"name": "aliases/production", "targets": [{"model": "servedModels/base", "weight": 95}, {"model": "servedModels/small", "weight": 5}],
-                         "etag": "a1", "updateTime": TIME}]
-        done = job("done", "SUCCEEDED", progress=progress(20, "evaluate", 1.0, 0.0), artifact=f"artifacts/{LARGE}", quality=quality(0.012),
-                   tensors=tensors(), startTime=TIME, endTime="2026-11-26T10:01:40Z")
-        ladder = job("ladder", "SUCCEEDED", progress=progress(20, "evaluate", 1.0, 0.0), tensors=tensors(), startTime=TIME, endTime=TIME)
+        self.checkpoints = [
+            {
+                "name": f"checkpoints/{BASE}",
+                "digest": BASE,
+                "displayName": "SmolLM2-135M",
+                "architecture": "llama",
+                "parameters": "134515008",
+                "sizeBytes": "269060552",
+                "files": files("config.json", "model.safetensors", "tokenizer.json"),
+                "createTime": TIME,
+            }
+        ]
+        self.artifacts = [
+            artifact(SMALL, "SmolLM2 at 3.5", 3.52, 47_000_000),
+            artifact(LARGE, "SmolLM2 at 5.5", 5.52, 74_000_000),
+        ]
+        self.served = [
+            served("base", f"checkpoints/{BASE}"),
+            served("small", f"artifacts/{SMALL}"),
+            served("plain", f"artifacts/{LARGE}", chat=False),
+        ]
+        self.aliases = [
+            {
+                "name": "aliases/production",
+                "targets": [{"model": "servedModels/base", "weight": 95}, {"model": "servedModels/small", "weight": 5}],
+                "etag": "a1",
+                "updateTime": TIME,
+            }
+        ]
+        done = job(
+            "done",
+            "SUCCEEDED",
+            progress=progress(20, "evaluate", 1.0, 0.0),
+            artifact=f"artifacts/{LARGE}",
+            quality=quality(0.012),
+            tensors=tensors(),
+            startTime=TIME,
+            endTime="2026-11-26T10:01:40Z",
+        )
+        ladder = job(
+            "ladder",
+            "SUCCEEDED",
+            progress=progress(20, "evaluate", 1.0, 0.0),
+            tensors=tensors(),
+            startTime=TIME,
+            endTime=TIME,
+        )
         ladder["spec"] = {**ladder["spec"], "bpw": 0.0, "ladder": [2.5, 3.5, 4.5, 5.5]}
-        ladder["candidates"] = [{"checkpoint": f"checkpoints/{BASE}", "method": "joint + scale", "rate": rate, "mixed": False, "bpw": rate + 0.02,
-                                 "artifactBytes": str(int(rate * 13_400_000)), "quality": quality(kl), "artifact": f"artifacts/{LARGE}" if rate == 5.5 else "",
-                                 "note": "" if rate == 5.5 else HOSTILE} for rate, kl in ((2.5, 0.9), (3.5, 0.21), (4.5, 0.052), (5.5, 0.013))]
-        rejected = job("rejected", "REJECTED", displayName=HOSTILE, progress=progress(19, "evaluate", 0.0, 0.0),
-                       error={"reason": "GATE_QUALITY", "message": f"mean KL 0.31 is above max_kl 0.1 {HOSTILE}", "code": 9})
-        self.jobs = [job("running", "RUNNING", progress=progress(4, "quantize", 0.1, 95.0), startTime=TIME), job("queued", "QUEUED"), done, ladder, rejected,
-                     job("failed", "FAILED", error={"reason": "DISK_FULL", "message": "12 MiB are free; 80 MiB are needed", "code": 8})]
+        ladder["candidates"] = [
+            {
+                "checkpoint": f"checkpoints/{BASE}",
+                "method": "joint + scale",
+                "rate": rate,
+                "mixed": False,
+                "bpw": rate + 0.02,
+                "artifactBytes": str(int(rate * 13_400_000)),
+                "quality": quality(kl),
+                "artifact": f"artifacts/{LARGE}" if rate == 5.5 else "",
+                "note": "" if rate == 5.5 else HOSTILE,
+            }
+            for rate, kl in ((2.5, 0.9), (3.5, 0.21), (4.5, 0.052), (5.5, 0.013))
+        ]
+        rejected = job(
+            "rejected",
+            "REJECTED",
+            displayName=HOSTILE,
+            progress=progress(19, "evaluate", 0.0, 0.0),
+            error={"reason": "GATE_QUALITY", "message": f"mean KL 0.31 is above max_kl 0.1 {HOSTILE}", "code": 9},
+        )
+        self.jobs = [
+            job("running", "RUNNING", progress=progress(4, "quantize", 0.1, 95.0), startTime=TIME),
+            job("queued", "QUEUED"),
+            done,
+            ladder,
+            rejected,
+            job(
+                "failed",
+                "FAILED",
+                error={"reason": "DISK_FULL", "message": "12 MiB are free; 80 MiB are needed", "code": 8},
+            ),
+        ]
         self.jobs[1]["progress"]["queuePosition"] = 1
 
     def find_job(self, name):
@@ -201,7 +217,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path == "/" or path.startswith("/console/"):
             return self.console_file(path)
         if path in ("/livez", "/readyz", "/startupz"):
-            return self.send_bytes(200 if path != "/readyz" else 503, "text/plain", b"ok\n" if path != "/readyz" else b"served models are being loaded\n")
+            return self.send_bytes(
+                200 if path != "/readyz" else 503,
+                "text/plain",
+                b"ok\n" if path != "/readyz" else b"served models are being loaded\n",
+            )
         if state.key and self.headers.get("Authorization") != f"Bearer {state.key}":
             return self.send_error_json(401, "UNAUTHENTICATED", "KEY_MISSING", "this server wants an API key")
         if f"{method} {path}" in state.fail:
@@ -216,25 +236,47 @@ class Handler(http.server.BaseHTTPRequestHandler):
         file = FILES / ("index.html" if path == "/" else path.removeprefix("/console/"))
         if file.parent != FILES or not file.is_file() or file.suffix not in TYPES:
             return self.send_bytes(404, "text/plain", b"not here")
-        return self.send_bytes(200, TYPES[file.suffix], file.read_bytes(), [("Content-Security-Policy", policy()), ("Cache-Control", "no-cache")])
+        return self.send_bytes(
+            200,
+            TYPES[file.suffix],
+            file.read_bytes(),
+            [("Content-Security-Policy", policy()), ("Cache-Control", "no-cache")],
+        )
 
     def api(self, method, path, query, body):
         state = self.state
-        lists = {"/v1/jobs": ("jobs", [{**j, "tensors": []} for j in state.jobs if query.get("state", j["state"]) == j["state"]]),
-                 "/v1/checkpoints": ("checkpoints", state.checkpoints), "/v1/artifacts": ("artifacts", state.artifacts),
-                 "/v1/servedModels": ("models", state.served), "/v1/aliases": ("aliases", state.aliases), "/v1/keys": ("keys", state.keys)}
+        lists = {
+            "/v1/jobs": (
+                "jobs",
+                [{**j, "tensors": []} for j in state.jobs if query.get("state", j["state"]) == j["state"]],
+            ),
+            "/v1/checkpoints": ("checkpoints", state.checkpoints),
+            "/v1/artifacts": ("artifacts", state.artifacts),
+            "/v1/servedModels": ("models", state.served),
+            "/v1/aliases": ("aliases", state.aliases),
+            "/v1/keys": ("keys", state.keys),
+        }
         if method == "GET" and path in lists:
             name, entries = lists[path]
             return self.send_json({name: entries, "nextPageToken": ""})
-        routes = [("GET", r"/v1/jobs/([^/:]+):watch", self.watch), ("POST", r"/v1/jobs/([^/:]+):(cancel|retry)", self.end_job),
-                  ("POST", r"/v1/jobs:quantize", self.quantize), ("GET", r"/v1/artifacts/([^/]+)(/report)?", self.artifact),
-                  ("GET", r"/v1/checkpoints/([^/]+)", lambda *_: self.send_json(state.checkpoints[0])),
-                  ("POST", r"/v1/inference:(chat|generate)", self.generate), ("POST", r"/v1/inference:compare", self.compare),
-                  ("POST", r"/v1/uploads", self.create_upload), ("GET", r"/v1/uploads/u1", lambda *_: self.send_json(self.upload_view())),
-                  ("POST", r"/v1/uploads/u1:complete", self.complete_upload), ("GET", r"/v1/system", self.system),
-                  ("GET", r"/v1/caller", self.caller), ("POST", r"/v1/keys", self.create_key), ("GET", r"/v1/auditEvents", self.audit),
-                  ("PUT", r"/v1/aliases/([^/]+)", lambda *_: self.send_json(state.aliases[0])),
-                  ("POST", r"/v1/servedModels", lambda *_: self.send_json(state.served[1]))]
+        routes = [
+            ("GET", r"/v1/jobs/([^/:]+):watch", self.watch),
+            ("POST", r"/v1/jobs/([^/:]+):(cancel|retry)", self.end_job),
+            ("POST", r"/v1/jobs:quantize", self.quantize),
+            ("GET", r"/v1/artifacts/([^/]+)(/report)?", self.artifact),
+            ("GET", r"/v1/checkpoints/([^/]+)", lambda *_: self.send_json(state.checkpoints[0])),
+            ("POST", r"/v1/inference:(chat|generate)", self.generate),
+            ("POST", r"/v1/inference:compare", self.compare),
+            ("POST", r"/v1/uploads", self.create_upload),
+            ("GET", r"/v1/uploads/u1", lambda *_: self.send_json(self.upload_view())),
+            ("POST", r"/v1/uploads/u1:complete", self.complete_upload),
+            ("GET", r"/v1/system", self.system),
+            ("GET", r"/v1/caller", self.caller),
+            ("POST", r"/v1/keys", self.create_key),
+            ("GET", r"/v1/auditEvents", self.audit),
+            ("PUT", r"/v1/aliases/([^/]+)", lambda *_: self.send_json(state.aliases[0])),
+            ("POST", r"/v1/servedModels", lambda *_: self.send_json(state.served[1])),
+        ]
         for wanted, pattern, handler in routes:
             match = re.fullmatch(pattern, path)
             if match and wanted == method:
@@ -278,7 +320,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if body["validateOnly"]:
             return self.send_json(job("", "QUEUED"))
         if body["displayName"] == "refuse me":
-            return self.send_error_json(400, "INVALID_ARGUMENT", "WINDOWS_RANGE", f"calibration.windows is 9999; it may be 0 (8) to 4096 {HOSTILE}")
+            return self.send_error_json(
+                400,
+                "INVALID_ARGUMENT",
+                "WINDOWS_RANGE",
+                f"calibration.windows is 9999; it may be 0 (8) to 4096 {HOSTILE}",
+            )
         made = job("made", "QUEUED", spec={**job("", "QUEUED")["spec"], **body["spec"]})
         with self.state.lock:
             self.state.jobs.insert(0, made)
@@ -290,7 +337,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not report:
             return self.send_json(found)
         small = digest == SMALL
-        return self.send_json({"artifact": found["name"], "json": "{}", "quality": quality(0.21 if small else 0.012), "tensors": tensors(scale=9 if small else 1)})
+        return self.send_json(
+            {
+                "artifact": found["name"],
+                "json": "{}",
+                "quality": quality(0.21 if small else 0.012),
+                "tensors": tensors(scale=9 if small else 1),
+            }
+        )
 
     # --- Text ---
     def generate(self, match, body):
@@ -301,23 +355,72 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if i == 1:
                 while not state.hold.wait(0.1):
                     self.wfile.write(b": ping\n\n")
-            self.event({"text": piece, "tokens": [i], "finishReason": "FINISH_REASON_UNSPECIFIED", "logprobs": [], "model": model})
+            self.event(
+                {
+                    "text": piece,
+                    "tokens": [i],
+                    "finishReason": "FINISH_REASON_UNSPECIFIED",
+                    "logprobs": [],
+                    "model": model,
+                }
+            )
             time.sleep(0.01)
-        usage = {"promptTokens": 12, "completionTokens": len(state.answer), "seed": "17", "timeToFirstTokenSeconds": 0.08, "totalSeconds": 0.5, "cachedPromptTokens": 4}
-        self.event({"text": "", "tokens": [], "finishReason": "FINISH_REASON_STOP", "usage": usage, "logprobs": [], "model": model})
+        usage = {
+            "promptTokens": 12,
+            "completionTokens": len(state.answer),
+            "seed": "17",
+            "timeToFirstTokenSeconds": 0.08,
+            "totalSeconds": 0.5,
+            "cachedPromptTokens": 4,
+        }
+        self.event(
+            {
+                "text": "",
+                "tokens": [],
+                "finishReason": "FINISH_REASON_STOP",
+                "usage": usage,
+                "logprobs": [],
+                "model": model,
+            }
+        )
         self.event({}, "end")
 
     def compare(self, _, body):
         encode = lambda text: base64.b64encode(text).decode()
         words = [w.encode() for w in re.findall(r"\s?\S+|\s", body["text"])] + [b"\xe2\x82"]
-        entries = [{"token": i, "text": encode(word), "kl": [0.0004, 0.006, 0.03, 0.15, 0.6, 2.5][i % 6], "baseLogprob": -0.3 - i / 9, "otherLogprob": -0.4 - i / 7,
-                    "sameTop": i % 6 < 4, "otherTop": 7, "otherTopText": encode(b" other")} for i, word in enumerate(words)]
-        self.send_json({"tokens": entries, "klMean": 0.0421, "top1Agreement": 0.9, "base": f"servedModels/{body['base']}", "other": f"servedModels/{body['other']}"})
+        entries = [
+            {
+                "token": i,
+                "text": encode(word),
+                "kl": [0.0004, 0.006, 0.03, 0.15, 0.6, 2.5][i % 6],
+                "baseLogprob": -0.3 - i / 9,
+                "otherLogprob": -0.4 - i / 7,
+                "sameTop": i % 6 < 4,
+                "otherTop": 7,
+                "otherTopText": encode(b" other"),
+            }
+            for i, word in enumerate(words)
+        ]
+        self.send_json(
+            {
+                "tokens": entries,
+                "klMean": 0.0421,
+                "top1Agreement": 0.9,
+                "base": f"servedModels/{body['base']}",
+                "other": f"servedModels/{body['other']}",
+            }
+        )
 
     # --- Uploads: one at a time, "u1" ---
     def upload_view(self):
-        return {"name": "uploads/u1", "kind": "UPLOAD_KIND_CHECKPOINT", "files": [
-            {"file": entry["file"], "committedBytes": str(len(entry["data"])), "complete": entry["complete"]} for entry in self.state.uploads.values()]}
+        return {
+            "name": "uploads/u1",
+            "kind": "UPLOAD_KIND_CHECKPOINT",
+            "files": [
+                {"file": entry["file"], "committedBytes": str(len(entry["data"])), "complete": entry["complete"]}
+                for entry in self.state.uploads.values()
+            ],
+        }
 
     def create_upload(self, _, body):
         self.state.uploads = {f["sha256"]: {"file": f, "data": b"", "complete": False} for f in body["files"]}
@@ -345,30 +448,85 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.send_json({"committedBytes": str(len(entry["data"])), "complete": entry["complete"]})
 
     def complete_upload(self, *_):
-        made = {**self.state.checkpoints[0], "name": f"checkpoints/{'12' * 32}", "digest": "12" * 32, "displayName": "uploaded"}
+        made = {
+            **self.state.checkpoints[0],
+            "name": f"checkpoints/{'12' * 32}",
+            "digest": "12" * 32,
+            "displayName": "uploaded",
+        }
         self.state.checkpoints = [*self.state.checkpoints, made]
         self.send_json({"checkpoint": made})
 
     # --- The rest ---
     def system(self, *_):
-        self.send_json({"version": "0.1.0", "codecVersion": "qamw-2", "startTime": TIME, "roles": ["api", "worker", "inference"], "kernels": "avx512",
-                        "device": "cpu", "quantizeDevice": "cpu", "threads": 2, "processMemoryBytes": "812000000", "memoryLimitBytes": "18000000000",
-                        "memoryUsedBytes": "930000000", "diskFreeBytes": "21000000000", "diskSizeBytes": "250000000000", "jobsQueued": 1, "jobsRunning": 1,
-                        "modelsReady": 3, "requestsRunning": 2, "requestsWaiting": 0, "draining": False, "keysRequired": bool(self.state.key)})
+        self.send_json(
+            {
+                "version": "0.1.0",
+                "codecVersion": "qamw-2",
+                "startTime": TIME,
+                "roles": ["api", "worker", "inference"],
+                "kernels": "avx512",
+                "device": "cpu",
+                "quantizeDevice": "cpu",
+                "threads": 2,
+                "processMemoryBytes": "812000000",
+                "memoryLimitBytes": "18000000000",
+                "memoryUsedBytes": "930000000",
+                "diskFreeBytes": "21000000000",
+                "diskSizeBytes": "250000000000",
+                "jobsQueued": 1,
+                "jobsRunning": 1,
+                "modelsReady": 3,
+                "requestsRunning": 2,
+                "requestsWaiting": 0,
+                "draining": False,
+                "keysRequired": bool(self.state.key),
+            }
+        )
 
     def caller(self, *_):
         key = next(iter(self.state.keys), None)
-        self.send_json({**({"key": key} if key else {}), "scopes": ["SCOPE_ADMIN"], "requestsLeft": "-1", "tokensLeft": "-1", "uploadBytesLeft": "-1"})
+        self.send_json(
+            {
+                **({"key": key} if key else {}),
+                "scopes": ["SCOPE_ADMIN"],
+                "requestsLeft": "-1",
+                "tokensLeft": "-1",
+                "uploadBytesLeft": "-1",
+            }
+        )
 
     def create_key(self, _, body):
-        made = {"name": "keys/k1", "displayName": body["displayName"], "scopes": body["scopes"], "limits": body["limits"], "state": "KEY_STATE_VALID",
-                "hint": "qsk-abcd", "createTime": TIME}
+        made = {
+            "name": "keys/k1",
+            "displayName": body["displayName"],
+            "scopes": body["scopes"],
+            "limits": body["limits"],
+            "state": "KEY_STATE_VALID",
+            "hint": "qsk-abcd",
+            "createTime": TIME,
+        }
         self.state.keys = [*self.state.keys, made]
         self.send_json({"key": made, "secret": "qsk-abcd-secret"})
 
     def audit(self, *_):
-        self.send_json({"events": [{"sequence": "1", "time": TIME, "key": "", "method": "JobService.CreateQuantizeJob", "resource": HOSTILE, "code": "OK", "reason": "", "peer": "127.0.0.1:4711"}],
-                        "nextPageToken": ""})
+        self.send_json(
+            {
+                "events": [
+                    {
+                        "sequence": "1",
+                        "time": TIME,
+                        "key": "",
+                        "method": "JobService.CreateQuantizeJob",
+                        "resource": HOSTILE,
+                        "code": "OK",
+                        "reason": "",
+                        "peer": "127.0.0.1:4711",
+                    }
+                ],
+                "nextPageToken": "",
+            }
+        )
 
 
 class StubServer:

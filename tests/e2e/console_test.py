@@ -4,6 +4,7 @@
 Skips (exit code 77) where there is no Chromium or chromedriver. Screenshots of all views go to
 BUILD_FOLDER/tests/e2e/console/.
 """
+
 import hashlib
 import pathlib
 import random
@@ -13,62 +14,33 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import webdriver  # noqa: E402
-from console_stub import HOSTILE, LARGE, SMALL, StubServer, progress, tensors  # noqa: E402
+from console_checks import CONTRAST, PLOTS_DRAWN, SMALL_BUTTONS, UNNAMED  # noqa: E402
+from console_data import HOSTILE, LARGE, SMALL, progress, tensors  # noqa: E402
+from console_stub import StubServer  # noqa: E402
 from webdriver import DOWN, ENTER, ESCAPE, RIGHT, SHIFT, SPACE, TAB  # noqa: E402
 
 SCREENSHOTS = None
-VIEWS = {"jobs": "Jobs", "jobs/new": "New job", "jobs/done": "done", "jobs/ladder": "ladder", "jobs/rejected": HOSTILE, "artifacts": "Artifacts",
-         f"artifacts?show={LARGE}": "Artifacts", f"artifacts?show={SMALL},{LARGE}": "Artifacts", "models": "Models", "chat": "Chat",
-         "compare": "Compare", "system": "System", "keys": "Keys"}
+VIEWS = {
+    "jobs": "Jobs",
+    "jobs/new": "New job",
+    "jobs/done": "done",
+    "jobs/ladder": "ladder",
+    "jobs/rejected": HOSTILE,
+    "artifacts": "Artifacts",
+    f"artifacts?show={LARGE}": "Artifacts",
+    f"artifacts?show={SMALL},{LARGE}": "Artifacts",
+    "models": "Models",
+    "chat": "Chat",
+    "compare": "Compare",
+    "system": "System",
+    "keys": "Keys",
+}
 
-# Text whose contrast with what is behind it is below 4.5 (3 for large text), as WCAG 2 counts it.
-CONTRAST = """
-    const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-    const parse = (color) => {
-      canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
-      return [...canvas.getImageData(0, 0, 1, 1).data];
-    };
-    const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-      .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-    const behind = (node) => {
-      for (let n = node; n; n = n.parentElement) {
-        const color = parse(getComputedStyle(n).backgroundColor);
-        if (color[3] === 255) return color;
-      }
-      return [255, 255, 255];
-    };
-    const bad = [];
-    for (const node of document.querySelectorAll('body *')) {
-      if (![...node.childNodes].some((c) => c.nodeType === 3 && c.data.trim())) continue;
-      if (!node.checkVisibility?.() || node.closest('.visually-hidden, [disabled], noscript, .skip')) continue;
-      const style = getComputedStyle(node);
-      const svg = node instanceof SVGElement;
-      const [a, b] = [luminance(parse(svg ? style.fill : style.color)), luminance(behind(node))];
-      const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-      const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.6 && style.fontWeight >= 700);
-      if (ratio < (large ? 3 : 4.5)) bad.push(`${node.tagName}.${node.getAttribute('class')} "${node.textContent.slice(0, 40)}" ${ratio.toFixed(2)}`);
-    }
-    return bad;
-"""
 
-# What a reader of the page by ear would miss: controls without a name, images without a text, ids that are there twice.
-UNNAMED = """
-    const name = (n) => n.getAttribute('aria-label') || (n.getAttribute('aria-labelledby') && document.getElementById(n.getAttribute('aria-labelledby'))?.textContent)
-      || [...(n.labels ?? [])].map((l) => l.textContent).join('') || n.textContent.trim() || n.title;
-    const bad = [...document.querySelectorAll('button, a, input, select, textarea, [role=progressbar], [role=meter], [role=img], [role=listbox], [role=option]')]
-      .filter((n) => !name(n)).map((n) => `no name: ${n.outerHTML.slice(0, 120)}`);
-    const ids = [...document.querySelectorAll('[id]')].map((n) => n.id);
-    bad.push(...ids.filter((id, i) => ids.indexOf(id) !== i).map((id) => `twice: ${id}`));
-    for (const n of document.querySelectorAll('[for], [aria-describedby], [aria-labelledby]')) {
-      for (const attribute of ['for', 'aria-describedby', 'aria-labelledby']) {
-        const id = n.getAttribute(attribute);
-        if (id && !document.getElementById(id)) bad.push(`${attribute} of nothing: ${id}`);
-      }
-    }
-    if (document.querySelectorAll('h1').length !== 1) bad.push('not one h1');
-    bad.push(...[...document.querySelectorAll('img:not([alt])')].map(() => 'an image without alt'));
-    return bad;
-"""
+def picture_of(view, look):
+    place, _, query = view.partition("?")
+    kind = "-side" if "," in query else "-report" if query else ""
+    return SCREENSHOTS / f"{place.replace('/', '-')}{kind}-{look}.png"
 
 
 class ConsoleTest(unittest.TestCase):
@@ -104,10 +76,21 @@ class ConsoleTest(unittest.TestCase):
     def settled(self, view):
         """Shows a view and waits until its plots are drawn and its answers are in."""
         browser = self.show(view)
-        marks = {"jobs": "DISK_FULL", "jobs/new": "SmolLM2", "jobs/done": "Same first choice", "jobs/ladder": "Save as CSV", "jobs/rejected": "GATE_QUALITY", "artifacts": "SmolLM2 at 5.5",
-                 "models": "production", "chat": "Sampling", "compare": "Both models answer", "system": "avx512", "keys": "JobService"}
+        marks = {
+            "jobs": "DISK_FULL",
+            "jobs/new": "SmolLM2",
+            "jobs/done": "Same first choice",
+            "jobs/ladder": "Save as CSV",
+            "jobs/rejected": "GATE_QUALITY",
+            "artifacts": "SmolLM2 at 5.5",
+            "models": "production",
+            "chat": "Sampling",
+            "compare": "Both models answer",
+            "system": "avx512",
+            "keys": "JobService",
+        }
         browser.wait_text(marks.get(view, "KL 99.9 %"))
-        browser.until(lambda: browser.run("return [...document.querySelectorAll('figure.plot')].every((f) => f.hidden || f.querySelector('.plot-host svg'))"), "plots are not drawn")
+        browser.until(lambda: browser.run(PLOTS_DRAWN), "plots are not drawn")
         return browser
 
     # --- What holds for all views ---
@@ -119,8 +102,10 @@ class ConsoleTest(unittest.TestCase):
                     browser = self.settled(view)
                     self.assertEqual(browser.run(UNNAMED), [])
                     self.assertEqual(browser.run(CONTRAST), [])
-                    self.assertEqual(browser.run("return document.querySelectorAll('#nav a[aria-current=page]').length"), 1)
-                    browser.screenshot(SCREENSHOTS / f"{view.split('?')[0].replace('/', '-')}{'-side' if ',' in view else '-report' if '?' in view else ''}-{scheme}.png")
+                    self.assertEqual(
+                        browser.run("return document.querySelectorAll('#nav a[aria-current=page]').length"), 1
+                    )
+                    browser.screenshot(picture_of(view, scheme))
 
     def test_every_view_fits_a_phone(self):
         self.browser.viewport(360, 740, phone=True)
@@ -128,10 +113,8 @@ class ConsoleTest(unittest.TestCase):
             with self.subTest(view=view):
                 browser = self.settled(view)
                 self.assertEqual(browser.run("return document.documentElement.scrollWidth"), 360)
-                # Fingers are wider than pointers.
-                small = browser.run("return [...document.querySelectorAll('main button:not(.small, .link), main select, main .button')].filter((n) => n.offsetParent && n.offsetHeight < 32).map((n) => n.textContent)")
-                self.assertEqual(small, [])
-                browser.screenshot(SCREENSHOTS / f"{view.split('?')[0].replace('/', '-')}{'-side' if ',' in view else '-report' if '?' in view else ''}-phone.png")
+                self.assertEqual(browser.run(SMALL_BUTTONS), [])
+                browser.screenshot(picture_of(view, "phone"))
 
     def test_text_is_never_markup(self):
         for view in ("jobs", "jobs/rejected", "jobs/ladder", "keys"):
@@ -144,7 +127,12 @@ class ConsoleTest(unittest.TestCase):
     def test_the_policy_stops_what_would_slip_through(self):
         browser = self.settled("system")
         refused = browser.run("""
-            try { document.getElementById('main').innerHTML = '<b>x</b>'; return 'taken'; } catch (error) { return error.name; }""")
+            try {
+              document.getElementById('main').innerHTML = '<b>x</b>';
+              return 'taken';
+            } catch (error) {
+              return error.name;
+            }""")
         self.assertEqual(refused, "TypeError")
         self.assertIsNone(browser.run("""
             const script = document.createElement('script'); script.append('window.inline = 1');
@@ -159,11 +147,15 @@ class ConsoleTest(unittest.TestCase):
         browser.media(prefers_color_scheme="dark")
         dark = browser.run(background)
         self.assertNotEqual(light, dark)
-        browser.run("const s = document.getElementById('theme'); s.value = 'light'; s.dispatchEvent(new Event('change'))")
+        browser.run(
+            "const s = document.getElementById('theme'); s.value = 'light'; s.dispatchEvent(new Event('change'))"
+        )
         self.assertEqual(browser.run(background), light)
         self.settled("jobs")
         self.assertEqual(browser.run(background), light, "kept")
-        browser.run("const s = document.getElementById('theme'); s.value = 'system'; s.dispatchEvent(new Event('change'))")
+        browser.run(
+            "const s = document.getElementById('theme'); s.value = 'system'; s.dispatchEvent(new Event('change'))"
+        )
         self.assertEqual(browser.run(background), dark)
 
     def test_nothing_moves_for_those_who_want_that(self):
@@ -180,7 +172,10 @@ class ConsoleTest(unittest.TestCase):
         browser.run("document.activeElement.blur(); window.getSelection().removeAllRanges()")
         browser.keys(TAB)
         self.assertEqual(browser.run(active), "Skip to content")
-        browser.until(lambda: browser.run("return document.activeElement.getBoundingClientRect().top") >= 0, "it stays out of sight")
+        browser.until(
+            lambda: browser.run("return document.activeElement.getBoundingClientRect().top") >= 0,
+            "it stays out of sight",
+        )
         browser.keys(ENTER)
         self.assertEqual(browser.run("return document.activeElement.id"), "main")
         browser.keys(TAB)
@@ -194,7 +189,9 @@ class ConsoleTest(unittest.TestCase):
         seen = []
         for _ in range(60):
             browser.keys(TAB)
-            seen.append(browser.run("const n = document.activeElement; return [...document.querySelectorAll('*')].indexOf(n)"))
+            seen.append(
+                browser.run("const n = document.activeElement; return [...document.querySelectorAll('*')].indexOf(n)")
+            )
             if browser.run("return document.activeElement.textContent === 'Estimate'"):
                 break
         self.assertEqual(seen, sorted(seen))
@@ -209,7 +206,9 @@ class ConsoleTest(unittest.TestCase):
         self.assertEqual(browser.run("return document.activeElement.labels[0].textContent"), "Name")
         for _ in range(12):
             browser.keys(TAB)
-            inside = browser.run("const n = document.activeElement; return n === document.body || n.closest('dialog') !== null")
+            inside = browser.run(
+                "const n = document.activeElement; return n === document.body || n.closest('dialog') !== null"
+            )
             self.assertTrue(inside)
         browser.keys((SHIFT, TAB))
         browser.keys(ESCAPE)
@@ -229,7 +228,9 @@ class ConsoleTest(unittest.TestCase):
         self.assertEqual(len(self.state.called("GET", "/v1/jobs")), lists, "nothing is polled")
         self.state.put_job("running", state="JOB_STATE_SUCCEEDED", progress=progress(20, "evaluate", 1.0, 0.0))
         browser.wait_text("running: succeeded", "#live")
-        browser.until(lambda: len(self.state.called("GET", "/v1/jobs")) == lists + 1, "the list is read again at the end")
+        browser.until(
+            lambda: len(self.state.called("GET", "/v1/jobs")) == lists + 1, "the list is read again at the end"
+        )
         # Leaving ends the streams.
         browser.run("location.hash = '#/system'")
         browser.until(lambda: self.state.streams == 0, "streams stay open")
@@ -249,8 +250,10 @@ class ConsoleTest(unittest.TestCase):
         browser.until(lambda: len(browser.all("rect.bar")) == 5, "five bars")
         self.state.put_job("running", tensors=some[5:30], progress=progress(10, "quantize", 0.7, 30.0))
         browser.until(lambda: len(browser.all("rect.bar")) == 30, "thirty bars: those before stay")
-        browser.wait_text("30 quantized of 42")
-        self.assertEqual(browser.run("return document.querySelector('.stages [aria-current=step]').textContent"), "quantize 70 %")
+        browser.wait_text("30 quantized")
+        self.assertEqual(
+            browser.run("return document.querySelector('.stages [aria-current=step]').textContent"), "quantize 70 %"
+        )
         browser.run("document.querySelector('section[aria-label=Tensors] details').open = true")
         browser.wait_text("model.layers.0.self_attn.q_proj")
         browser.field("Show").type("Weighted")
@@ -260,6 +263,12 @@ class ConsoleTest(unittest.TestCase):
         browser.until(lambda: len(browser.all("section[aria-label=Candidates] circle")) == 2, "two points")
         self.state.put_job("running", candidates=candidates)
         browser.until(lambda: len(browser.all("section[aria-label=Candidates] circle")) == 4, "four points")
+        # The next round makes them at another rate, which is shown from then on.
+        self.state.put_job("running", tensors=[{**t, "bpw": 3.52} for t in some[:4]])
+        browser.until(lambda: len(browser.all("rect.bar")) == 4, "four bars of 3.5 bits")
+        browser.wait_text("34 quantized")
+        browser.field("Rate").type("5.5")
+        browser.until(lambda: len(browser.all("rect.bar")) == 30, "those of 5.5 bits")
 
     def test_a_stream_that_was_cut_is_taken_up_again(self):
         browser = self.show("jobs/running", "running")
@@ -326,7 +335,10 @@ class ConsoleTest(unittest.TestCase):
         browser.button("Start").click()
         browser.wait_text("WINDOWS_RANGE")
         self.assertIn(HOSTILE, browser.text("[role=alert]"))
-        self.assertEqual(self.state.called("POST", "/v1/jobs:quantize")[0][2]["spec"]["target"], {"kl": 0.05, "perplexityIncrease": 0, "mixedRates": True})
+        self.assertEqual(
+            self.state.called("POST", "/v1/jobs:quantize")[0][2]["spec"]["target"],
+            {"kl": 0.05, "perplexityIncrease": 0, "mixedRates": True},
+        )
 
     # --- Artifacts and models ---
     def test_reports_stand_side_by_side(self):
@@ -376,8 +388,10 @@ class ConsoleTest(unittest.TestCase):
         browser.screenshot(SCREENSHOTS / "dialog-alias.png")
         browser.button("Save").click()
         browser.until(lambda: self.state.called("PUT", "/v1/aliases/production"), "not saved")
-        self.assertEqual(self.state.called("PUT", "/v1/aliases/production")[0][2],
-                         {"targets": [{"model": "base", "weight": 95}, {"model": "small", "weight": 95}], "etag": "a1"})
+        self.assertEqual(
+            self.state.called("PUT", "/v1/aliases/production")[0][2],
+            {"targets": [{"model": "base", "weight": 95}, {"model": "small", "weight": 95}], "etag": "a1"},
+        )
 
     # --- Text ---
     def test_a_chat_streams_and_stops(self):
@@ -388,7 +402,10 @@ class ConsoleTest(unittest.TestCase):
         self.assertNotIn("there", browser.text(".turn.assistant"))
         self.state.hold.set()
         browser.wait_text("seed 17")
-        self.assertEqual(browser.run("return document.querySelector('.turn.assistant .words').textContent"), f"Hello there. {HOSTILE} done")
+        self.assertEqual(
+            browser.run("return document.querySelector('.turn.assistant .words').textContent"),
+            f"Hello there. {HOSTILE} done",
+        )
         self.assertIsNone(browser.run("return window.pwned ?? null"))
         asked = self.state.called("POST", "/v1/inference:chat")[0][2]
         self.assertEqual(asked["messages"], [{"role": "user", "content": "Say something"}])
@@ -396,7 +413,9 @@ class ConsoleTest(unittest.TestCase):
         browser.screenshot(SCREENSHOTS / "chat-answer.png")
         self.state.hold.clear()
         browser.field("Your message").type("And more" + ENTER)
-        browser.until(lambda: browser.run("return document.querySelectorAll('.turn.assistant').length") == 2, "no second answer")
+        browser.until(
+            lambda: browser.run("return document.querySelectorAll('.turn.assistant').length") == 2, "no second answer"
+        )
         browser.button("Stop").click()
         browser.until(lambda: "/v1/inference:chat" in self.state.gone, "the server still works for nobody")
         browser.wait_text("stopped")
@@ -428,7 +447,11 @@ class ConsoleTest(unittest.TestCase):
         browser.keys(RIGHT, DOWN)
         self.assertEqual(browser.run("return document.activeElement.getAttribute('aria-selected')"), "true")
         self.assertIn("KL 0.03 nats", browser.text(".detail"))
-        self.assertEqual(browser.run("return document.querySelectorAll('[role=option][tabindex=\"0\"]').length"), 2, "one stop in each")
+        self.assertEqual(
+            browser.run("return document.querySelectorAll('[role=option][tabindex=\"0\"]').length"),
+            2,
+            "one stop in each",
+        )
         self.assertIsNone(browser.run("return window.pwned ?? null"))
         browser.viewport(360, 740, phone=True)
         self.assertEqual(browser.run("return document.documentElement.scrollWidth"), 360)
@@ -443,6 +466,13 @@ class ConsoleTest(unittest.TestCase):
         self.state.key = "qsk-right"
         browser = self.show("system")
         browser.wait_text("this server wants an API key", "dialog")
+        # One who wants to look around without a key is asked once a page.
+        browser.keys(ESCAPE)
+        browser.wait_text("KEY_MISSING", "main")
+        asked = len(self.state.called("GET", "/v1/system"))
+        browser.until(lambda: len(self.state.called("GET", "/v1/system")) > asked, "the page does not try again")
+        self.assertEqual(browser.all("dialog"), [])
+        browser.button("API key").click()
         browser.field("Key").type("qsk-wrong" + ENTER)
         browser.wait_text("KEY_MISSING", "dialog")
         browser.field("Key").clear()
@@ -482,41 +512,63 @@ class ConsoleTest(unittest.TestCase):
     def test_digests_are_right_for_every_length(self):
         browser = self.settled("system")
         lengths = [0, 1, 3, 55, 56, 57, 63, 64, 65, 119, 120, 127, 128, 1000, 1_000_000]
-        got = browser.run_async("""
+        got = browser.run_async(
+            """
             const {Sha256} = await import('/console/sha256.js');
             return args[0].map((length) => {
               const bytes = new Uint8Array(length).map((_, i) => (i * 31 + length) & 255);
               const digest = new Sha256();
-              for (let at = 0, step = 1; at < length; at += step, step = step * 3 % 127 + 1) digest.update(bytes.subarray(at, at + step));
+              for (let at = 0, step = 1; at < length; at += step, step = step * 3 % 127 + 1) {
+                digest.update(bytes.subarray(at, at + step));
+              }
               return digest.hex();
-            });""", lengths)
+            });""",
+            lengths,
+        )
         wanted = [hashlib.sha256(bytes((i * 31 + n) & 255 for i in range(n))).hexdigest() for n in lengths]
         self.assertEqual(got, wanted)
 
     def test_events_are_split_wherever_they_are_cut(self):
         browser = self.settled("system")
-        text = "\ufeff: ping\r\n\r\ndata: {\"a\":1}\n\nevent: error\rdata: x\rdata:  y\r\rdata\n\nevent: end\ndata: {}\n\ndata: left"
-        got = browser.run_async("""
+        text = (
+            ': ping\r\n\r\ndata: {"a":1}\n\nevent: error\rdata: x\rdata:  y\r\rdata\n\n'
+            "event: end\ndata: {}\n\ndata: left"
+        )
+        got = browser.run_async(
+            """
             const {EventSplitter} = await import('/console/api.js');
-            const text = args[0].slice(1);
+            const [text] = args;
             const whole = JSON.stringify(new EventSplitter().feed(text));
             for (let cut = 1; cut < text.length; ++cut) {
               for (let second = cut; second < text.length; ++second) {
                 const splitter = new EventSplitter();
-                const events = [text.slice(0, cut), text.slice(cut, second), text.slice(second)].filter(Boolean).flatMap((t) => splitter.feed(t));
+                const pieces = [text.slice(0, cut), text.slice(cut, second), text.slice(second)].filter(Boolean);
+                const events = pieces.flatMap((piece) => splitter.feed(piece));
                 if (JSON.stringify(events) !== whole) return `cut at ${cut} and ${second}: ${JSON.stringify(events)}`;
               }
             }
-            return JSON.parse(whole);""", text)
-        self.assertEqual(got, [{"event": "message", "data": '{"a":1}'}, {"event": "error", "data": "x\n y"}, {"event": "message", "data": ""},
-                               {"event": "end", "data": "{}"}])
+            return JSON.parse(whole);""",
+            text,
+        )
+        self.assertEqual(
+            got,
+            [
+                {"event": "message", "data": '{"a":1}'},
+                {"event": "error", "data": "x\n y"},
+                {"event": "message", "data": ""},
+                {"event": "end", "data": "{}"},
+            ],
+        )
 
     def test_axes_have_round_labels_around_their_values(self):
         browser = self.settled("system")
-        answers = browser.run_async("""
+        answers = browser.run_async(
+            """
             const {linearTicks, logTicks} = await import('/console/plot.js');
             return [args[0].map(([a, b]) => linearTicks(a, b)), args[1].map(([a, b]) => logTicks(a, b))];""",
-                                    LINEAR := [[0, 1], [0, 0.00131], [3, 3], [0, 0], [-2, 7.3], [2.52, 5.52]], LOG := [[0.013, 0.9], [1e-5, 20], [0.2, 0.3], [1, 1], [0.01, 100]])
+            LINEAR := [[0, 1], [0, 0.00131], [3, 3], [0, 0], [-2, 7.3], [2.52, 5.52]],
+            LOG := [[0.013, 0.9], [1e-5, 20], [0.2, 0.3], [1, 1], [0.01, 100]],
+        )
         for ranges, all_ticks in zip((LINEAR, LOG), answers):
             for (low, high), ticks in zip(ranges, all_ticks):
                 with self.subTest(low=low, high=high, ticks=ticks):
@@ -531,7 +583,11 @@ def main():
     if webdriver.find() is None:
         print("skipped: no chromium and chromedriver on this machine (Debian: chromium chromium-driver)")
         return 77
-    folder = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and pathlib.Path(sys.argv[1]).is_dir() else tempfile.mkdtemp()
+    folder = (
+        sys.argv.pop(1)
+        if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and pathlib.Path(sys.argv[1]).is_dir()
+        else tempfile.mkdtemp()
+    )
     SCREENSHOTS = pathlib.Path(folder) / "tests" / "e2e" / "console"
     return 0 if unittest.main(exit=False, verbosity=2).result.wasSuccessful() else 1
 

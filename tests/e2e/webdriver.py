@@ -1,7 +1,8 @@
-"""A browser for tests: Chromium without a window, driven through chromedriver (W3C WebDriver, www.w3.org/TR/webdriver2).
+"""A browser for tests: Chromium without a window, driven through chromedriver (www.w3.org/TR/webdriver2).
 
 Only the standard library. find() says whether both programs are there; a Browser ends what it started.
 """
+
 import base64
 import json
 import pathlib
@@ -26,7 +27,9 @@ def find():
 
 class WebDriverError(Exception):
     def __init__(self, value):
-        super().__init__(f"{value.get('error')}: {value.get('message', '').splitlines()[0] if value.get('message') else ''}")
+        super().__init__(
+            f"{value.get('error')}: {value.get('message', '').splitlines()[0] if value.get('message') else ''}"
+        )
         self.error = value.get("error")
 
 
@@ -57,17 +60,33 @@ class Browser:
     def __init__(self, chromium, chromedriver, width=1280, height=900):
         self.profile = tempfile.mkdtemp(prefix="qamserve-browser-")
         # Port 0: the driver says on its output which one it took.
-        self.driver = subprocess.Popen([chromedriver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                       text=True)
+        self.driver = subprocess.Popen(
+            [chromedriver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         self.session = ""
         try:
             self.base = f"http://127.0.0.1:{self._port()}"
-            arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-                         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                         "--hide-scrollbars", "--lang=en-US", f"--user-data-dir={self.profile}", f"--window-size={width},{height}"]
+            arguments = [
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--hide-scrollbars",
+                "--lang=en-US",
+                f"--user-data-dir={self.profile}",
+                f"--window-size={width},{height}",
+            ]
             options = {"binary": chromium, "args": arguments}
-            capabilities = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"},
-                            "unhandledPromptBehavior": "dismiss"}
+            capabilities = {
+                "browserName": "chrome",
+                "goog:chromeOptions": options,
+                "goog:loggingPrefs": {"browser": "ALL"},
+                "unhandledPromptBehavior": "dismiss",
+            }
             made = self._send("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}}, timeout=120)
             self.session = f"/session/{made['sessionId']}"
             self.command("POST", "/timeouts", {"script": 60000, "pageLoad": 60000, "implicit": 0})
@@ -83,8 +102,9 @@ class Browser:
 
     def _send(self, method, path, body=None, timeout=90):
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.base + path, data=data, method=method,
-                                         headers={"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.base + path, data=data, method=method, headers={"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
                 return json.load(answer)["value"]
@@ -125,7 +145,8 @@ class Browser:
             const all = nodes.length ? nodes : [...document.querySelectorAll('button, a, summary')];
             const said = (n) => [n.textContent.trim(), n.getAttribute('aria-label') ?? ''];
             const seen = all.filter((n) => n.offsetParent !== null);
-            return seen.find((n) => said(n).includes(words)) ?? seen.find((n) => said(n).some((t) => t.startsWith(words))) ?? null;
+            return seen.find((n) => said(n).includes(words))
+              ?? seen.find((n) => said(n).some((t) => t.startsWith(words))) ?? null;
         """
         found = self.until(lambda: self.run(script, words), f"no button {words}", seconds)
         return Element(self, found[ELEMENT])
@@ -134,8 +155,8 @@ class Browser:
         """The input that the visible label `label` names."""
         script = """
             const scope = document.querySelector('dialog[open]') ?? document;
-            const label = [...scope.querySelectorAll('label')].find((l) => l.offsetParent !== null && l.textContent.trim() === arguments[0]);
-            return label ? label.control : null;
+            const labels = [...scope.querySelectorAll('label')].filter((l) => l.offsetParent !== null);
+            return labels.find((l) => l.textContent.trim() === arguments[0])?.control ?? null;
         """
         found = self.until(lambda: self.run(script, label), f"no field {label}", seconds)
         return Element(self, found[ELEMENT])
@@ -145,8 +166,11 @@ class Browser:
 
     def run_async(self, script, *arguments):
         """`script` is the body of an async function; its value, or the error that it threw."""
-        wrapped = ("const done = arguments[arguments.length - 1];"
-                   f"(async (...args) => {{ {script} }})(...arguments).then((value) => done({{value}}), (error) => done({{error: String(error)}}));")
+        wrapped = (
+            "const done = arguments[arguments.length - 1];"
+            f"(async (...args) => {{ {script} }})(...arguments)"
+            ".then((value) => done({value}), (error) => done({error: String(error)}));"
+        )
         answer = self.command("POST", "/execute/async", {"script": wrapped, "args": list(arguments)})
         if "error" in answer:
             raise AssertionError(answer["error"])
@@ -192,11 +216,15 @@ class Browser:
 
     def media(self, **features):
         """media(prefers_color_scheme="dark"); without arguments: what the system says."""
-        self.devtools("Emulation.setEmulatedMedia", features=[
-            {"name": name.replace("_", "-"), "value": value} for name, value in features.items()])
+        self.devtools(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": name.replace("_", "-"), "value": value} for name, value in features.items()],
+        )
 
     def viewport(self, width, height, phone=False):
-        self.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
+        )
 
     def screenshot(self, path):
         """The whole page, not only what is in view."""

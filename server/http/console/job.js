@@ -2,13 +2,14 @@
 
 import {adviceFor} from './advice.js';
 import {get, isFinal, resource, watchJob} from './api.js';
-import {el, replace, setText} from './dom.js';
+import {el, replace} from './dom.js';
 import {saveBlob} from './download.js';
-import {bytes, count, enumWord, idOf, number, percent, seconds, shortId, specWords, time} from './format.js';
+import {bytes, count, enumWord, idOf, number, percent, shortId, specWords, time} from './format.js';
+import {JobTensors} from './job_tensors.js';
 import {jobActions, jobTitle, progressOf, stateBadge} from './jobs.js';
 import {Plot} from './plot.js';
-import {METRICS, rateCurve, tensorBars, usableMetrics} from './tensors.js';
-import {announce, copyable, definitions, errorBox, field, progressBar, select, table, toast, withBusy} from './ui.js';
+import {rateCurve} from './tensors.js';
+import {announce, copyable, definitions, errorBox, progressBar, table, toast, withBusy} from './ui.js';
 
 const STAGES = {
   quantize: ['calibrate', 'quantize', 'assemble', 'evaluate'],
@@ -151,39 +152,15 @@ export async function showJob(root, {signal, parameters, setTitle}) {
   const curve = new Plot(signal);
   const candidates = el('section', {'aria-label': 'Candidates', hidden: true});
   const candidateRows = el('div');
-  const metric = select([], '');
-  const metricField = field('Show', metric);
-  metricField.classList.add('narrow');
-  metricField.hidden = true;
-  const bars = new Plot(signal);
-  const tensorWords = el('p', {class: 'sub'});
+  const tensors = new JobTensors(signal);
   replace(candidates, el('h2', {}, 'Candidates'), curve.node, candidateRows);
   replace(
       root, el('p', {}, el('a', {href: '#/jobs'}, '← All jobs')), head, stages, bar.node, problem, place, actions,
-      result, candidates,
-      el('section', {'aria-label': 'Tensors'}, el('h2', {}, 'Tensors'), tensorWords, metricField, bars.node), facts);
+      result, candidates, tensors.node, facts);
 
-  let tensors = new Map();
   let job = null;
   let shownState = '';
   let factsDue = '';
-
-  const drawTensors = () => {
-    const all = [...tensors.values()];
-    const usable = usableMetrics(all);
-    setText(
-        tensorWords,
-        all.length > 0 ? `${all.length} quantized${job.estimate?.tensors ? ` of ${job.estimate.tensors}` : ''}` :
-                                                                           'None yet.');
-    const shown = [...metric.options].map((option) => option.value);
-    if (usable.join() !== shown.join()) {
-      const before = metric.value;
-      replace(metric, usable.map((m) => el('option', {value: m}, METRICS[m])));
-      metric.value = usable.includes(before) ? before : usable[0] ?? '';
-    }
-    metricField.hidden = usable.length < 2;
-    if (metric.value) bars.set(tensorBars(all, metric.value));
-  };
 
   const drawCandidates = () => {
     const list = job.candidates ?? [];
@@ -209,9 +186,8 @@ export async function showJob(root, {signal, parameters, setTitle}) {
     const {fraction, words} = progressOf(job);
     bar.set(fraction, words, isFinal(job));
     replace(stages, stageList(job));
-    if (fresh) tensors = new Map();
-    for (const tensor of job.tensors ?? []) tensors.set(tensor.name, tensor);
-    if (fresh || job.tensors?.length) drawTensors();
+    if (fresh) tensors.clear();
+    if (fresh || job.tensors?.length) tensors.add(job.tensors ?? []);
     if ((job.candidates?.length ?? 0) !== seen) drawCandidates();
     if (job.state !== shownState) {
       if (shownState) announce(`The job is ${enumWord(job.state, 'JOB_STATE_')}`);
@@ -230,7 +206,6 @@ export async function showJob(root, {signal, parameters, setTitle}) {
     }
   };
 
-  metric.addEventListener('change', drawTensors);
   // Cancelled: the stream brings it. Retried: a stream that has ended begins again. Deleted: nothing is left to show.
   const changed = (now) => {
     if (now === null) {

@@ -30,6 +30,7 @@ const MENU = ['jobs', 'artifacts', 'models', 'chat', 'compare', 'system', 'keys'
 
 let leave = new AbortController();
 let askingForKey = false;
+let keyDeclined = false;  // the reader closed the dialog: the next page may ask again
 
 function currentRoute() {
   const [path, query = ''] = location.hash.replace(/^#\/?/, '').split('?');
@@ -109,6 +110,7 @@ async function askForKey(why) {
         return true;
       });
   askingForKey = false;
+  keyDeclined = !done;
   showKeyState();
   if (done) {
     toast(apiKey() ? 'The key is in use' : 'No key is in use');
@@ -144,10 +146,13 @@ function start() {
   });
   document.getElementById('key').addEventListener('click', () => askForKey(''));
   document.addEventListener('qamserve:key', showKeyState);
-  onUnauthorized((error) => askForKey(error.message || 'This server wants an API key.'));
+  onUnauthorized((error) => {
+    if (!keyDeclined) askForKey(error.message || 'This server wants an API key.');
+  });
   startTheme();
   showKeyState();
   window.addEventListener('hashchange', () => {
+    keyDeclined = false;
     showRoute();
     announce(document.title);
   });

@@ -1,6 +1,6 @@
 // What is known of a model's tensors by their names, and the plots of their distortion.
 
-import {number} from './format.js';
+import {number, shortId} from './format.js';
 
 const KINDS = [
   ['q_proj', 'query'],
@@ -93,9 +93,12 @@ export function layerLines(models, metric) {
 // Size against quality: what a ladder, a search or a study has measured. One line for each method.
 export function rateCurve(candidates) {
   const series = new Map();
+  const several = new Set(candidates.map((c) => c.checkpoint)).size > 1;
+  const methodOf = (c) =>
+      `${several ? `${shortId(c.checkpoint)}: ` : ''}${c.method || 'candidate'}${c.mixed ? ', mixed' : ''}`;
   for (const candidate of candidates) {
     if (!candidate.quality) continue;
-    const method = `${candidate.method || 'candidate'}${candidate.mixed ? ', mixed' : ''}`;
+    const method = methodOf(candidate);
     if (!series.has(method)) series.set(method, {name: method, points: []});
     const q = candidate.quality;
     series.get(method).points.push({
@@ -117,7 +120,7 @@ export function rateCurve(candidates) {
     columns: ['Method', 'bpw', 'Mean KL', '95 % interval'],
     rows: measured.map(
         (c) =>
-            [`${c.method}${c.mixed ? ', mixed' : ''}`, number(c.bpw), number(c.quality.klMean),
+            [methodOf(c), number(c.bpw), number(c.quality.klMean),
              `${number(c.quality.klCi95Low)} to ${number(c.quality.klCi95High)}`]),
   };
 }
