@@ -17,6 +17,7 @@
 namespace qamserve {
 namespace {
 
+constexpr char kAdminKeyVariable[] = "QAMSERVE_ADMIN_KEY";
 constexpr const char* kRoles[] = {"api", "worker", "inference"};
 
 constexpr char kFooter[] =
@@ -73,13 +74,28 @@ void AddAddressFlags(Flags& flags, ServerOptions& o) {
   flags.Add("--metrics-listen", o.metrics_listen,
             "HOST:PORT of /metrics, /livez, /readyz and /startupz; port 0 takes any free one; \"off\" = none");
   flags.AddSwitch("--insecure-allow-remote", o.insecure_allow_remote,
-                  "Allow addresses that other machines can reach, although nothing is encrypted and nobody is asked "
-                  "who they are");
+                  "Allow addresses that other machines can reach although nothing is encrypted, or nobody is asked who "
+                  "they are; never needed with TLS and keys (or --tls-client-ca)");
+  flags.Add("--tls-cert", o.tls_cert, "PEM file of the server's certificate and its chain; read again when it changes");
+  flags.Add("--tls-key", o.tls_key, "PEM file of the certificate's private key");
+  flags.Add("--tls-client-ca", o.tls_client_ca,
+            "PEM file of the CAs whose certificates clients must show; empty = clients need none");
+  flags.Add("--admin-key-file", o.admin_key_file,
+            "File of an API key with every scope that is not stored: the way in for containers. QAMSERVE_ADMIN_KEY "
+            "holds such a key itself");
   flags.Add("--roles", o.roles, "What this process does: any of api, worker, inference, separated by commas")
       ->delimiter(',');
   flags.Add("--import-root", o.import_root, "Folder below which ImportCheckpoint may read; empty = no imports");
   flags.Add("--import-mode", o.import_mode,
             "copy: imported files are copied into the store; reference: they stay where they are and must not change");
+  flags.Add("--hub-endpoint", o.hub_endpoint,
+            "URL of the model hub that hf:// imports read from, with Hugging Face's protocol; \"off\" = none");
+  flags.Add("--hub-token-file", o.hub_token_file,
+            "File with the token that the hub is shown; without it HF_TOKEN of the environment, if there is one");
+  flags.Add("--s3-endpoint", o.s3_endpoint,
+            "URL of the object store that s3:// imports read from (path style); empty = none. Its keys are "
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN of the environment");
+  flags.Add("--s3-region", o.s3_region, "Region that requests to the object store are signed for");
 }
 
 void AddLimitFlags(Flags& flags, ServerOptions& o) {
@@ -159,6 +175,46 @@ absl::Status CheckAddress(std::string_view flag, const std::string& text, bool a
                          flag, text);
 }
 
+// A port that clients call: with TLS, Server asks further who may come in (keys or certificates).
+absl::Status CheckClientAddress(std::string_view flag, const std::string& text, const ServerOptions& options) {
+  ASSIGN_OR_RETURN(const ListenAddress address, ParseListenAddress(flag, text));
+  if (options.insecure_allow_remote || !options.tls_cert.empty() || IsLoopback(address.host)) return absl::OkStatus();
+  return InvalidArgument("REMOTE_ADDRESS",
+                         "{} {} can be reached from other machines, and nothing is encrypted: API keys, models and "
+                         "prompts could be read on the way. Use 127.0.0.1; or give --tls-cert and --tls-key; or, if the "
+                         "network is trusted, --insecure-allow-remote",
+                         flag, text);
+}
+
+absl::Status CheckTls(const ServerOptions& options) {
+  if (options.tls_cert.empty() != options.tls_key.empty()) {
+    return InvalidArgument("OPTION", "--tls-cert and --tls-key belong together: give both or none");
+  }
+  if (options.tls_cert.empty() && !options.tls_client_ca.empty()) {
+    return InvalidArgument("OPTION", "--tls-client-ca needs --tls-cert and --tls-key");
+  }
+  if (options.admin_key_file.empty() || options.admin_key.empty()) return absl::OkStatus();
+  return InvalidArgument("OPTION", "--admin-key-file and QAMSERVE_ADMIN_KEY both give an admin key; give one");
+}
+
+ImportSecrets SecretsFrom(Environment environment) {
+  const auto variable = [&](const char* name) {
+    const char* value = environment(name);
+    return std::string(value == nullptr ? "" : value);
+  };
+  return {.hub_token = variable("HF_TOKEN"),
+          .s3_access_key = variable("AWS_ACCESS_KEY_ID"),
+          .s3_secret_key = variable("AWS_SECRET_ACCESS_KEY"),
+          .s3_session_token = variable("AWS_SESSION_TOKEN")};
+}
+
+absl::Status CheckUrl(std::string_view flag, const std::string& url) {
+  const bool known = url.starts_with("https://") || url.starts_with("http://");
+  if (known && url.back() != '/' && url.find_first_of(" ?#") == std::string::npos) return absl::OkStatus();
+  return InvalidArgument("OPTION", "{} must be http:// or https:// with a host, without '/' at its end; got \"{}\"",
+                         flag, url);
+}
+
 absl::Status CheckRoles(const ServerOptions& options) {
   if (options.roles.empty()) return InvalidArgument("OPTION", "--roles must name at least one role");
   for (const std::string& role : options.roles) {
@@ -175,17 +231,29 @@ bool ServerOptions::HasRole(std::string_view role) const {
   return std::find(roles.begin(), roles.end(), role) != roles.end();
 }
 
+bool ServerOptions::ReachesOut() const {
+  if (insecure_allow_remote) return false;
+  const auto reaches_out = [](const std::string& listen_address) {
+    const absl::StatusOr<ListenAddress> address = ParseListenAddress("", listen_address);
+    return address.ok() && !IsLoopback(address->host);
+  };
+  return reaches_out(listen) || (http_listen != "off" && reaches_out(http_listen));
+}
+
 absl::Status ValidateOptions(const ServerOptions& o) {
   if (o.data_dir.empty()) return InvalidArgument("OPTION", "--data-dir must not be empty");
   RETURN_IF_ERROR(CheckRoles(o));
-  RETURN_IF_ERROR(CheckAddress("--listen", o.listen, o.insecure_allow_remote));
-  if (o.http_listen != "off") RETURN_IF_ERROR(CheckAddress("--http-listen", o.http_listen, o.insecure_allow_remote));
+  RETURN_IF_ERROR(CheckTls(o));
+  RETURN_IF_ERROR(CheckClientAddress("--listen", o.listen, o));
+  if (o.http_listen != "off") RETURN_IF_ERROR(CheckClientAddress("--http-listen", o.http_listen, o));
   if (o.metrics_listen != "off") {
     RETURN_IF_ERROR(CheckAddress("--metrics-listen", o.metrics_listen, o.insecure_allow_remote));
   }
   if (o.import_mode != "copy" && o.import_mode != "reference") {
     return InvalidArgument("OPTION", "--import-mode must be copy or reference; got \"{}\"", o.import_mode);
   }
+  if (o.hub_endpoint != "off") RETURN_IF_ERROR(CheckUrl("--hub-endpoint", o.hub_endpoint));
+  if (!o.s3_endpoint.empty()) RETURN_IF_ERROR(CheckUrl("--s3-endpoint", o.s3_endpoint));
   RETURN_IF_ERROR(CheckRange("--threads", o.threads, 0, 1024));
   RETURN_IF_ERROR(CheckDevice("--device", o.device));
   RETURN_IF_ERROR(CheckDevice("--quantize-device", o.quantize_device));
@@ -225,6 +293,10 @@ ParsedOptions ParseOptions(int argc, const char* const* argv, Environment enviro
   second.app.allow_config_extras(false);
   if (!second.Parse(arguments, result)) return result;
   result.options = second.options;
+  result.options.import_secrets = SecretsFrom(environment);
+  if (const char* admin_key = environment(kAdminKeyVariable); admin_key != nullptr) {
+    result.options.admin_key = admin_key;
+  }
   if (const absl::Status status = ValidateOptions(result.options); !status.ok()) {
     result.exit_code = 2;
     result.output = MessageOf(status) + "\n";

@@ -10,15 +10,33 @@
 
 namespace qamserve {
 
+// Read from the environment only, where neither a list of processes nor a file shows them.
+struct ImportSecrets {
+  std::string hub_token;         // HF_TOKEN
+  std::string s3_access_key;     // AWS_ACCESS_KEY_ID
+  std::string s3_secret_key;     // AWS_SECRET_ACCESS_KEY
+  std::string s3_session_token;  // AWS_SESSION_TOKEN
+};
+
 struct ServerOptions {
   std::string data_dir = "qamserve-data";
   std::string listen = "127.0.0.1:50051";          // gRPC; port 0 = any free one
   std::string http_listen = "127.0.0.1:8080";      // HTTP; "off" = none
   std::string metrics_listen = "127.0.0.1:9090";   // HTTP for machines that watch the server; "off" = none
   bool insecure_allow_remote = false;
+  std::string tls_cert;                            // PEM files of the ports that clients call; empty = no TLS
+  std::string tls_key;
+  std::string tls_client_ca;                       // empty = clients need no certificate
+  std::string admin_key_file;                      // empty = none
+  std::string admin_key;                           // itself, from QAMSERVE_ADMIN_KEY; no flag, which others could see
   std::vector<std::string> roles = {"api", "worker", "inference"};
   std::string import_root;                         // empty = no imports
   std::string import_mode = "copy";                // copy, reference
+  std::string hub_endpoint = "https://huggingface.co";  // of hf:// imports; "off" = none
+  std::string hub_token_file;                      // empty = HF_TOKEN of the environment, if there is one
+  std::string s3_endpoint;                         // of s3:// imports; empty = none. Keys: AWS_* of the environment
+  std::string s3_region = "us-east-1";
+  ImportSecrets import_secrets;
   int threads = 0;                                 // 0 = all cores
   std::string device = "cpu";                      // of served models: cpu, cuda:0, ...
   std::string quantize_device = "cpu";             // of a worker's tasks, likewise
@@ -37,6 +55,8 @@ struct ServerOptions {
   std::string log_level = "info";
 
   bool HasRole(std::string_view role) const;
+  // Whether other machines can reach the ports that clients call, and nobody has said that this is fine.
+  bool ReachesOut() const;
 };
 
 // INVALID_ARGUMENT (OPTION) names the flag and its limits.

@@ -14,6 +14,7 @@
 #include "core/kernels/kernels.h"
 #include "core/model/cuda/open.h"
 #include "core/quantize/cuda/quantize_device.h"
+#include "server/import_sources.h"
 #include "server/serving/core_model_loader.h"
 #include "server/store/sqlite_metadata_store.h"
 
@@ -25,8 +26,11 @@ constexpr int64_t kMib = int64_t{1} << 20;
 constexpr int kQuickThreads = 4;
 // Loads, checks of uploads and scores that run at once.
 constexpr int kSlowThreads = 4;
+// Imports from hubs and stores that run at once; they wait for networks.
+constexpr int kTransferThreads = 2;
 constexpr size_t kMaxQuickQueued = 4096;
 constexpr size_t kMaxSlowQueued = 64;
+constexpr size_t kMaxTransfersQueued = 16;
 // What calls get to end by themselves once no generation runs: last messages on their way, pieces of uploads.
 constexpr absl::Duration kCallGrace = absl::Seconds(2);
 
@@ -76,9 +80,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   RETURN_IF_ERROR(ValidateOptions(options));
   ASSIGN_OR_RETURN(DataDir data_dir, DataDir::Open(options.data_dir));
   auto server = std::unique_ptr<Server>(new Server(options, std::move(log), std::move(data_dir)));
+  RETURN_IF_ERROR(server->OpenTls());
   RETURN_IF_ERROR(server->OpenStores(parts));
+  RETURN_IF_ERROR(server->OpenAccess());
   RETURN_IF_ERROR(server->StartWork(parts));
-  RETURN_IF_ERROR(server->Listen());
+  RETURN_IF_ERROR(server->Listen(parts));
   server->log_->Info("started", {{"address", server->address()},
                                  {"http", server->http_url()},
                                  {"metrics_port", server->metrics_port()},
@@ -106,11 +112,25 @@ absl::Status Server::OpenStores(const ServerParts& parts) {
   ASSIGN_OR_RETURN(blobs_, DirectoryBlobStore::Open(blob_options));
   CatalogOptions catalog_options;
   catalog_options.import_root = options_.import_root;
+  ASSIGN_OR_RETURN(catalog_options.remote, RemoteOptionsOf(options_));
+  catalog_options.import_spool = data_dir_.imports();
   catalog_options.import_mode = options_.import_mode == "reference" ? ImportMode::kReference : ImportMode::kCopy;
   catalog_options.upload_retention_ms = int64_t{options_.upload_retention_hours} * 3600 * 1000;
   if (parts.inspect) catalog_options.inspect = parts.inspect;
   catalog_ = std::make_unique<Catalog>(catalog_options, *store_, *blobs_);
   return absl::OkStatus();
+}
+
+SystemFacts Server::DescribeSystem() const {
+  return {.version = QAMSERVE_VERSION,
+          .codec_version = kCodecVersion,
+          .start_ms = SystemNowMs(),
+          .roles = options_.roles,
+          .kernels = std::string(BestKernels().name),
+          .device = options_.device,
+          .quantize_device = options_.quantize_device,
+          .threads = ThreadsOf(options_),
+          .data_dir = data_dir_.path()};
 }
 
 absl::Status Server::StartWork(const ServerParts& parts) {
@@ -128,6 +148,7 @@ absl::Status Server::StartWork(const ServerParts& parts) {
   metrics_.SetKnownModels([this](std::string_view name) { return models_->IsServed(name); });
   quick_ = std::make_unique<Executor>(kQuickThreads, kMaxQuickQueued);
   slow_ = std::make_unique<Executor>(kSlowThreads, kMaxSlowQueued);
+  transfers_ = std::make_unique<Executor>(kTransferThreads, kMaxTransfersQueued);
 
   JobManagerOptions job_options;
   job_options.work_dir = data_dir_.work();
@@ -144,17 +165,18 @@ absl::Status Server::StartWork(const ServerParts& parts) {
     worker_ = std::make_unique<Worker>(worker_options, *jobs_, runner);
   }
   context_ = std::unique_ptr<ServiceContext>(
-      new ServiceContext{*catalog_, *jobs_, *models_, metrics_, *log_, *quick_, *slow_, drain_, parts.limits,
-                         [this](std::string name, std::string source) { LoadLater(name, source); }});
+      new ServiceContext{*catalog_, *jobs_, *models_, metrics_, *log_, *quick_, *slow_, *transfers_, drain_, *access_, parts.limits,
+                         [this](std::string name, std::string source) { LoadLater(name, source); }, DescribeSystem()});
   metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) { WriteJobGauges(writer); });
   metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) { WriteModelGauges(writer); });
   return absl::OkStatus();
 }
 
-absl::Status Server::Listen() {
+absl::Status Server::Listen(const ServerParts& parts) {
   const bool inference = options_.HasRole("inference");
-  ASSIGN_OR_RETURN(rpc_, RpcServer::Start({options_.listen, options_.HasRole("api"), inference}, *context_));
+  ASSIGN_OR_RETURN(rpc_, RpcServer::Start({options_.listen, options_.HasRole("api"), inference, tls_.get()}, *context_));
   RETURN_IF_ERROR(ListenHttp());
+  StartTlsWatch(parts.tls_reload_interval);
   if (!inference) {
     restored_ = true;
     return absl::OkStatus();
@@ -194,6 +216,7 @@ void Server::DrainUntil(absl::Time deadline, absl::Duration grace) {
   if (http_ != nullptr) http_->Shutdown(cut);  // its requests are calls of rpc_
   if (rpc_ != nullptr) rpc_->Shutdown(cut);
   work.join();
+  if (transfers_ != nullptr) transfers_->Stop();
   if (slow_ != nullptr) slow_->Stop();
   if (quick_ != nullptr) quick_->Stop();
   // A model whose loading had begun before the drain.

@@ -58,8 +58,8 @@ grpc::ServerUnaryReactor* ArtifactServiceImpl::ListArtifacts(grpc::CallbackServe
 }
 
 grpc::ServerWriteReactor<v1::DownloadFileResponse>* ArtifactServiceImpl::DownloadFile(
-    grpc::CallbackServerContext*, const v1::DownloadFileRequest* request) {
-  return StartDownloadStream(context_, *request);
+    grpc::CallbackServerContext* call, const v1::DownloadFileRequest* request) {
+  return StartDownloadStream(context_, *call, *request);
 }
 
 grpc::ServerUnaryReactor* ArtifactServiceImpl::GetReport(grpc::CallbackServerContext* call,
@@ -76,7 +76,7 @@ grpc::ServerUnaryReactor* ArtifactServiceImpl::DeleteArtifact(grpc::CallbackServ
   return AnswerOn(context_.slow, context_, call, ArtifactCall("DeleteArtifact"), [this, request]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string digest, ParseResourceName("artifacts", request->name()));
     return context_.catalog.DeleteArtifact(digest, request->request_id());
-  });
+  }, {request});
 }
 
 }  // namespace qamserve

@@ -20,6 +20,18 @@ absl::Status CountUpload(ServiceContext& context, UploadKind kind, const absl::S
   return absl::OkStatus();
 }
 
+absl::StatusOr<CheckpointOrText> Import(ServiceContext& context, const grpc::CallbackServerContext& call,
+                                        UploadKind kind, const v1::ImportCheckpointRequest& request) {
+  if (!request.path().empty() && !request.source().empty()) {
+    return InvalidArgument("IMPORT_PATH", "one of path and source can be given, not both");
+  }
+  if (request.source().empty()) {
+    return context.catalog.Import(kind, request.path(), request.display_name(), request.request_id());
+  }
+  return context.catalog.ImportRemote(kind, request.source(), request.display_name(), request.request_id(),
+                                      [&] { return call.IsCancelled() || context.drain.raised(); });
+}
+
 }  // namespace
 
 grpc::ServerUnaryReactor* CheckpointServiceImpl::CreateUpload(grpc::CallbackServerContext* call,
@@ -32,7 +44,7 @@ grpc::ServerUnaryReactor* CheckpointServiceImpl::CreateUpload(grpc::CallbackServ
                                                                             request->request_id()));
     *response = ToProto(upload);
     return absl::OkStatus();
-  });
+  }, {request, response});
 }
 
 grpc::ServerReadReactor<v1::UploadFileRequest>* CheckpointServiceImpl::UploadFile(grpc::CallbackServerContext* call,
@@ -58,7 +70,7 @@ grpc::ServerUnaryReactor* CheckpointServiceImpl::CompleteUpload(grpc::CallbackSe
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("uploads", request->name()));
     ASSIGN_OR_RETURN(const UploadView upload, context_.catalog.QueryUpload(id));
     return CountUpload(context_, upload.kind, context_.catalog.CompleteUpload(id, request->request_id()), response);
-  });
+  }, {request, response});
 }
 
 grpc::ServerUnaryReactor* CheckpointServiceImpl::CancelUpload(grpc::CallbackServerContext* call,
@@ -67,18 +79,17 @@ grpc::ServerUnaryReactor* CheckpointServiceImpl::CancelUpload(grpc::CallbackServ
   return AnswerOn(context_.quick, context_, call, CheckpointCall("CancelUpload"), [this, request]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("uploads", request->name()));
     return context_.catalog.CancelUpload(id);
-  });
+  }, {request});
 }
 
 grpc::ServerUnaryReactor* CheckpointServiceImpl::ImportCheckpoint(grpc::CallbackServerContext* call,
                                                                   const v1::ImportCheckpointRequest* request,
                                                                   v1::CompleteUploadResponse* response) {
-  return AnswerOn(context_.slow, context_, call, CheckpointCall("ImportCheckpoint"), [this, request, response]() -> absl::Status {
+  Executor& executor = request->source().empty() ? context_.slow : context_.transfers;
+  return AnswerOn(executor, context_, call, CheckpointCall("ImportCheckpoint"), [this, call, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const UploadKind kind, UploadKindFromProto(request->kind()));
-    return CountUpload(
-        context_, kind,
-        context_.catalog.Import(kind, request->path(), request->display_name(), request->request_id()), response);
-  });
+    return CountUpload(context_, kind, Import(context_, *call, kind, *request), response);
+  }, {request, response});
 }
 
 grpc::ServerUnaryReactor* CheckpointServiceImpl::GetCheckpoint(grpc::CallbackServerContext* call,
@@ -110,7 +121,7 @@ grpc::ServerUnaryReactor* CheckpointServiceImpl::DeleteCheckpoint(grpc::Callback
   return AnswerOn(context_.slow, context_, call, CheckpointCall("DeleteCheckpoint"), [this, request]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string digest, ParseResourceName("checkpoints", request->name()));
     return context_.catalog.DeleteCheckpoint(digest, request->request_id());
-  });
+  }, {request});
 }
 
 }  // namespace qamserve

@@ -16,9 +16,14 @@ constexpr uint64_t kPieceBytes = uint64_t{256} << 10;
 // At any time either gRPC writes or a task on the executor works, never both, so no lock is needed.
 class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadFileResponse> {
  public:
-  DownloadStream(ServiceContext& context, const v1::DownloadFileRequest& request)
-      : context_(context), request_(request), timer_(context, {"ArtifactService", "DownloadFile"}) {
-    Next([this] { Begin(); });
+  DownloadStream(ServiceContext& context, const grpc::CallbackServerContext& call,
+                 const v1::DownloadFileRequest& request)
+      : context_(context), request_(request), guard_(context, call, {"ArtifactService", "DownloadFile"}) {
+    if (guard_.admitted().ok()) {
+      Next([this] { Begin(); });
+    } else {
+      End(guard_.admitted());
+    }
   }
 
   void OnWriteDone(bool ok) override {
@@ -69,13 +74,13 @@ class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadFileRes
   }
 
   void End(const absl::Status& status) {
-    timer_.Finished(status);
+    guard_.Finished(status);
     Finish(ToGrpcStatus(status));
   }
 
   ServiceContext& context_;
   const v1::DownloadFileRequest request_;
-  CallTimer timer_;
+  CallGuard guard_;
   v1::DownloadFileResponse message_;
   std::string digest_;
   uint64_t offset_ = 0;
@@ -86,8 +91,9 @@ class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadFileRes
 }  // namespace
 
 grpc::ServerWriteReactor<v1::DownloadFileResponse>* StartDownloadStream(ServiceContext& context,
+                                                                        const grpc::CallbackServerContext& call,
                                                                         const v1::DownloadFileRequest& request) {
-  return new DownloadStream(context, request);
+  return new DownloadStream(context, call, request);
 }
 
 }  // namespace qamserve

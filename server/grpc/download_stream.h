@@ -7,6 +7,7 @@
 namespace qamserve {
 
 grpc::ServerWriteReactor<v1::DownloadFileResponse>* StartDownloadStream(ServiceContext& context,
+                                                                        const grpc::CallbackServerContext& call,
                                                                         const v1::DownloadFileRequest& request);
 
 }  // namespace qamserve

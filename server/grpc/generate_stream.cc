@@ -22,11 +22,13 @@ size_t SizeOf(const TokenEvent& event) { return 8 + event.text.size() + 24 * eve
 class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                              public std::enable_shared_from_this<GenerateStream> {
  public:
-  GenerateStream(ServiceContext& context, CallName name, std::string_view requested)
-      : context_(context), timer_(context, name), model_name_(WithoutCollection(kServedModels, requested)) {}
+  GenerateStream(ServiceContext& context, const grpc::CallbackServerContext& call, CallName name,
+                 std::string_view requested)
+      : context_(context), guard_(context, call, name), model_name_(WithoutCollection(kServedModels, requested)) {}
 
   void Start(RouteFn route, PrepareFn prepare) {
     self_ = shared_from_this();
+    if (!guard_.admitted().ok()) return End("refused", guard_.admitted());
     const absl::Status queued = context_.quick.Run([self = shared_from_this(), route = std::move(route),
                                                     prepare = std::move(prepare)] { self->Submit(route, prepare); });
     if (!queued.ok()) End("refused", queued);
@@ -75,6 +77,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
 
   void Complete(const GenerationSummary& summary) {
     CountSummary(summary);
+    guard_.CountTokens(int64_t{summary.prompt_tokens} + summary.completion_tokens);
     {
       absl::MutexLock lock(&mutex_);
       ended_ = true;
@@ -198,7 +201,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   }
 
   void Close(const absl::Status& status) {
-    timer_.Finished(status);
+    guard_.Finished(status);
     Finish(ToGrpcStatus(status));
   }
 
@@ -240,7 +243,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   }
 
   ServiceContext& context_;
-  CallTimer timer_;
+  CallGuard guard_;
   std::string model_name_;  // set before the engine knows the request, const from then on
   std::shared_ptr<GenerateStream> self_;
   v1::GenerateResponse message_;  // gRPC's while writing_
@@ -265,10 +268,11 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerateStream(ServiceContext& context, CallName name,
-                                                                    std::string_view requested, RouteFn route,
-                                                                    PrepareFn prepare) {
-  const auto stream = std::make_shared<GenerateStream>(context, name, requested);
+grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerateStream(ServiceContext& context,
+                                                                    const grpc::CallbackServerContext& call,
+                                                                    CallName name, std::string_view requested,
+                                                                    RouteFn route, PrepareFn prepare) {
+  const auto stream = std::make_shared<GenerateStream>(context, call, name, requested);
   stream->Start(std::move(route), std::move(prepare));
   return stream.get();
 }

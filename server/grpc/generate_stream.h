@@ -29,8 +29,9 @@ using PrepareFn = std::function<absl::StatusOr<GenerateInput>(const ServedModel&
 // `route` gives the model of the request and `prepare` makes the tokens for it; both run once, on context.quick, before
 // anything is sent. `requested` is the model that the request names: metrics count the request under it until it has
 // been routed, and from then on under the served model.
-grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerateStream(ServiceContext& context, CallName name,
-                                                                    std::string_view requested, RouteFn route,
-                                                                    PrepareFn prepare);
+grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerateStream(ServiceContext& context,
+                                                                    const grpc::CallbackServerContext& call,
+                                                                    CallName name, std::string_view requested,
+                                                                    RouteFn route, PrepareFn prepare);
 
 }  // namespace qamserve

@@ -91,7 +91,7 @@ absl::Status FillScore(ServiceContext& context, const v1::ScoreRequest& request,
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(grpc::CallbackServerContext* call,
                                                                                const v1::GenerateRequest* request) {
   return StartGenerateStream(
-      context_, InferenceCall("Generate"), request->model(),
+      context_, *call, InferenceCall("Generate"), request->model(),
       [this, request] { return ModelOf(context_, request->model()); },
       [request, arrival = Arrival(*call)](const ServedModel& model) {
         return InputOfGenerate(model, *request, arrival);
@@ -101,7 +101,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(g
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Chat(grpc::CallbackServerContext* call,
                                                                            const v1::ChatRequest* request) {
   return StartGenerateStream(
-      context_, InferenceCall("Chat"), request->model(),
+      context_, *call, InferenceCall("Chat"), request->model(),
       [this, request] { return ModelOf(context_, request->model()); },
       [this, request, arrival = Arrival(*call)](const ServedModel& model) {
         return InputOfChat(context_, model, *request, arrival);

@@ -19,7 +19,11 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateQuantizeJob(grpc::CallbackServer
                                                             const v1::CreateQuantizeJobRequest* request,
                                                             v1::Job* response) {
   return AnswerOn(
-      context_.slow, context_, call, JobCall("CreateQuantizeJob"), [this, request, response]() -> absl::Status {
+      context_.slow, context_, call, JobCall("CreateQuantizeJob"),
+      [this, request, response](const CallGuard& guard) -> absl::Status {
+        if (!request->load_as().empty()) {
+          RETURN_IF_ERROR(guard.CheckScope(Scope::kAdmin, "load_as, which loads a model,"));
+        }
         ASSIGN_OR_RETURN(const CreateQuantizeJobArgs args, QuantizeArgsFromProto(*request));
         const absl::StatusOr<JobView> view = context_.jobs.CreateQuantizeJob(args);
         // A job that was done before ends without a notice, so what comes after success is done here.
@@ -27,7 +31,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateQuantizeJob(grpc::CallbackServer
           context_.load_later(args.load_as, ResourceName("artifacts", view->job.artifact));
         }
         return Fill(view, response);
-      });
+      }, {request, response});
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::CreateEvaluateJob(grpc::CallbackServerContext* call,
@@ -37,7 +41,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateEvaluateJob(grpc::CallbackServer
                   [this, request, response]() -> absl::Status {
                     ASSIGN_OR_RETURN(const CreateEvaluateJobArgs args, EvaluateArgsFromProto(*request));
                     return Fill(context_.jobs.CreateEvaluateJob(args), response);
-                  });
+                  }, {request, response});
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::CreateStudyJob(grpc::CallbackServerContext* call,
@@ -46,7 +50,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateStudyJob(grpc::CallbackServerCon
                   [this, request, response]() -> absl::Status {
                     ASSIGN_OR_RETURN(const CreateQuantizeJobArgs args, StudyArgsFromProto(*request));
                     return Fill(context_.jobs.CreateStudyJob(args), response);
-                  });
+                  }, {request, response});
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::GetStudy(grpc::CallbackServerContext* call,
@@ -97,9 +101,9 @@ grpc::ServerUnaryReactor* JobServiceImpl::ListJobs(grpc::CallbackServerContext* 
   });
 }
 
-grpc::ServerWriteReactor<v1::Job>* JobServiceImpl::WatchJob(grpc::CallbackServerContext*,
+grpc::ServerWriteReactor<v1::Job>* JobServiceImpl::WatchJob(grpc::CallbackServerContext* call,
                                                             const v1::WatchJobRequest* request) {
-  return StartWatchStream(context_, request->name());
+  return StartWatchStream(context_, *call, request->name());
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(grpc::CallbackServerContext* call,
@@ -107,7 +111,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(grpc::CallbackServerContext*
   return AnswerOn(context_.quick, context_, call, JobCall("CancelJob"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
     return Fill(context_.jobs.CancelJob(id, request->request_id()), response);
-  });
+  }, {request, response});
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::RetryJob(grpc::CallbackServerContext* call,
@@ -115,7 +119,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::RetryJob(grpc::CallbackServerContext* 
   return AnswerOn(context_.quick, context_, call, JobCall("RetryJob"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
     return Fill(context_.jobs.RetryJob(id, request->request_id()), response);
-  });
+  }, {request, response});
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::DeleteJob(grpc::CallbackServerContext* call,
@@ -123,7 +127,7 @@ grpc::ServerUnaryReactor* JobServiceImpl::DeleteJob(grpc::CallbackServerContext*
   return AnswerOn(context_.slow, context_, call, JobCall("DeleteJob"), [this, request]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
     return context_.jobs.DeleteJob(id, request->request_id());
-  });
+  }, {request});
 }
 
 }  // namespace qamserve

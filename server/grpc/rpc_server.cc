@@ -8,12 +8,16 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "server/grpc/access_service.h"
 #include "server/grpc/artifact_service.h"
 #include "server/grpc/checkpoint_service.h"
 #include "server/grpc/in_process_channel.h"
 #include "server/grpc/inference_service.h"
 #include "server/grpc/job_service.h"
+#include "server/grpc/open_inference_service.h"
 #include "server/grpc/serving_service.h"
+#include "server/grpc/system_service.h"
+#include "server/grpc/tls_credentials.h"
 
 namespace qamserve {
 namespace {
@@ -39,7 +43,14 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
   if (options.inference_services) {
     add(std::type_identity<v1::ServingService>(), std::type_identity<ServingServiceImpl>());
     add(std::type_identity<v1::InferenceService>(), std::type_identity<InferenceServiceImpl>());
+    OpenInferenceOptions open_inference{.channel = [server = rpc.get()] { return server->InProcessChannel(); },
+                                        .ready = [&context] { return !context.drain.raised(); },
+                                        .version = context.system.version};
+    rpc->services_.push_back(std::make_unique<OpenInferenceService>(std::move(open_inference)));
+    rpc->service_names_.emplace_back(inference::GRPCInferenceService::service_full_name());
   }
+  add(std::type_identity<v1::AccessService>(), std::type_identity<AccessServiceImpl>());
+  add(std::type_identity<v1::SystemService>(), std::type_identity<SystemServiceImpl>());
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -48,7 +59,8 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
   // Otherwise a second server could listen on the same port and take half of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &rpc->port_);
+  rpc->credentials_ = options.tls == nullptr ? grpc::InsecureServerCredentials() : TlsCredentials(*options.tls);
+  builder.AddListeningPort(options.listen, rpc->credentials_, &rpc->port_);
   for (const auto& service : rpc->services_) builder.RegisterService(service.get());
   rpc->server_ = builder.BuildAndStart();
   if (rpc->server_ == nullptr || rpc->port_ == 0) {

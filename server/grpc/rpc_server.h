@@ -1,4 +1,5 @@
 // The gRPC server: the services of a process's roles, grpc.health.v1 and reflection on one port. Thread-safe.
+// AccessService and SystemService are there in every role. Health and reflection ask nobody for a key.
 // Health knows "" (the process), each service by its full name and each served model as "servedModels/{name}".
 #pragma once
 
@@ -8,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "server/access/tls_files.h"
 #include "server/grpc/service_context.h"
 
 namespace qamserve {
@@ -19,6 +21,7 @@ struct RpcServerOptions {
   std::string listen;      // HOST:PORT; port 0 = any free one
   bool store_services = true;      // CheckpointService, JobService, ArtifactService
   bool inference_services = true;  // ServingService, InferenceService
+  const TlsFiles* tls = nullptr;   // outlives the server; null = nothing is encrypted
 };
 
 class RpcServer {
@@ -47,6 +50,7 @@ class RpcServer {
   int port_ = 0;
   std::vector<std::string> service_names_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
+  std::shared_ptr<grpc::ServerCredentials> credentials_;
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> in_process_channel_;
 };

@@ -10,7 +10,9 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "server/access/access_control.h"
 #include "server/grpc/executor.h"
 #include "server/jobs/job_manager.h"
 #include "server/serving/model_registry.h"
@@ -44,6 +46,19 @@ struct RpcLimits {
   double default_drain_seconds = 30;  // of UnloadModel, if the request gives none
 };
 
+// What GetSystem tells of the process; see the messages of system.proto.
+struct SystemFacts {
+  std::string version;
+  std::string codec_version;
+  int64_t start_ms = 0;
+  std::vector<std::string> roles;
+  std::string kernels;
+  std::string device;
+  std::string quantize_device;
+  int32_t threads = 0;
+  std::string data_dir;  // whose disk is told about; its path is not
+};
+
 struct ServiceContext {
   Catalog& catalog;
   JobManager& jobs;
@@ -52,10 +67,13 @@ struct ServiceContext {
   Log& log;
   Executor& quick;  // milliseconds: store, disk, tokenizers
   Executor& slow;   // seconds and more: check an upload, load a model, score a text
+  Executor& transfers;  // minutes: imports from elsewhere
   DrainSignal& drain;
+  AccessControl& access;
   RpcLimits limits;
   // Loads `source` under `name` some time soon; for jobs that end at once because their artifact is there already.
   std::function<void(std::string name, std::string source)> load_later;
+  SystemFacts system;
 };
 
 }  // namespace qamserve

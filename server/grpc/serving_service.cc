@@ -43,7 +43,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::LoadModel(grpc::CallbackServerCont
                                            request->request_id()}));
     *response = ToProto(model);
     return absl::OkStatus();
-  });
+  }, {request, response});
 }
 
 grpc::ServerUnaryReactor* ServingServiceImpl::UnloadModel(grpc::CallbackServerContext* call,
@@ -56,7 +56,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::UnloadModel(grpc::CallbackServerCo
     ASSIGN_OR_RETURN(const ServedModelView model, context_.models.Unload(name, seconds, request->request_id()));
     *response = ToProto(model);
     return absl::OkStatus();
-  });
+  }, {request, response});
 }
 
 grpc::ServerUnaryReactor* ServingServiceImpl::GetServedModel(grpc::CallbackServerContext* call,
@@ -87,7 +87,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::UpdateAlias(grpc::CallbackServerCo
     ASSIGN_OR_RETURN(const AliasRecord alias, context_.models.UpdateAlias(args));
     *response = ToProto(alias);
     return absl::OkStatus();
-  });
+  }, {request, response});
 }
 
 grpc::ServerUnaryReactor* ServingServiceImpl::GetAlias(grpc::CallbackServerContext* call,
@@ -115,7 +115,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::DeleteAlias(grpc::CallbackServerCo
   return AnswerOn(context_.quick, context_, call, ServingCall("DeleteAlias"), [this, request]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kAliases, request->name()));
     return context_.models.DeleteAlias(name, request->etag(), request->request_id());
-  });
+  }, {request});
 }
 
 }  // namespace qamserve

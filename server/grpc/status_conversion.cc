@@ -1,9 +1,11 @@
 #include "server/grpc/status_conversion.h"
 
 #include <array>
+#include <optional>
 
 #include "core/tokenizer/utf8.h"
 #include "google/rpc/error_details.pb.h"
+#include "server/access/retry_delay.h"
 
 namespace qamserve {
 namespace {
@@ -44,9 +46,10 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   info.set_reason(reason);
   info.set_domain(std::string(kErrorDomain));
   wire.add_details()->PackFrom(info);
-  if (MayPass(status, reason)) {
+  const std::optional<int64_t> delay_seconds = RetryDelaySecondsOf(status);
+  if (delay_seconds || MayPass(status, reason)) {
     google::rpc::RetryInfo retry;
-    retry.mutable_retry_delay()->set_seconds(1);
+    retry.mutable_retry_delay()->set_seconds(delay_seconds.value_or(1));
     wire.add_details()->PackFrom(retry);
   }
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), wire.message(), wire.SerializeAsString());

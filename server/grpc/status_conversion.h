@@ -16,7 +16,7 @@ inline constexpr std::string_view kErrorDomain = "qamserve";
 inline constexpr size_t kMaxStatusMessageBytes = 1500;
 
 // Same code and message; error_details() is a serialized google.rpc.Status with ErrorInfo{reason, domain} and, where
-// trying again may help (UNAVAILABLE, a full queue), RetryInfo. A long message is cut, bytes that are not UTF-8 are
+// trying again may help (UNAVAILABLE, a full queue, a status with a delay: retry_delay.h), RetryInfo. A long message is cut, bytes that are not UTF-8 are
 // replaced.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 

@@ -13,8 +13,12 @@ namespace {
 class UploadStream final : public grpc::ServerReadReactor<v1::UploadFileRequest> {
  public:
   UploadStream(ServiceContext& context, grpc::CallbackServerContext* call, v1::UploadFileResponse* response)
-      : context_(context), call_(call), response_(response), timer_(context, {"CheckpointService", "UploadFile"}) {
-    StartRead(&message_);
+      : context_(context), call_(call), response_(response), guard_(context, *call, {"CheckpointService", "UploadFile"}) {
+    if (guard_.admitted().ok()) {
+      StartRead(&message_);
+    } else {
+      End(guard_.admitted());
+    }
   }
 
   void OnReadDone(bool ok) override {
@@ -41,6 +45,7 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadFileRequest>
 
   absl::Status ReadHeader() {
     ASSIGN_OR_RETURN(upload_, ParseResourceName("uploads", message_.upload()));
+    guard_.About(message_.upload());
     sha256_ = message_.sha256();
     ASSIGN_OR_RETURN(offset_, NonNegative("offset", message_.offset()));
     return absl::OkStatus();
@@ -57,6 +62,7 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadFileRequest>
       return InvalidArgument("UPLOAD_CHUNK", "data has {} bytes; the limit of a message is {}", data.size(),
                              kMaxAppendBytes);
     }
+    RETURN_IF_ERROR(guard_.CountUpload(static_cast<int64_t>(data.size())));
     ASSIGN_OR_RETURN(const UploadFileState state,
                      context_.catalog.Append(upload_, sha256_, offset_,
                                              std::as_bytes(std::span(data.data(), data.size()))));
@@ -68,14 +74,14 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadFileRequest>
   }
 
   void End(const absl::Status& status) {
-    timer_.Finished(status);
+    guard_.Finished(status);
     Finish(ToGrpcStatus(status));
   }
 
   ServiceContext& context_;
   grpc::CallbackServerContext* const call_;
   v1::UploadFileResponse* const response_;
-  CallTimer timer_;
+  CallGuard guard_;
   v1::UploadFileRequest message_;
   bool first_ = true;
   std::string upload_;

@@ -20,10 +20,12 @@ constexpr std::chrono::milliseconds kBetweenMessages(100);
 // something happened meanwhile.
 class WatchStream final : public grpc::ServerWriteReactor<v1::Job>, public std::enable_shared_from_this<WatchStream> {
  public:
-  explicit WatchStream(ServiceContext& context) : context_(context), timer_(context, {"JobService", "WatchJob"}) {}
+  WatchStream(ServiceContext& context, const grpc::CallbackServerContext& call)
+      : context_(context), guard_(context, call, {"JobService", "WatchJob"}) {}
 
   void Start(const std::string& name) {
     self_ = shared_from_this();
+    if (!guard_.admitted().ok()) return End(guard_.admitted());
     const absl::StatusOr<std::string> id = ParseResourceName("jobs", name);
     if (!id.ok()) return End(id.status());
     id_ = *id;
@@ -123,12 +125,12 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::Job>, public std::
       if (ended_) return;
       ended_ = true;
     }
-    timer_.Finished(status);
+    guard_.Finished(status);
     Finish(ToGrpcStatus(status));
   }
 
   ServiceContext& context_;
-  CallTimer timer_;
+  CallGuard guard_;
   grpc::Alarm rest_;
   std::shared_ptr<WatchStream> self_;
   std::string id_;
@@ -150,8 +152,9 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::Job>, public std::
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::Job>* StartWatchStream(ServiceContext& context, const std::string& name) {
-  const auto stream = std::make_shared<WatchStream>(context);
+grpc::ServerWriteReactor<v1::Job>* StartWatchStream(ServiceContext& context, const grpc::CallbackServerContext& call,
+                                                   const std::string& name) {
+  const auto stream = std::make_shared<WatchStream>(context, call);
   stream->Start(name);
   return stream.get();
 }

@@ -11,6 +11,7 @@
 namespace qamserve {
 
 // `name` is the job's resource name.
-grpc::ServerWriteReactor<v1::Job>* StartWatchStream(ServiceContext& context, const std::string& name);
+grpc::ServerWriteReactor<v1::Job>* StartWatchStream(ServiceContext& context, const grpc::CallbackServerContext& call,
+                                                   const std::string& name);
 
 }  // namespace qamserve

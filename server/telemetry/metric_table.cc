@@ -23,7 +23,7 @@ constexpr string_view kUploadResults[] = {"completed", "refused"};
 constexpr string_view kModelStates[] = {"loading", "ready", "draining", "unloaded", "failed"};
 constexpr string_view kOutcomes[] = {"stop", "length", "cancelled", "deadline", "error", "refused", "slow_reader"};
 constexpr string_view kServices[] = {"CheckpointService", "JobService", "ArtifactService", "ServingService",
-                                     "InferenceService"};
+                                     "InferenceService",  "AccessService", "SystemService"};
 constexpr string_view kMethods[] = {
     "CreateUpload",     "UploadFile",      "QueryUpload",       "CompleteUpload", "CancelUpload",   "ImportCheckpoint",
     "GetCheckpoint",    "ListCheckpoints", "DeleteCheckpoint",  "CreateQuantizeJob", "CreateEvaluateJob", "GetJob",
@@ -31,7 +31,8 @@ constexpr string_view kMethods[] = {
     "ListArtifacts",    "DownloadFile",    "GetReport",         "DeleteArtifact", "LoadModel",      "UnloadModel",
     "GetServedModel",   "ListServedModels", "Generate",         "Chat",           "Score",          "Tokenize",
     "Detokenize",       "CreateStudyJob",  "GetStudy",          "UpdateAlias",    "GetAlias",       "ListAliases",
-    "DeleteAlias"};
+    "DeleteAlias",      "Compare",         "Embed",             "CreateKey",      "GetKey",         "ListKeys",
+    "RotateKey",        "RevokeKey",       "DeleteKey",         "GetCaller",      "ListAuditEvents", "GetSystem"};
 constexpr string_view kCodes[] = {"OK",           "CANCELLED",         "UNKNOWN",        "INVALID_ARGUMENT",
                                   "DEADLINE_EXCEEDED", "NOT_FOUND",    "ALREADY_EXISTS", "PERMISSION_DENIED",
                                   "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",

@@ -12,9 +12,9 @@ import unittest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MAX_LINES = 650
-LADDER = ["core/base", "core/format", "core/codec", "core/kernels", "core/tokenizer", "core/model", "core/export",
-          "core/quantize", "core/evaluate", "core/engine", "server/store", "server/jobs", "server/serving",
-          "server/telemetry", "server/grpc", "server/http"]
+LADDER = ["core/base", "core/format", "core/codec", "core/kernels", "core/tokenizer", "core/constraint", "core/model", "core/export",
+          "core/quantize", "core/evaluate", "core/engine", "server/fetch", "server/store", "server/access",
+          "server/jobs", "server/serving", "server/telemetry", "server/grpc", "server/http"]
 # Where the API's generated types and gRPC may be named: the handlers, what starts them, and the client.
 SPEAKS_PROTO = ("server/grpc/", "server/http/", "client/", "tests/")
 SPEAKS_SQLITE = ("server/store/", "tests/")

@@ -70,6 +70,25 @@ TEST(OptionsTest, HelpNamesEveryFlagWithItsVariable) {
   EXPECT_THAT(parsed.output, HasSubstr("second signal"));
 }
 
+const char* AdminKey(const char* name) {
+  return std::strcmp(name, "QAMSERVE_ADMIN_KEY") == 0 ? "0123456789abcdef0123456789abcdef" : nullptr;
+}
+
+TEST(OptionsTest, TlsAndAdminKeys) {
+  EXPECT_THAT(Parse({"--tls-cert", "c"}).output, HasSubstr("both or none"));
+  EXPECT_THAT(Parse({"--tls-key", "k"}).output, HasSubstr("both or none"));
+  EXPECT_THAT(Parse({"--tls-client-ca", "k"}).output, HasSubstr("--tls-client-ca needs"));
+  EXPECT_FALSE(Parse({"--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"}).exit_code);
+  const ParsedOptions remote = Parse({"--tls-cert", "c", "--tls-key", "k", "--listen", "0.0.0.0:1"});
+  EXPECT_FALSE(remote.exit_code) << remote.output;
+  EXPECT_TRUE(remote.options.ReachesOut());
+  EXPECT_FALSE(Parse({"--tls-cert", "c", "--tls-key", "k"}).options.ReachesOut());
+  EXPECT_FALSE(Parse({"--listen", "0.0.0.0:1", "--insecure-allow-remote"}).options.ReachesOut());
+  EXPECT_EQ(Parse({}, AdminKey).options.admin_key, "0123456789abcdef0123456789abcdef");
+  EXPECT_THAT(Parse({"--admin-key-file", "f"}, AdminKey).output, HasSubstr("give one"));
+  EXPECT_EQ(Parse({"--help"}, AdminKey).output.find("0123456789abcdef"), std::string::npos);
+}
+
 TEST(OptionsTest, RemoteAddressesNeedToBeAskedFor) {
   EXPECT_THAT(Parse({"--listen", "0.0.0.0:1"}).output, HasSubstr("--insecure-allow-remote"));
   EXPECT_THAT(Parse({"--metrics-listen", "192.168.0.1:1"}).output, HasSubstr("--insecure-allow-remote"));

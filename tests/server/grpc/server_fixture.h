@@ -55,7 +55,7 @@ class ServerFixture : public testing::Test {
  protected:
   void SetUp() override { Restart(); }
 
-  ServerOptions Options() const {
+  virtual ServerOptions Options() const {
     ServerOptions options;
     options.data_dir = dir_ / "data";
     options.listen = "127.0.0.1:0";
@@ -71,7 +71,7 @@ class ServerFixture : public testing::Test {
 
   void Restart() {
     server_.reset();
-    ServerParts parts;
+    ServerParts parts = parts_;
     parts.loader = &loader_;
     parts.runner = &runner_;
     parts.limits = limits_;
@@ -81,7 +81,11 @@ class ServerFixture : public testing::Test {
     auto server = Server::Start(Options(), Log::Silent(), parts);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
-    channel_ = grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials());
+    Connect(grpc::InsecureChannelCredentials());
+  }
+
+  void Connect(const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+    channel_ = grpc::CreateChannel(server_->address(), credentials);
     checkpoints_ = v1::CheckpointService::NewStub(channel_);
     jobs_ = v1::JobService::NewStub(channel_);
     artifacts_ = v1::ArtifactService::NewStub(channel_);
@@ -159,6 +163,7 @@ class ServerFixture : public testing::Test {
   bool metrics_ = false;
   double drain_seconds_ = 5;
   RpcLimits limits_;
+  ServerParts parts_;  // what a test sets of them is kept, but for those that Restart sets
   std::shared_ptr<FakeState> state_ = std::make_shared<FakeState>();
   FakeLoader loader_{state_};
   IdleRunner runner_;

@@ -1,0 +1,88 @@
+// The part of Server that is about who may come in: keys, certificates, and what the process tells of itself.
+#include <absl/strings/ascii.h>
+
+#include "core/base/file.h"
+#include "server/access/key_secret.h"
+#include "server/access/retry_delay.h"
+#include "server/http/http_text.h"
+#include "server/server.h"
+
+namespace qamserve {
+namespace {
+
+constexpr uint64_t kMaxAdminKeyFileBytes = 4096;
+
+// Empty: none was given.
+absl::StatusOr<std::string> AdminKeyOf(const ServerOptions& options) {
+  if (options.admin_key_file.empty()) {
+    if (!options.admin_key.empty()) RETURN_IF_ERROR(CheckGivenSecret("QAMSERVE_ADMIN_KEY", options.admin_key));
+    return options.admin_key;
+  }
+  absl::StatusOr<std::string> text = ReadFile(options.admin_key_file, kMaxAdminKeyFileBytes);
+  if (!text.ok()) return Annotate(text.status(), "--admin-key-file");
+  // Editors and `echo` end files with a line feed.
+  absl::StripTrailingAsciiWhitespace(&*text);
+  RETURN_IF_ERROR(CheckGivenSecret(fmt::format("--admin-key-file {}", options.admin_key_file), *text));
+  return text;
+}
+
+}  // namespace
+
+absl::Status Server::OpenTls() {
+  const TlsPaths paths = {
+      .certificate = options_.tls_cert, .key = options_.tls_key, .client_ca = options_.tls_client_ca};
+  if (!paths.enabled()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(tls_, TlsFiles::Open(paths));
+  return absl::OkStatus();
+}
+
+void Server::StartTlsWatch(absl::Duration interval) {
+  if (tls_ == nullptr) return;
+  tls_watcher_ = std::make_unique<TlsWatcher>(
+      *tls_, interval,
+      [this](const TlsPem& pem) {
+        ReloadHttpTls(pem);
+        log_->Info("tls_reloaded", {{"certificate", options_.tls_cert}});
+      },
+      [this](const absl::Status& error) {
+        log_->Warning("tls_not_reloaded", {{"reason", ReasonOf(error)}, {"message", MessageOf(error)}});
+      });
+}
+
+// The port of --metrics-listen is for those that watch the server; on that of everybody, numbers are for keys that may
+// read. Probes ask nobody on either.
+HttpPart Server::MetricsGate() {
+  const auto admitted = [this](const HttpRequestHead& head) {
+    return access_->Admit(head.field("authorization"), FindMethodRule("SystemService", "GetSystem")).status;
+  };
+  return {[admitted](const HttpRequestHead& head) { return head.path == "/metrics" && !admitted(head).ok(); },
+          [admitted](const std::shared_ptr<HttpExchange>& exchange) {
+            absl::Status error = admitted(exchange->head());
+            // What has become free meanwhile may be asked for again.
+            if (error.ok()) error = ResourceExhausted("KEY_LIMIT", "too many requests with this key; try again");
+            const int status = absl::IsUnauthenticated(error) ? 401 : absl::IsPermissionDenied(error) ? 403 : 429;
+            HttpFields fields = {{"Content-Type", "application/json"}, {"Cache-Control", "no-store"}};
+            if (status == 401) fields.emplace_back("WWW-Authenticate", "Bearer");
+            if (status == 429)
+              fields.emplace_back("Retry-After", fmt::format("{}", RetryDelaySecondsOf(error).value_or(1)));
+            exchange->Respond({status, std::move(fields)}, HttpErrorBody(status, error));
+          },
+          "status"};
+}
+
+absl::Status Server::OpenAccess() {
+  AccessOptions access_options;
+  ASSIGN_OR_RETURN(access_options.admin_key, AdminKeyOf(options_));
+  access_options.journal.on_error = [this](const absl::Status& error) {
+    log_->Error("access_not_recorded", {{"reason", ReasonOf(error)}, {"message", MessageOf(error)}});
+  };
+  ASSIGN_OR_RETURN(access_, AccessControl::Open(std::move(access_options), *store_));
+  if (!options_.ReachesOut() || access_->keys_required() || !options_.tls_client_ca.empty()) return absl::OkStatus();
+  return FailedPrecondition("REMOTE_WITHOUT_KEYS",
+                            "{} can be reached from other machines, and nobody is asked who they are: there is no API "
+                            "key yet. Start on 127.0.0.1 and make one (qamctl keys create), or give --admin-key-file, "
+                            "or --tls-client-ca; or --insecure-allow-remote if the network is trusted",
+                            options_.listen);
+}
+
+}  // namespace qamserve
