@@ -1,5 +1,6 @@
 #include "client/client.h"
 
+#include <absl/strings/ascii.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <sys/random.h>
@@ -27,6 +28,15 @@ constexpr int kMaxPages = 1000;
 constexpr int64_t kQuickMs = 60'000;
 constexpr int64_t kSlowMs = 3'600'000;
 
+std::shared_ptr<grpc::ChannelCredentials> CredentialsOf(const ClientTls& tls) {
+  if (tls.ca_pem.empty()) return grpc::InsecureChannelCredentials();
+  grpc::SslCredentialsOptions ssl;
+  ssl.pem_root_certs = tls.ca_pem;
+  ssl.pem_cert_chain = tls.certificate_pem;
+  ssl.pem_private_key = tls.key_pem;
+  return grpc::SslCredentials(ssl);
+}
+
 std::shared_ptr<grpc::Channel> Connect(const ClientOptions& options) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -34,10 +44,15 @@ std::shared_ptr<grpc::Channel> Connect(const ClientOptions& options) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, static_cast<int>(options.initial_backoff_ms));
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
-  return grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(options.address, CredentialsOf(options.tls), arguments);
 }
 
-ClientOptions WithAddress(ClientOptions options) {
+// What no header can carry would end the process in gRPC. A key with such characters is no key anyway: the server is
+// to say so.
+ClientOptions WithDefaults(ClientOptions options) {
+  for (char& c : options.api_key) {
+    if (!absl::ascii_isgraph(static_cast<unsigned char>(c))) c = '?';
+  }
   if (options.address.empty()) {
     const char* from_environment = std::getenv(kAddressVariable);
     options.address = from_environment != nullptr && *from_environment != '\0' ? from_environment : kDefaultAddress;
@@ -118,9 +133,12 @@ Client::Stubs::Stubs(const std::shared_ptr<grpc::Channel>& channel)
       jobs(v1::JobService::NewStub(channel)),
       artifacts(v1::ArtifactService::NewStub(channel)),
       serving(v1::ServingService::NewStub(channel)),
-      inference(v1::InferenceService::NewStub(channel)) {}
+      inference(v1::InferenceService::NewStub(channel)),
+      access(v1::AccessService::NewStub(channel)),
+      system(v1::SystemService::NewStub(channel)) {}
 
-void SetDeadline(const ClientOptions& options, CallKind kind, grpc::ClientContext& context) {
+void PrepareCall(const ClientOptions& options, CallKind kind, grpc::ClientContext& context) {
+  if (!options.api_key.empty()) context.AddMetadata("authorization", "Bearer " + options.api_key);
   int64_t timeout_ms = options.timeout_ms;
   if (timeout_ms == 0 && kind == CallKind::kStream) return;
   if (timeout_ms == 0) timeout_ms = kind == CallKind::kSlow ? kSlowMs : kQuickMs;
@@ -145,13 +163,15 @@ bool RetryPauses::Pause() {
 }
 
 Client::Client(ClientOptions options)
-    : options_(WithAddress(std::move(options))), stubs_(std::make_unique<Stubs>(Connect(options_))) {}
+    : options_(WithDefaults(std::move(options))), stubs_(std::make_unique<Stubs>(Connect(options_))) {}
 
 Client::~Client() = default;
 
 absl::StatusOr<v1::CompleteUploadResponse> Client::ImportCheckpoint(v1::ImportCheckpointRequest request) {
   AddRequestId(request);
-  return Call(options_, CallKind::kSlow, *stubs_->checkpoints, &v1::CheckpointService::Stub::ImportCheckpoint, request);
+  // A transfer from elsewhere takes as long as it takes.
+  const CallKind kind = request.source().empty() ? CallKind::kSlow : CallKind::kStream;
+  return Call(options_, kind, *stubs_->checkpoints, &v1::CheckpointService::Stub::ImportCheckpoint, request);
 }
 
 absl::StatusOr<v1::Checkpoint> Client::GetCheckpoint(const std::string& name) {
@@ -295,9 +315,65 @@ absl::Status Client::DeleteAlias(v1::DeleteAliasRequest request) {
   return Call(options_, CallKind::kQuick, *stubs_->serving, &v1::ServingService::Stub::DeleteAlias, request).status();
 }
 
+absl::StatusOr<v1::NewKey> Client::CreateKey(v1::CreateKeyRequest request) {
+  AddRequestId(request);
+  return Call(options_, CallKind::kQuick, *stubs_->access, &v1::AccessService::Stub::CreateKey, request);
+}
+
+absl::StatusOr<v1::Key> Client::GetKey(const std::string& name) {
+  v1::GetKeyRequest request;
+  request.set_name(name);
+  return Call(options_, CallKind::kQuick, *stubs_->access, &v1::AccessService::Stub::GetKey, request);
+}
+
+absl::StatusOr<v1::ListKeysResponse> Client::ListKeys() {
+  return AllPages(options_, *stubs_->access, &v1::AccessService::Stub::ListKeys, v1::ListKeysRequest());
+}
+
+absl::StatusOr<v1::NewKey> Client::RotateKey(const v1::RotateKeyRequest& request) {
+  return Call(options_, CallKind::kQuick, *stubs_->access, &v1::AccessService::Stub::RotateKey, request);
+}
+
+absl::StatusOr<v1::Key> Client::RevokeKey(const std::string& name) {
+  v1::RevokeKeyRequest request;
+  request.set_name(name);
+  AddRequestId(request);
+  return Call(options_, CallKind::kQuick, *stubs_->access, &v1::AccessService::Stub::RevokeKey, request);
+}
+
+absl::Status Client::DeleteKey(const std::string& name) {
+  v1::DeleteKeyRequest request;
+  request.set_name(name);
+  return Call(options_, CallKind::kQuick, *stubs_->access, &v1::AccessService::Stub::DeleteKey, request).status();
+}
+
+absl::StatusOr<v1::Caller> Client::GetCaller() {
+  return Call(options_, CallKind::kQuick, *stubs_->access, &v1::AccessService::Stub::GetCaller, v1::GetCallerRequest());
+}
+
+absl::StatusOr<v1::ListAuditEventsResponse> Client::ListAuditEvents(const std::string& key, int limit) {
+  v1::ListAuditEventsResponse all;
+  v1::ListAuditEventsRequest request;
+  request.set_key(key);
+  while (all.events_size() < limit) {
+    request.set_page_size(std::min(kPageSize, limit - all.events_size()));
+    ASSIGN_OR_RETURN(v1::ListAuditEventsResponse page, Call(options_, CallKind::kQuick, *stubs_->access,
+                                                            &v1::AccessService::Stub::ListAuditEvents, request));
+    request.set_page_token(page.next_page_token());
+    const bool empty = page.events().empty();
+    all.mutable_events()->MergeFrom(page.events());
+    if (empty || request.page_token().empty()) break;
+  }
+  return all;
+}
+
+absl::StatusOr<v1::System> Client::GetSystem() {
+  return Call(options_, CallKind::kQuick, *stubs_->system, &v1::SystemService::Stub::GetSystem, v1::GetSystemRequest());
+}
+
 absl::Status Client::Generate(const v1::GenerateRequest& request, OnResponse on_response, Cancellation* cancellation) {
   grpc::ClientContext context;
-  SetDeadline(options_, CallKind::kStream, context);
+  PrepareCall(options_, CallKind::kStream, context);
   CancellableCall guard(cancellation, context);
   v1::GenerateResponse response;
   return ReadAll(*stubs_->inference->Generate(&context, request), response, on_response);
@@ -305,7 +381,7 @@ absl::Status Client::Generate(const v1::GenerateRequest& request, OnResponse on_
 
 absl::Status Client::Chat(const v1::ChatRequest& request, OnResponse on_response, Cancellation* cancellation) {
   grpc::ClientContext context;
-  SetDeadline(options_, CallKind::kStream, context);
+  PrepareCall(options_, CallKind::kStream, context);
   CancellableCall guard(cancellation, context);
   v1::GenerateResponse response;
   return ReadAll(*stubs_->inference->Chat(&context, request), response, on_response);
@@ -313,6 +389,14 @@ absl::Status Client::Chat(const v1::ChatRequest& request, OnResponse on_response
 
 absl::StatusOr<v1::ScoreResponse> Client::Score(const v1::ScoreRequest& request) {
   return Call(options_, CallKind::kSlow, *stubs_->inference, &v1::InferenceService::Stub::Score, request);
+}
+
+absl::StatusOr<v1::CompareResponse> Client::Compare(const v1::CompareRequest& request) {
+  return Call(options_, CallKind::kSlow, *stubs_->inference, &v1::InferenceService::Stub::Compare, request);
+}
+
+absl::StatusOr<v1::EmbedResponse> Client::Embed(const v1::EmbedRequest& request) {
+  return Call(options_, CallKind::kSlow, *stubs_->inference, &v1::InferenceService::Stub::Embed, request);
 }
 
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request) {
@@ -324,11 +408,3 @@ absl::StatusOr<v1::DetokenizeResponse> Client::Detokenize(const v1::DetokenizeRe
 }
 
 }  // namespace qamserve
-absl::StatusOr<v1::CompareResponse> Client::Compare(const v1::CompareRequest& request) {
-  return Call(options_, CallKind::kSlow, *stubs_->inference, &v1::InferenceService::Stub::Compare, request);
-}
-
-absl::StatusOr<v1::EmbedResponse> Client::Embed(const v1::EmbedRequest& request) {
-  return Call(options_, CallKind::kSlow, *stubs_->inference, &v1::InferenceService::Stub::Embed, request);
-}
-

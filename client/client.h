@@ -13,12 +13,15 @@
 #include <vector>
 
 #include "client/cancellation.h"
+#include "client/credentials.h"
 #include "core/base/status.h"
+#include "qamserve/v1/access.pb.h"
 #include "qamserve/v1/artifact.pb.h"
 #include "qamserve/v1/checkpoint.pb.h"
 #include "qamserve/v1/inference.pb.h"
 #include "qamserve/v1/job.pb.h"
 #include "qamserve/v1/serving.pb.h"
+#include "qamserve/v1/system.pb.h"
 
 namespace qamserve {
 
@@ -31,6 +34,8 @@ struct ClientOptions {
   int retry_limit = 10;              // attempts in a row without progress before a transfer or a watch gives up
   int64_t initial_backoff_ms = 250;  // doubles with each attempt
   int64_t max_backoff_ms = 10'000;
+  ClientTls tls;        // see ReadClientTls
+  std::string api_key;  // goes along with each call; empty = none. One that CheckApiKey refuses is never right
 };
 
 struct UploadOptions {
@@ -106,11 +111,24 @@ class Client {
   absl::StatusOr<v1::ListAliasesResponse> ListAliases();  // every page
   absl::Status DeleteAlias(v1::DeleteAliasRequest request);
 
+  absl::StatusOr<v1::NewKey> CreateKey(v1::CreateKeyRequest request);
+  absl::StatusOr<v1::Key> GetKey(const std::string& name);
+  absl::StatusOr<v1::ListKeysResponse> ListKeys();  // every page
+  absl::StatusOr<v1::NewKey> RotateKey(const v1::RotateKeyRequest& request);
+  absl::StatusOr<v1::Key> RevokeKey(const std::string& name);
+  absl::Status DeleteKey(const std::string& name);
+  absl::StatusOr<v1::Caller> GetCaller();
+  // The newest `limit` events; `key`: only of this one, if not empty.
+  absl::StatusOr<v1::ListAuditEventsResponse> ListAuditEvents(const std::string& key, int limit);
+  absl::StatusOr<v1::System> GetSystem();
+
   using OnResponse = absl::FunctionRef<void(const v1::GenerateResponse&)>;
   absl::Status Generate(const v1::GenerateRequest& request, OnResponse on_response,
                         Cancellation* cancellation = nullptr);
   absl::Status Chat(const v1::ChatRequest& request, OnResponse on_response, Cancellation* cancellation = nullptr);
   absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request);
+  absl::StatusOr<v1::CompareResponse> Compare(const v1::CompareRequest& request);
+  absl::StatusOr<v1::EmbedResponse> Embed(const v1::EmbedRequest& request);
   absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request);
   absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request);
 
@@ -127,5 +145,3 @@ class Client {
 bool IsFinal(v1::JobState state);
 
 }  // namespace qamserve
-  absl::StatusOr<v1::CompareResponse> Compare(const v1::CompareRequest& request);
-  absl::StatusOr<v1::EmbedResponse> Embed(const v1::EmbedRequest& request);

@@ -159,7 +159,7 @@ class Downloader {
     request.set_file(file.name());
     request.set_offset(offset);
     grpc::ClientContext context;
-    SetDeadline(client_.options_, CallKind::kStream, context);
+    PrepareCall(client_.options_, CallKind::kStream, context);
     CancellableCall guard(cancellation_, context);
     const auto reader = client_.stubs_->artifacts->DownloadFile(&context, request);
     v1::DownloadFileResponse response;

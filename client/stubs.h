@@ -8,11 +8,13 @@
 
 #include "client/client.h"
 #include "client/rpc_status.h"
+#include "qamserve/v1/access.grpc.pb.h"
 #include "qamserve/v1/artifact.grpc.pb.h"
 #include "qamserve/v1/checkpoint.grpc.pb.h"
 #include "qamserve/v1/inference.grpc.pb.h"
 #include "qamserve/v1/job.grpc.pb.h"
 #include "qamserve/v1/serving.grpc.pb.h"
+#include "qamserve/v1/system.grpc.pb.h"
 
 namespace qamserve {
 
@@ -23,12 +25,14 @@ struct Client::Stubs {
   std::unique_ptr<v1::ArtifactService::Stub> artifacts;
   std::unique_ptr<v1::ServingService::Stub> serving;
   std::unique_ptr<v1::InferenceService::Stub> inference;
+  std::unique_ptr<v1::AccessService::Stub> access;
+  std::unique_ptr<v1::SystemService::Stub> system;
 };
 
 enum class CallKind { kQuick, kSlow, kStream };
 
-// Sets the deadline of a call of this kind; options.timeout_ms overrides the kind's own.
-void SetDeadline(const ClientOptions& options, CallKind kind, grpc::ClientContext& context);
+// Sets the deadline of a call of this kind (options.timeout_ms overrides the kind's own) and adds the API key.
+void PrepareCall(const ClientOptions& options, CallKind kind, grpc::ClientContext& context);
 
 // One unary call.
 template <typename Stub, typename Request, typename Response>
@@ -36,7 +40,7 @@ absl::Status CallOnce(const ClientOptions& options, CallKind kind, Stub& stub,
                       grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                       const Request& request, Response& response, Cancellation* cancellation = nullptr) {
   grpc::ClientContext context;
-  SetDeadline(options, kind, context);
+  PrepareCall(options, kind, context);
   CancellableCall guard(cancellation, context);
   return FromGrpc((stub.*method)(&context, request, &response));
 }

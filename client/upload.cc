@@ -157,7 +157,7 @@ class Uploader {
   absl::Status SendFile(const std::string& upload, const LocalFile& file, uint64_t offset) {
     ASSIGN_OR_RETURN(File source, File::OpenForRead(file.path));
     grpc::ClientContext context;
-    SetDeadline(client_.options_, CallKind::kStream, context);
+    PrepareCall(client_.options_, CallKind::kStream, context);
     CancellableCall guard(cancellation_, context);
     v1::UploadFileResponse response;
     const auto writer = stub().UploadFile(&context, &response);

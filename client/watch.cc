@@ -30,7 +30,7 @@ absl::StatusOr<v1::Job> Client::WatchJob(const std::string& name, absl::Function
   RetryPauses backoff(options_, cancellation);
   while (true) {
     grpc::ClientContext context;
-    SetDeadline(options_, CallKind::kStream, context);
+    PrepareCall(options_, CallKind::kStream, context);
     absl::Status status;
     {
       CancellableCall guard(cancellation, context);

@@ -9,6 +9,7 @@ constexpr char kModels[] = "Models in";
 constexpr char kWork[] = "Quantize and measure";
 constexpr char kServe[] = "Serve";
 constexpr char kText[] = "Text";
+constexpr char kAccess[] = "Who may do what";
 constexpr char kOther[] = "Other";
 
 constexpr std::array kCommands = {
@@ -30,10 +31,14 @@ constexpr std::array kCommands = {
     Command{"generate", kText, "Continue a prompt", BuildGenerate},
     Command{"chat", kText, "Talk with a model", BuildChat},
     Command{"score", kText, "Log-probability of a text", BuildScore},
-    Command{"tokenize", kText, "Token ids of a text", BuildTokenize},
     Command{"embed", kText, "The mean hidden state of texts", BuildEmbed},
     Command{"compare", kText, "How two served models differ on a text, token by token", BuildCompare},
+    Command{"tokenize", kText, "Token ids of a text", BuildTokenize},
     Command{"detokenize", kText, "Text of token ids", BuildDetokenize},
+    Command{"keys", kAccess, "Make, list, show, rotate, revoke or delete API keys", BuildKeys},
+    Command{"audit", kAccess, "Who changed what, and who was refused", BuildAudit},
+    Command{"whoami", kAccess, "The API key in use, and what is left of its limits", BuildWhoami},
+    Command{"system", kOther, "What the server is and how busy it is", BuildSystem},
     Command{"version", kOther, "Version of qamctl", BuildVersion},
 };
 

@@ -50,6 +50,10 @@ Action BuildEmbed(CLI::App& app);
 Action BuildCompare(CLI::App& app);
 Action BuildTokenize(CLI::App& app);
 Action BuildDetokenize(CLI::App& app);
+Action BuildKeys(CLI::App& app);
+Action BuildAudit(CLI::App& app);
+Action BuildWhoami(CLI::App& app);
+Action BuildSystem(CLI::App& app);
 Action BuildVersion(CLI::App& app);
 
 }  // namespace qamserve::qamctl

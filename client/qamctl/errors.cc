@@ -33,6 +33,15 @@ constexpr std::array kHints = {
     Hint{"EXPORT_TOKENIZER", "`--format hf` takes every tokenizer as it is"},
     Hint{"EXPORT_MODEL", "`--format hf` takes every model"},
     Hint{"EXPORT_RANGE", "`--dtype bf16` or `--dtype f32` holds every weight"},
+    Hint{"KEY_NOT_FOUND", "`qamctl keys` shows what is there; `qamctl keys create NAME --scope SCOPE` makes one"},
+    Hint{"KEY_MISSING", "give a key with --api-key-file FILE, or in QAMCTL_API_KEY"},
+    Hint{"KEY_UNKNOWN", "is it a key of this server, and whole? --api-key-file FILE or QAMCTL_API_KEY give it"},
+    Hint{"KEY_EXPIRED", "somebody with an admin key can renew it: `qamctl keys rotate KEY --ttl 30d`"},
+    Hint{"KEY_REVOKED", "somebody with an admin key can make another: `qamctl keys create`"},
+    Hint{"KEY_SCOPE", "`qamctl whoami` shows what your key may do"},
+    Hint{"KEY_LIMIT", "`qamctl whoami` shows what is left of your key's limits"},
+    Hint{"KEY_VALID", "`qamctl keys revoke KEY` first"},
+    Hint{"FIRST_KEY_ADMIN", "`qamctl keys create NAME --scope admin`, and keep what it prints"},
     Hint{"CHAT_TEMPLATE_MISSING", "this model has no chat template; use `qamctl generate`"},
 };
 

@@ -8,7 +8,7 @@
 namespace qamserve::qamctl {
 namespace {
 
-constexpr char kFooter[] = "Every command also takes --json, --address and --timeout (see `qamctl --help`).";
+constexpr char kFooter[] = "Every command also takes --json, --address, --timeout, --api-key-file and --tls-ca (see `qamctl --help`).";
 
 constexpr char kRootFooter[] =
     "`qamctl COMMAND --help` explains a command. A checkpoint, artifact or job may be given by its resource name, the\n"
@@ -34,6 +34,16 @@ void AddGlobalFlags(CLI::App& app, GlobalFlags& flags) {
                  "limit for streams)")
       ->check(CLI::Range(0.001, 1e6))
       ->type_name("SECONDS");
+  const auto add_file = [&](const char* flag, std::string& path, const char* variable, const std::string& help) {
+    app.add_option(flag, path, help)->envname(variable)->type_name("FILE");
+  };
+  add_file("--tls-ca", flags.tls_ca, "QAMCTL_TLS_CA",
+           "Encrypt, and take only a server whose certificate is signed by a CA in this PEM file");
+  add_file("--tls-cert", flags.tls_cert, "QAMCTL_TLS_CERT", "Show this certificate (PEM) to a server that asks for one");
+  add_file("--tls-key", flags.tls_key, "QAMCTL_TLS_KEY", "The key of --tls-cert (PEM)");
+  app.add_option("--api-key-file", flags.api_key_file,
+                 fmt::format("File with the API key to call with (default: the key in {})", kApiKeyVariable))
+      ->type_name("FILE");
 }
 
 // Whether `typed` is `name` with one letter missing, added or wrong, or two neighbours swapped.
@@ -95,7 +105,8 @@ int RunQamctl(const std::vector<std::string>& arguments, Terminal& terminal) {
     return ReportParse(root, error, json, terminal);
   }
   Session session(terminal, flags);
-  const absl::Status status = RunVerb(std::move(actions), [](Session&) { return absl::OkStatus(); })(session);
+  absl::Status status = session.ReadCredentials();
+  if (status.ok()) status = RunVerb(std::move(actions), [](Session&) { return absl::OkStatus(); })(session);
   if (!status.ok()) PrintError(terminal, flags.json, session.client().address(), status);
   return ExitCodeOf(status);
 }

@@ -2,6 +2,8 @@
 
 #include <google/protobuf/util/json_util.h>
 
+#include <cstdlib>
+
 namespace qamserve::qamctl {
 namespace {
 
@@ -11,11 +13,26 @@ std::string Styled(const Terminal& terminal, std::string_view code, std::string_
 
 }  // namespace
 
+absl::Status Session::ReadCredentials() {
+  ASSIGN_OR_RETURN(tls_, ReadClientTls(flags_.tls_ca, flags_.tls_cert, flags_.tls_key));
+  if (!flags_.api_key_file.empty()) {
+    ASSIGN_OR_RETURN(api_key_, ReadApiKey(flags_.api_key_file));
+    return absl::OkStatus();
+  }
+  const char* variable = std::getenv(kApiKeyVariable);
+  if (variable == nullptr || *variable == '\0') return absl::OkStatus();
+  RETURN_IF_ERROR(CheckApiKey(kApiKeyVariable, variable));
+  api_key_ = variable;
+  return absl::OkStatus();
+}
+
 Client& Session::client() {
   if (client_ == nullptr) {
     ClientOptions options;
     options.address = flags_.address;
     options.timeout_ms = static_cast<int64_t>(flags_.timeout_seconds * 1000);
+    options.tls = tls_;
+    options.api_key = api_key_;
     client_ = std::make_unique<Client>(std::move(options));
   }
   return *client_;

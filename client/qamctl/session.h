@@ -12,10 +12,16 @@
 
 namespace qamserve::qamctl {
 
+inline constexpr char kApiKeyVariable[] = "QAMCTL_API_KEY";
+
 struct GlobalFlags {
   bool json = false;
   std::string address;         // empty: as ClientOptions says
   double timeout_seconds = 0;  // 0: as ClientOptions says
+  std::string tls_ca;          // paths; empty: none
+  std::string tls_cert;
+  std::string tls_key;
+  std::string api_key_file;    // empty: QAMCTL_API_KEY
 };
 
 // One command's run. Not thread-safe.
@@ -25,6 +31,8 @@ class Session {
 
   Terminal& terminal() { return terminal_; }
   bool json() const { return flags_.json; }
+  // Reads the TLS files and the API key that the flags and QAMCTL_API_KEY give; before the first use of `client`.
+  absl::Status ReadCredentials();
   // Made at first use; it connects at the first call.
   Client& client();
 
@@ -38,6 +46,8 @@ class Session {
  private:
   Terminal& terminal_;
   GlobalFlags flags_;
+  ClientTls tls_;
+  std::string api_key_;
   std::unique_ptr<Client> client_;
 };
 

@@ -486,16 +486,18 @@ grpc::Status ErrorWithReason(StatusCode code, const std::string& reason, const s
 }
 
 struct FakeServer::Services {
-  explicit Services(FakeState& state)
-      : checkpoints(state), jobs(state), artifacts(state), serving(state), inference(state) {}
+  Services(FakeState& state, FakeAccessState& access_state)
+      : checkpoints(state), jobs(state), artifacts(state), serving(state), inference(state), access(access_state) {}
   Checkpoints checkpoints;
   Jobs jobs;
   Artifacts artifacts;
   Serving serving;
   Inference inference;
+  FakeAccess access;
+  FakeSystem system;
 };
 
-FakeServer::FakeServer() : services_(std::make_unique<Services>(state_)) {
+FakeServer::FakeServer() : services_(std::make_unique<Services>(state_, access_)) {
   grpc::ServerBuilder builder;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
   builder.RegisterService(&services_->checkpoints);
@@ -503,6 +505,8 @@ FakeServer::FakeServer() : services_(std::make_unique<Services>(state_)) {
   builder.RegisterService(&services_->artifacts);
   builder.RegisterService(&services_->serving);
   builder.RegisterService(&services_->inference);
+  builder.RegisterService(&services_->access);
+  builder.RegisterService(&services_->system);
   server_ = builder.BuildAndStart();
 }
 

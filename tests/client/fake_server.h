@@ -15,6 +15,7 @@
 #include "qamserve/v1/inference.grpc.pb.h"
 #include "qamserve/v1/job.grpc.pb.h"
 #include "qamserve/v1/serving.grpc.pb.h"
+#include "tests/client/fake_access.h"
 
 namespace qamserve {
 
@@ -58,10 +59,10 @@ struct FakeState {
   v1::UpdateAliasRequest update_alias;
   v1::GenerateRequest generate;
   std::vector<v1::ChatRequest> chats;
-  std::vector<std::string> answer = {"Hello", ", ", "world"};
   v1::ScoreRequest score;
   v1::EmbedRequest embed;
   v1::CompareRequest compare;
+  std::vector<std::string> answer = {"Hello", ", ", "world"};
 };
 
 // Listens on a port of its own choice while it lives.
@@ -71,10 +72,12 @@ class FakeServer {
   ~FakeServer();
   std::string address() const;
   FakeState& state() { return state_; }
+  FakeAccessState& access() { return access_; }
 
  private:
   struct Services;
   FakeState state_;
+  FakeAccessState access_;
   std::unique_ptr<Services> services_;
   std::unique_ptr<grpc::Server> server_;
   int port_ = 0;

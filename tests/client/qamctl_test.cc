@@ -120,6 +120,13 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"compare", "--prompt --message --system --tokens"},
       {"tokenize", "--add-special --parse-special"},
       {"detokenize", "--skip-special"},
+      {"keys", "create list get rotate revoke delete"},
+      {"keys create",
+       "--scope --ttl --requests-per-minute --tokens-per-minute --concurrent-requests --upload-bytes-per-day"},
+      {"keys rotate", "--grace --ttl"},
+      {"audit", "--key --limit"},
+      {"whoami", "--api-key-file"},
+      {"system", "--tls-ca"},
       {"version", "--json"}};
   const Result root = RunBare({"--help"});
   EXPECT_EQ(root.code, kExitOk);
@@ -396,13 +403,6 @@ TEST_F(QamctlTest, ChatOnceWithMessage) {
   EXPECT_EQ(server_.state().chats[1].messages(0).content(), "two\nlines");
 }
 
-TEST_F(QamctlTest, ScoreTokenizeDetokenize) {
-  EXPECT_THAT(Run({"score", "tiny", "x"}).out, HasSubstr("-3.0000 nats over 2 tokens, perplexity 4.4817"));
-  EXPECT_EQ(Run({"tokenize", "tiny", "AB"}).out, "65 66\n");
-  EXPECT_EQ(Run({"detokenize", "tiny", "65", "66,67"}).out, "ABC\n");
-}
-
-TEST_F(QamctlTest, ReportShowsQualityAndTheWorstTensors) {
 TEST_F(QamctlTest, PenaltiesBiasToolsAndTemplateArgumentsReachTheServer) {
   ASSERT_EQ(Run({"generate", "tiny", "x", "--presence-penalty", "0.5", "--frequency-penalty", "-1", "--logit-bias",
                  "7=-100", "--logit-bias", "9=2.5"})
@@ -467,6 +467,13 @@ TEST_F(QamctlTest, CompareShowsWhereTwoModelsDiffer) {
   EXPECT_EQ(Run({"compare", "tiny", "other", "text", "--prompt", "a", "--message", "b"}).code, kExitUsage);
 }
 
+TEST_F(QamctlTest, ScoreTokenizeDetokenize) {
+  EXPECT_THAT(Run({"score", "tiny", "x"}).out, HasSubstr("-3.0000 nats over 2 tokens, perplexity 4.4817"));
+  EXPECT_EQ(Run({"tokenize", "tiny", "AB"}).out, "65 66\n");
+  EXPECT_EQ(Run({"detokenize", "tiny", "65", "66,67"}).out, "ABC\n");
+}
+
+TEST_F(QamctlTest, ReportShowsQualityAndTheWorstTensors) {
   v1::Report& report = server_.state().report;
   report.mutable_quality()->set_scored_tokens(8184);
   report.mutable_quality()->set_kl_mean(0.0142);
