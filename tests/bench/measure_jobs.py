@@ -6,7 +6,7 @@ from figure import Figure
 from job_server import JobServer
 from keys import MIXED_KL_LIMIT
 
-TRELLIS = ["--codec", "trellis", "--error-feedback", "--calibration-windows", "32"]
+TRELLIS = ["--codec", "trellis", "--error-feedback", "--calibration-windows", "64"]
 LDLQ = ["--error-feedback"]
 TARGET_KL = "0.02"
 # Rows of the study: enough of them to rank, on both models.
