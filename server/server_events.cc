@@ -82,6 +82,11 @@ void Server::OnModelChange(const ServedModelView& model) {
   Log::Fields fields = {{"model", model.name}, {"source", model.source}, {"state", ServedModelStateName(model.state)}};
   if (!model.error.ok()) fields["message"] = MessageOf(model.error);
   log_->Info("model_state", fields);
+  if (model.state == ServedModelState::kReady && !model.chat_error.ok()) {
+    log_->Warning("chat_not_offered", {{"model", model.name},
+                                       {"reason", ReasonOf(model.chat_error)},
+                                       {"message", MessageOf(model.chat_error)}});
+  }
   if (rpc_ != nullptr) rpc_->SetModelHealth(model.name, model.state == ServedModelState::kReady);
 }
 

@@ -75,5 +75,6 @@ v1::Alias ToProto(const AliasRecord& alias);
 v1::FinishReason ToProto(FinishReason reason);
 // `token_bytes` gives the bytes of a token (Tokenizer::TokenBytes).
 v1::TokenLogprob LogprobToProto(const TokenEvent& event, const Tokenizer& tokenizer);
+v1::TokenComparison ToProto(int32_t token, const TokenComparison& comparison, const Tokenizer& tokenizer);
 
 }  // namespace qamserve

@@ -243,6 +243,9 @@ absl::StatusOr<SamplingParams> SamplingFromProto(const v1::SamplingParams& param
   sampling.stop.assign(params.stop().begin(), params.stop().end());
   sampling.ignore_eos = params.ignore_eos();
   sampling.logprobs = params.logprobs() == 0 ? -1 : params.logprobs();
+  sampling.presence_penalty = params.presence_penalty();
+  sampling.frequency_penalty = params.frequency_penalty();
+  sampling.logit_bias.insert(params.logit_bias().begin(), params.logit_bias().end());
   RETURN_IF_ERROR(ValidateSamplingParams(sampling));
   return sampling;
 }
@@ -287,7 +290,14 @@ absl::StatusOr<UpdateAliasArgs> UpdateAliasFromProto(const v1::UpdateAliasReques
 
 std::vector<ChatMessage> MessagesFromProto(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages) {
   std::vector<ChatMessage> result;
-  for (const v1::ChatMessage& message : messages) result.push_back({message.role(), message.content()});
+  result.reserve(static_cast<size_t>(messages.size()));
+  for (const v1::ChatMessage& message : messages) {
+    result.push_back({.role = message.role(),
+                      .content = message.content(),
+                      .name = message.name(),
+                      .tool_calls_json = message.tool_calls_json(),
+                      .tool_call_id = message.tool_call_id()});
+  }
   return result;
 }
 

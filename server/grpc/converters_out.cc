@@ -352,4 +352,17 @@ v1::TokenLogprob LogprobToProto(const TokenEvent& event, const Tokenizer& tokeni
   return message;
 }
 
+v1::TokenComparison ToProto(int32_t token, const TokenComparison& comparison, const Tokenizer& tokenizer) {
+  v1::TokenComparison message;
+  message.set_token(token);
+  message.set_text(tokenizer.TokenBytes(token));
+  message.set_kl(comparison.kl);
+  message.set_base_logprob(-comparison.base_nll);
+  message.set_other_logprob(-comparison.other_nll);
+  message.set_same_top(comparison.same_top);
+  message.set_other_top(comparison.other_top);
+  message.set_other_top_text(tokenizer.TokenBytes(comparison.other_top));
+  return message;
+}
+
 }  // namespace qamserve

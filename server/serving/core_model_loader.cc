@@ -24,9 +24,18 @@ class EngineGenerator final : public Generator {
     return engine_->Submit(std::move(prompt), params, std::move(sink), request);
   }
   void Cancel(uint64_t id) override { engine_->Cancel(id); }
-  absl::StatusOr<std::vector<float>> Score(std::span<const int32_t> tokens) override { return engine_->Score(tokens); }
+  absl::StatusOr<TextScores> Score(std::span<const int32_t> tokens, int32_t top) override {
+    return engine_->ScoreWithTop(tokens, top);
+  }
+  absl::StatusOr<std::vector<float>> Embed(std::span<const int32_t> tokens) override { return engine_->Embed(tokens); }
+  absl::StatusOr<std::vector<TokenComparison>> Compare(Generator& other, std::span<const int32_t> tokens,
+                                                       int64_t first) override {
+    if (other.engine() == nullptr) return Internal("MODEL_WITHOUT_ENGINE", "a model without weights is compared");
+    return engine_->Compare(*other.engine(), tokens, first);
+  }
   EngineStats stats() const override { return engine_->stats(); }
   int64_t context_tokens() const override { return engine_->context_tokens(); }
+  Engine* engine() override { return engine_.get(); }
 
  private:
   const std::unique_ptr<Engine> engine_;
@@ -76,6 +85,15 @@ int64_t ScratchBytes(const ModelConfig& config, const EngineOptions& engine) {
   return static_cast<int64_t>(sizeof(float)) * (tokens * floats_per_token + rows * config.vocab_size);
 }
 
+// A template that does not work takes chat from the model and leaves it the rest.
+absl::Status FindChatTemplate(const TokenizerFiles& files, LoadedModel& loaded) {
+  absl::StatusOr<std::shared_ptr<const ChatTemplate>> chat = ReadChatTemplate(files);
+  if (!chat.ok() && ReasonOf(chat.status()) != "CHAT_TEMPLATE_INVALID") return chat.status();
+  loaded.chat_error = chat.ok() && *chat != nullptr ? TryChatTemplate(**chat) : chat.status();
+  if (loaded.chat_error.ok()) loaded.chat_template = *std::move(chat);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<LoadPlan> CoreModelLoader::Plan(const FileSet& files, int64_t context_tokens) {
@@ -98,7 +116,7 @@ absl::StatusOr<LoadedModel> CoreModelLoader::Load(const FileSet& files, const Lo
   LoadedModel loaded;
   ASSIGN_OR_RETURN(const TokenizerFiles tokenizer_files, ReadTokenizerFiles(files));
   ASSIGN_OR_RETURN(loaded.tokenizer, Tokenizer::Create(tokenizer_files, files.origin()));
-  ASSIGN_OR_RETURN(loaded.chat_template, ReadChatTemplate(tokenizer_files));
+  RETURN_IF_ERROR(FindChatTemplate(tokenizer_files, loaded));
   ASSIGN_OR_RETURN(std::shared_ptr<const Model> model, Model::Load(files));
   EngineOptions options = engine_;
   options.context_tokens = plan.context_tokens;

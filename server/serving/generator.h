@@ -22,9 +22,15 @@ class Generator {
   virtual absl::StatusOr<uint64_t> Submit(std::vector<int32_t> prompt, const SamplingParams& params,
                                           std::shared_ptr<TokenSink> sink, const RequestOptions& request) = 0;
   virtual void Cancel(uint64_t id) = 0;
-  virtual absl::StatusOr<std::vector<float>> Score(std::span<const int32_t> tokens) = 0;
+  virtual absl::StatusOr<TextScores> Score(std::span<const int32_t> tokens, int32_t top) = 0;
+  virtual absl::StatusOr<std::vector<float>> Embed(std::span<const int32_t> tokens) = 0;
+  // `other` is of the same kind as this.
+  virtual absl::StatusOr<std::vector<TokenComparison>> Compare(Generator& other, std::span<const int32_t> tokens,
+                                                               int64_t first) = 0;
   virtual EngineStats stats() const = 0;
   virtual int64_t context_tokens() const = 0;
+  // What is behind it; null for one that has no weights.
+  virtual Engine* engine() { return nullptr; }
 };
 
 // What loading will take, known from headers.
@@ -39,7 +45,8 @@ struct LoadPlan {
 struct LoadedModel {
   std::unique_ptr<Generator> generator;
   std::shared_ptr<const Tokenizer> tokenizer;
-  std::shared_ptr<const ChatTemplate> chat_template;  // null if the model has none
+  std::shared_ptr<const ChatTemplate> chat_template;  // null if the model has none, or none that works
+  absl::Status chat_error;  // why a template that is there does not: the errors of ChatTemplate
 };
 
 // Thread-safe.

@@ -84,6 +84,7 @@ ServedModelView ServedModel::View() const {
     view.error = machine_.error();
     view.ready_ms = machine_.ready_ms();
     view.chat = chat_template_ != nullptr;
+    view.chat_error = chat_error_;
     generator = generator_;
   }
   const bool holds_memory = view.state != ServedModelState::kUnloaded && view.state != ServedModelState::kFailed;
@@ -106,6 +107,7 @@ absl::Status ServedModel::BecomeReady(LoadedModel model, int64_t now_ms) {
   generator_ = std::move(model.generator);
   tokenizer_ = std::move(model.tokenizer);
   chat_template_ = std::move(model.chat_template);
+  chat_error_ = std::move(model.chat_error);
   return absl::OkStatus();
 }
 
@@ -153,16 +155,46 @@ void ServedModel::Cancel(uint64_t id) {
   if (generator != nullptr) generator->Cancel(id);
 }
 
-absl::StatusOr<std::vector<float>> ServedModel::Score(std::span<const int32_t> tokens) {
-  const uint64_t slot = requests_->Begin();
-  absl::StatusOr<std::vector<float>> scores;
-  {
-    const absl::StatusOr<std::shared_ptr<Generator>> generator = ReadyGenerator();
-    scores = generator.ok() ? (*generator)->Score(tokens) : generator.status();
+// A call that waits for the engine, counted as a request. The engine is let go before the request ends: Drain frees it
+// once none is left.
+class ServedModel::Reading {
+ public:
+  explicit Reading(const ServedModel& model)
+      : requests_(*model.requests_), slot_(requests_.Begin()), generator_(model.ReadyGenerator()) {}
+  ~Reading() {
+    generator_ = absl::CancelledError();
+    requests_.End(slot_);
   }
-  // After the engine was let go: Drain frees it once no request is left.
-  requests_->End(slot);
-  return scores;
+  Reading(const Reading&) = delete;
+  Reading& operator=(const Reading&) = delete;
+
+  absl::Status status() const { return generator_.status(); }
+  Generator& generator() const { return **generator_; }
+
+ private:
+  Requests& requests_;
+  const uint64_t slot_;
+  absl::StatusOr<std::shared_ptr<Generator>> generator_;
+};
+
+absl::StatusOr<TextScores> ServedModel::Score(std::span<const int32_t> tokens, int32_t top) {
+  const Reading reading(*this);
+  RETURN_IF_ERROR(reading.status());
+  return reading.generator().Score(tokens, top);
+}
+
+absl::StatusOr<std::vector<float>> ServedModel::Embed(std::span<const int32_t> tokens) {
+  const Reading reading(*this);
+  RETURN_IF_ERROR(reading.status());
+  return reading.generator().Embed(tokens);
+}
+
+absl::StatusOr<std::vector<TokenComparison>> ServedModel::Compare(ServedModel& other, std::span<const int32_t> tokens,
+                                                                  int64_t first) {
+  const Reading reading(*this), other_reading(other);
+  RETURN_IF_ERROR(reading.status());
+  RETURN_IF_ERROR(other_reading.status());
+  return reading.generator().Compare(other_reading.generator(), tokens, first);
 }
 
 absl::StatusOr<std::shared_ptr<const Tokenizer>> ServedModel::tokenizer() const {
@@ -174,6 +206,11 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> ServedModel::tokenizer() const 
 absl::StatusOr<std::shared_ptr<const ChatTemplate>> ServedModel::chat_template() const {
   RETURN_IF_ERROR(ReadyGenerator().status());
   absl::MutexLock lock(&mutex_);
+  if (!chat_error_.ok()) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, ReasonOf(chat_error_),
+                     fmt::format("model \"{}\" offers no chat, as its template does not work; use Generate. {}", name_,
+                                 MessageOf(chat_error_)));
+  }
   if (chat_template_ == nullptr) {
     return FailedPrecondition("CHAT_TEMPLATE_MISSING", "model \"{}\" has no chat template; use Generate", name_);
   }

@@ -33,6 +33,7 @@ struct ServedModelView {
   int64_t kv_blocks_used = 0;
   int64_t kv_blocks_cached = 0;
   bool chat = false;
+  absl::Status chat_error;  // why not, if the model has a template that does not work
   int64_t ready_ms = 0;
 };
 
@@ -57,9 +58,14 @@ class ServedModel {
                                   std::shared_ptr<TokenSink> sink, const RequestOptions& request = {});
   // Drops a request at the next step; unknown ids are ignored.
   void Cancel(uint64_t id);
-  absl::StatusOr<std::vector<float>> Score(std::span<const int32_t> tokens);
+  // These three block, and are those of Engine.
+  absl::StatusOr<TextScores> Score(std::span<const int32_t> tokens, int32_t top = 0);
+  absl::StatusOr<std::vector<float>> Embed(std::span<const int32_t> tokens);
+  absl::StatusOr<std::vector<TokenComparison>> Compare(ServedModel& other, std::span<const int32_t> tokens,
+                                                       int64_t first);
   absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer() const;
-  // FAILED_PRECONDITION (CHAT_TEMPLATE_MISSING) if the model has none.
+  // FAILED_PRECONDITION: CHAT_TEMPLATE_MISSING if the model has none; if it has one that does not work, the reason is
+  // that of ChatTemplate (CHAT_TEMPLATE_INVALID, ..._REFUSED, ..._BUDGET) and the message says why.
   absl::StatusOr<std::shared_ptr<const ChatTemplate>> chat_template() const;
 
   // READY -> DRAINING at once: no new request gets in.
@@ -71,6 +77,7 @@ class ServedModel {
  private:
   class Requests;
   class CountingSink;
+  class Reading;
 
   absl::StatusOr<std::shared_ptr<Generator>> ReadyGenerator() const;
 
@@ -83,6 +90,7 @@ class ServedModel {
   std::shared_ptr<Generator> generator_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const Tokenizer> tokenizer_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const ChatTemplate> chat_template_ ABSL_GUARDED_BY(mutex_);
+  absl::Status chat_error_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace qamserve

@@ -103,6 +103,10 @@ absl::StatusOr<std::vector<std::string>> ChatTemplateSeeds() {
   return std::vector<std::string>{
       Joined({TinyChatTemplate(), "hi"}),
       Joined(
+          {"{{ x }}{{ x | tojson(indent=2) }}{{ x | string }}{{ x ~ 1.5 }}", R"({"x": {"a": [1.5, null, "it's"]}})"}),
+      Joined({"{% for m in messages %}{{ m }}{{ '>' + m.tool_calls[0].function.arguments }}{% endfor %}",
+              R"([{"id": "1", "function": {"name": "f", "arguments": "{\"a\": 1}"}}])"}),
+      Joined(
           {"{% macro f(x, y=1) %}{{ x|tojson(indent=2) }}{% if y > 0 %}{{ f(x, y - 1) }}{% endif %}{% endmacro %}"
            "{% set ns = namespace(a=[], n=0) %}{%- for m in messages if m.role != 'system' -%}"
            "{% set ns.n = ns.n + loop.index0 %}{% set ns.a = ns.a + [m['content'][1:3]] %}"

@@ -141,6 +141,14 @@ void FuzzChatTemplate(std::string_view input) {
   if (!prompt.ok()) Require(!ReasonOf(prompt.status()).empty(), "an error has a reason");
   const ChatRenderOptions with_tools{false, R"([{"type": "function", "function": {"name": "f", "parameters": {}}}])"};
   (void)(*chat)->Render({{"user", content}}, with_tools);
+  // The same bytes as the JSON of a request.
+  ChatRenderOptions with_args;
+  with_args.template_args_json = content;
+  (void)(*chat)->Render({{"user", "u"}}, with_args);
+  (void)(*chat)->Render({{"user", "u"}, {.role = "assistant", .tool_calls_json = content}}, {});
+  ChatRenderOptions go_on;
+  go_on.continue_last_message = true;
+  (void)(*chat)->Render({{"user", "u"}, {"assistant", content}}, go_on);
 }
 
 void FuzzArtifact(std::string_view input) {

@@ -23,6 +23,9 @@ struct FakeState {
   std::condition_variable changed;
   LoadPlan plan = {.context_tokens = 128, .weight_bytes = 1000, .kv_bytes = 100, .scratch_bytes = 10};
   absl::Status load_status;
+  // Of models that are loaded from now on.
+  absl::Status chat_error;
+  std::string chat_template = TinyChatTemplate();
   bool hold = false;            // submitted requests get no token until this is false
   std::string token_text = "a";
   int loads = 0;
@@ -30,7 +33,9 @@ struct FakeState {
   int running = 0;
   int cancelled = 0;            // requests that ended as kCancelled
   bool expire = false;          // requests with a deadline end with it at their next step
-  RequestOptions last_request;  // as submitted
+  RequestOptions last_request;  // as submitted, as the next two
+  std::vector<int32_t> last_prompt;
+  SamplingParams last_params;
 
   template <typename Predicate>
   bool WaitUntil(Predicate predicate) {
@@ -64,6 +69,8 @@ class FakeGenerator final : public Generator {
       id = next_id_++;
       requests_[id] = {static_cast<int32_t>(prompt.size()), params.max_tokens, 0, false, request, std::move(sink)};
       state_->last_request = request;
+      state_->last_prompt = std::move(prompt);
+      state_->last_params = params;
       state_->running = static_cast<int>(requests_.size());
     });
     return id;
@@ -73,8 +80,34 @@ class FakeGenerator final : public Generator {
       if (const auto it = requests_.find(id); it != requests_.end()) it->second.cancelled = true;
     });
   }
-  absl::StatusOr<std::vector<float>> Score(std::span<const int32_t> tokens) override {
-    return std::vector<float>(tokens.size() - 1, -0.5f);
+  absl::StatusOr<TextScores> Score(std::span<const int32_t> tokens, int32_t top) override {
+    TextScores scores;
+    scores.logprobs.assign(tokens.size() - 1, -0.5f);
+    // The best of them is the token that comes, then those behind it.
+    for (size_t i = 1; top > 0 && i < tokens.size(); ++i) {
+      auto& best = scores.top.emplace_back();
+      for (int32_t k = 0; k < top; ++k) best.push_back({tokens[i] + k, -0.5f - static_cast<float>(k)});
+    }
+    return scores;
+  }
+  // (number of tokens, the last of them).
+  absl::StatusOr<std::vector<float>> Embed(std::span<const int32_t> tokens) override {
+    if (static_cast<int64_t>(tokens.size()) > context_tokens()) {
+      return InvalidArgument("PROMPT_TOO_LONG", "the prompt has {} tokens; at most {} fit the context", tokens.size(),
+                             context_tokens());
+    }
+    return std::vector<float>{static_cast<float>(tokens.size()), static_cast<float>(tokens.back())};
+  }
+  // The first token of a comparison agrees, the others do not.
+  absl::StatusOr<std::vector<TokenComparison>> Compare(Generator&, std::span<const int32_t> tokens,
+                                                       int64_t first) override {
+    std::vector<TokenComparison> out;
+    for (const int32_t token : tokens.subspan(static_cast<size_t>(first))) {
+      const bool same = out.empty();
+      out.push_back({.base_nll = 1, .other_nll = 2, .kl = 0.25, .same_top = same, .base_top = token,
+                     .other_top = same ? token : token + 1});
+    }
+    return out;
   }
   EngineStats stats() const override {
     std::lock_guard lock(state_->mutex);
@@ -169,7 +202,12 @@ class FakeLoader final : public ModelLoader {
     LoadedModel model;
     const TokenizerFiles files = {TinyTokenizerJson(MakeTinyVocabulary(300)), TinyTokenizerConfigJson(), ""};
     ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Create(files, "fake"));
-    ASSIGN_OR_RETURN(model.chat_template, ChatTemplate::Parse(TinyChatTemplate(), "", ""));
+    {
+      std::lock_guard lock(state_->mutex);
+      model.chat_error = state_->chat_error;
+      ASSIGN_OR_RETURN(model.chat_template, ChatTemplate::Parse(state_->chat_template, "", ""));
+    }
+    if (!model.chat_error.ok()) model.chat_template = nullptr;
     model.generator = std::make_unique<FakeGenerator>(state_);
     return model;
   }

@@ -1,0 +1,74 @@
+// Tiny models behind the interface that the registry sees: what is read from them, and chat templates that do not work.
+#include "server/serving/core_model_loader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/base/file.h"
+#include "tests/support/temp_folder.h"
+#include "tests/support/tiny_model.h"
+
+namespace qamserve {
+namespace {
+
+using testing::HasSubstr;
+
+class CoreModelLoaderTest : public testing::Test {
+ protected:
+  absl::StatusOr<LoadedModel> Load(uint64_t seed, const std::string& chat_template = "") {
+    const std::string folder = dir_ / std::to_string(++models_);
+    RETURN_IF_ERROR(WriteTinyModel({.seed = seed}, folder));
+    if (!chat_template.empty()) RETURN_IF_ERROR(WriteFileAtomically(folder + "/chat_template.jinja", chat_template));
+    ASSIGN_OR_RETURN(const FileSet files, FileSet::FromPath(folder));
+    CoreModelLoader loader({.threads = 1});
+    ASSIGN_OR_RETURN(const LoadPlan plan, loader.Plan(files, 0));
+    return loader.Load(files, plan);
+  }
+
+  TempFolder dir_;
+  int models_ = 0;
+};
+
+TEST_F(CoreModelLoaderTest, ReadsTextsAndComparesModels) {
+  auto one = Load(1), other = Load(2);
+  ASSERT_TRUE(one.ok()) << one.status();
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_NE(one->chat_template, nullptr);
+  EXPECT_TRUE(one->chat_error.ok());
+  const std::vector<int32_t> tokens = {10, 11, 12, 13, 14};
+  const auto scores = one->generator->Score(tokens, 2);
+  ASSERT_TRUE(scores.ok()) << scores.status();
+  EXPECT_EQ(scores->logprobs.size(), 4u);
+  EXPECT_EQ(scores->top[3].size(), 2u);
+  EXPECT_EQ(one->generator->Embed(tokens)->size(), 64u);
+  const auto compared = one->generator->Compare(*other->generator, tokens, 2);
+  ASSERT_TRUE(compared.ok()) << compared.status();
+  ASSERT_EQ(compared->size(), 3u);
+  EXPECT_GT((*compared)[0].kl, 0);
+  EXPECT_NEAR((*compared)[0].base_nll, -scores->logprobs[1], 1e-5);
+}
+
+TEST_F(CoreModelLoaderTest, ATemplateThatDoesNotWorkLeavesTheRest) {
+  const std::pair<const char*, const char*> bad[] = {
+      {"{% if x %}", "CHAT_TEMPLATE_INVALID"},
+      {"{{ raise_exception('never') }}", "CHAT_TEMPLATE_REFUSED"},
+      {"{{ messages[0].content + absent }}", "CHAT_TEMPLATE_REFUSED"},
+      {"{% for i in range(2000000000) %}{% endfor %}", "CHAT_TEMPLATE_BUDGET"},
+  };
+  for (const auto& [source, reason] : bad) {
+    const auto loaded = Load(1, source);
+    ASSERT_TRUE(loaded.ok()) << source << loaded.status();
+    EXPECT_EQ(loaded->chat_template, nullptr) << source;
+    EXPECT_EQ(ReasonOf(loaded->chat_error), reason) << source;
+    EXPECT_THAT(MessageOf(loaded->chat_error), HasSubstr("chat template: ")) << source;
+    EXPECT_TRUE(loaded->generator->Embed(std::vector<int32_t>{10}).ok());
+  }
+  // Some templates want a system message.
+  const auto wants = Load(1, "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}fine");
+  ASSERT_TRUE(wants.ok());
+  EXPECT_NE(wants->chat_template, nullptr);
+  EXPECT_TRUE(wants->chat_error.ok());
+}
+
+}  // namespace
+}  // namespace qamserve
