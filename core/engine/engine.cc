@@ -47,6 +47,13 @@ absl::Status CheckRequest(const RequestOptions& request) {
                          kMaxPriority);
 }
 
+absl::Status CheckConstraint(const SamplingParams& params, const Tokenizer& tokenizer) {
+  if (params.constraint == nullptr) return absl::OkStatus();
+  const Tokenizer& own = params.constraint->vocabulary().tokenizer();
+  if (&own == &tokenizer || own.digest() == tokenizer.digest()) return absl::OkStatus();
+  return InvalidArgument("CONSTRAINT_TOKENIZER", "the constraint was compiled for another tokenizer than the model's");
+}
+
 // The most tokens a sequence may have: what is asked for, or what fits.
 int64_t ContextFor(const EngineOptions& options, const ModelConfig& config) {
   if (options.context_tokens > 0) return options.context_tokens;
@@ -458,6 +465,7 @@ absl::StatusOr<uint64_t> Engine::Submit(std::vector<int32_t> prompt, const Sampl
   RETURN_IF_ERROR(ValidateSamplingParams(params));
   RETURN_IF_ERROR(CheckBias(params, config.vocab_size));
   RETURN_IF_ERROR(CheckRequest(request));
+  RETURN_IF_ERROR(CheckConstraint(params, *impl_->tokenizer));
   RETURN_IF_ERROR(CheckPrompt(prompt, impl_->context - 1, config.vocab_size));
   absl::MutexLock lock(&impl_->mutex);
   // What can start at the next step does not count as waiting.

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/constraint/constraint.h"
 #include "core/evaluate/compare.h"
 #include "core/model/cuda/open.h"
 #include "core/model/forwarder.h"
@@ -39,6 +40,10 @@ struct SamplingParams {
   double presence_penalty = 0;
   double frequency_penalty = 0;
   std::map<int32_t, double> logit_bias;  // by token: what is added to its logit, -100 to 100; at most 1024
+  // What the answer must be, of the engine's own tokenizer; null for anything. Tokens that cannot lead there are never
+  // chosen (log-probabilities stay the model's), and it ends when nothing can follow: kStop, unless a stop string, the
+  // last token or ignore_eos, with which it goes on while anything can follow, come first.
+  std::shared_ptr<const Constraint> constraint;
 };
 
 // INVALID_ARGUMENT (SAMPLING_PARAM) names the field and its limits. Whether the tokens of logit_bias are ones that the
@@ -72,7 +77,8 @@ struct TokenEvent {
 struct GenerationSummary {
   FinishReason reason = FinishReason::kStop;
   // Not OK only for kDeadline: DEADLINE_EXCEEDED (DEADLINE), and kError: RESOURCE_EXHAUSTED (KV_MEMORY, STEP_MEMORY) if
-  // the system has less memory than it had when the model was loaded, INTERNAL (LOGITS_NOT_FINITE), or the model's.
+  // the system has less memory than it had when the model was loaded, INTERNAL (LOGITS_NOT_FINITE), those of
+  // ConstraintMatcher, or the model's.
   absl::Status status;
   std::string trailing_text;  // text held back until the end: it could have begun a stop string
   int32_t prompt_tokens = 0;
@@ -149,8 +155,9 @@ class Engine {
   // Stops at the next step; requests that have not ended get kCancelled. Not from a sink.
   ~Engine();
 
-  // Checks and queues. INVALID_ARGUMENT (PROMPT_EMPTY, PROMPT_TOO_LONG, PROMPT_TOKEN, SAMPLING_PARAM, REQUEST_OPTION)
-  // and RESOURCE_EXHAUSTED (QUEUE_FULL) at once; later trouble arrives at the sink.
+  // Checks and queues. INVALID_ARGUMENT (PROMPT_EMPTY, PROMPT_TOO_LONG, PROMPT_TOKEN, SAMPLING_PARAM, REQUEST_OPTION;
+  // CONSTRAINT_TOKENIZER for a constraint of another tokenizer) and RESOURCE_EXHAUSTED (QUEUE_FULL) at once; later
+  // trouble arrives at the sink.
   absl::StatusOr<uint64_t> Submit(std::vector<int32_t> prompt, const SamplingParams& params,
                                   std::shared_ptr<TokenSink> sink, const RequestOptions& request = {});
   // At the next step; unknown ids are ignored.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace qamserve {
 namespace {
@@ -98,13 +99,13 @@ Sampler::Sampler(const SamplingParams& params, std::span<const int32_t> prompt, 
   for (const int32_t token : prompt) MarkSeen(token);
 }
 
-SampledToken Sampler::Sample(std::span<float> logits) {
+SampledToken Sampler::Sample(std::span<float> logits, std::span<const float> own) {
   SampledToken out;
   Adjust(logits);
   out.token = params_.temperature == 0 ? Argmax(logits) : Draw(logits);
   if (params_.logprobs >= 0) {
     Restore(logits);
-    ReportLogprobs(logits, out);
+    ReportLogprobs(own.empty() ? logits : own, out);
   }
   MarkSeen(out.token);
   if (params_.presence_penalty != 0 || params_.frequency_penalty != 0) ++said_[out.token];
@@ -191,7 +192,10 @@ void Sampler::CutCandidates() {
 
 int32_t Sampler::Draw(std::span<const float> logits) {
   candidates_.clear();
-  for (size_t i = 0; i < logits.size(); ++i) candidates_.push_back({logits[i], static_cast<int32_t>(i)});
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] != kNever) candidates_.push_back({logits[i], static_cast<int32_t>(i)});
+  }
   CutCandidates();
   // Weights are relative to the best token, which no cut removes.
   double total = 0;

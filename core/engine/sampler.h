@@ -27,8 +27,10 @@ class Sampler {
   // `params` has passed ValidateSamplingParams. `prompt` counts as seen for the repetition penalty.
   Sampler(const SamplingParams& params, std::span<const int32_t> prompt, int64_t vocab_size);
 
-  // `logits` holds vocab_size values and is used as scratch. The chosen token counts as seen.
-  SampledToken Sample(std::span<float> logits);
+  // `logits` holds vocab_size values and is used as scratch. The chosen token counts as seen. A logit of minus infinity
+  // is never chosen while there is another; where the caller has put such, `own` are the model's logits, for the
+  // report.
+  SampledToken Sample(std::span<float> logits, std::span<const float> own = {});
 
  private:
   struct Candidate {

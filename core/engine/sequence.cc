@@ -105,16 +105,33 @@ void Sequence::Choose(std::span<float> logits) {
       break;
     }
     try {
-      chosen_.push_back(sampler_.Sample(one));
+      choice_ = ChooseOne(one);
     } catch (const std::bad_alloc&) {
       choice_ = ResourceExhausted("STEP_MEMORY", "the system has no memory to choose a token among {}", vocab);
-      break;
     }
-    if (row == draft_.size() || chosen_.back().token != draft_[row]) break;
+    if (!choice_.ok() || is_over_ || row == draft_.size() || chosen_.back().token != draft_[row]) break;
   }
-  const auto right = static_cast<int64_t>(chosen_.size()) - (choice_.ok() ? 1 : 0);
+  const auto right = std::max<int64_t>(0, static_cast<int64_t>(chosen_.size()) - (choice_.ok() ? 1 : 0));
   cache_.SetLength(tokens() + right);
   CountDraft(right);
+}
+
+// Adds to chosen_, unless the answer is over without another token.
+absl::Status Sequence::ChooseOne(std::span<float> logits) {
+  if (params_.constraint == nullptr) {
+    chosen_.push_back(sampler_.Sample(logits));
+    return absl::OkStatus();
+  }
+  if (!matcher_.has_value()) matcher_.emplace(params_.constraint);
+  if (params_.logprobs >= 0) own_logits_.assign(logits.begin(), logits.end());
+  ASSIGN_OR_RETURN(const bool goes_on, matcher_->Allow(logits, params_.ignore_eos));
+  is_over_ = !goes_on;
+  if (is_over_) return absl::OkStatus();
+  SampledToken chosen = sampler_.Sample(logits, own_logits_);
+  RETURN_IF_ERROR(matcher_->Accept(chosen.token));
+  is_over_ = matcher_->IsOver();
+  chosen_.push_back(std::move(chosen));
+  return absl::OkStatus();
 }
 
 // A draft that was right is followed by a longer one; one that was wrong from the start by a pause, longer each time.
@@ -138,14 +155,14 @@ bool Sequence::IsStopToken(int32_t token) const {
 bool Sequence::Deliver() {
   if (!first_token_.has_value()) first_token_ = Clock::now();
   for (SampledToken& chosen : chosen_) {
-    if (!DeliverOne(chosen)) return false;
+    if (!DeliverOne(chosen, /*is_last=*/&chosen == &chosen_.back())) return false;
   }
-  if (choice_.ok()) return true;
-  Finish(FinishReason::kError, choice_);
+  if (choice_.ok() && !is_over_) return true;
+  Finish(choice_.ok() ? FinishReason::kStop : FinishReason::kError, choice_);
   return false;
 }
 
-bool Sequence::DeliverOne(SampledToken& chosen) {
+bool Sequence::DeliverOne(SampledToken& chosen, bool is_last) {
   if (IsStopToken(chosen.token)) {
     Finish(FinishReason::kStop, absl::OkStatus());
     return false;
@@ -159,7 +176,7 @@ bool Sequence::DeliverOne(SampledToken& chosen) {
     Finish(FinishReason::kCancelled, absl::OkStatus());
     return false;
   }
-  if (stops_.stopped()) {
+  if (stops_.stopped() || (is_last && choice_.ok() && is_over_)) {
     Finish(FinishReason::kStop, absl::OkStatus());
     return false;
   }

@@ -67,7 +67,8 @@ class Sequence {
 
   // The arithmetic of choosing, which may run beside that of other sequences; then Deliver sends what was chosen.
   // `logits` [Fed()][vocab_size] are used as scratch. The sequence ends with INTERNAL (LOGITS_NOT_FINITE) if they
-  // hold NaN or infinity, with RESOURCE_EXHAUSTED (STEP_MEMORY) if the system has no memory to choose.
+  // hold NaN or infinity, with RESOURCE_EXHAUSTED (STEP_MEMORY) if the system has no memory to choose, with the errors
+  // of ConstraintMatcher.
   void Choose(std::span<float> logits);
   int64_t chosen() const { return static_cast<int64_t>(chosen_.size()); }
   // False once the sequence has ended; OnDone has then been called.
@@ -77,7 +78,8 @@ class Sequence {
 
  private:
   bool IsStopToken(int32_t token) const;
-  bool DeliverOne(SampledToken& chosen);
+  absl::Status ChooseOne(std::span<float> logits);
+  bool DeliverOne(SampledToken& chosen, bool is_last);
   void CountDraft(int64_t accepted);
 
   const uint64_t id_;
@@ -105,7 +107,10 @@ class Sequence {
   StreamDecoder decoder_;
   StopMatcher stops_;
   std::vector<SampledToken> chosen_;
-  absl::Status choice_;  // why no further token could be chosen
+  absl::Status choice_;                       // why no further token could be chosen
+  std::optional<ConstraintMatcher> matcher_;  // behind what was chosen; from the first choice on, if constrained
+  bool is_over_ = false;                      // by the constraint, nothing can follow what was chosen
+  std::vector<float> own_logits_;             // scratch of ChooseOne: the model's, before the constraint
   GenerationSummary summary_;
 
   const Clock::time_point submitted_ = Clock::now();

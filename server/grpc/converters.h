@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,6 +45,9 @@ absl::StatusOr<CreateQuantizeJobArgs> StudyArgsFromProto(const v1::CreateStudyJo
 absl::StatusOr<CreateEvaluateJobArgs> EvaluateArgsFromProto(const v1::CreateEvaluateJobRequest& request);
 // INVALID_ARGUMENT (SAMPLING_PARAM) names field and limit. `seed` 0 stays 0: the handler chooses one.
 absl::StatusOr<SamplingParams> SamplingFromProto(const v1::SamplingParams& params);
+// What SamplingParams.constraint asks for; nothing if it is not set. INVALID_ARGUMENT (CONSTRAINT_INVALID) if it names no
+// kind. SamplingFromProto leaves it out: it is compiled for a model (ServedModel::constraint).
+absl::StatusOr<std::optional<ConstraintSpec>> ConstraintFromProto(const v1::SamplingParams& params);
 // What a Generate or Chat request that arrives at `now` is to others: it ends at the earlier one of its own timeout and
 // the deadline of its call. INVALID_ARGUMENT (REQUEST_OPTION) names field and limit.
 absl::StatusOr<RequestOptions> RequestOptionsFrom(int32_t priority, double timeout_seconds,

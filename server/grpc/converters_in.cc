@@ -250,6 +250,33 @@ absl::StatusOr<SamplingParams> SamplingFromProto(const v1::SamplingParams& param
   return sampling;
 }
 
+absl::StatusOr<std::optional<ConstraintSpec>> ConstraintFromProto(const v1::SamplingParams& params) {
+  if (!params.has_constraint()) return std::optional<ConstraintSpec>();
+  const v1::OutputConstraint& constraint = params.constraint();
+  std::optional<ConstraintSpec> spec;
+  switch (constraint.kind_case()) {
+    case v1::OutputConstraint::kJsonObject:
+      if (constraint.json_object()) spec = ConstraintSpec{ConstraintKind::kJsonObject, ""};
+      return spec;
+    case v1::OutputConstraint::kJsonSchema:
+      spec = ConstraintSpec{ConstraintKind::kJsonSchema, constraint.json_schema()};
+      return spec;
+    case v1::OutputConstraint::kRegex:
+      spec = ConstraintSpec{ConstraintKind::kRegex, constraint.regex()};
+      return spec;
+    case v1::OutputConstraint::kGrammar:
+      spec = ConstraintSpec{ConstraintKind::kGrammar, constraint.grammar()};
+      return spec;
+    case v1::OutputConstraint::kChoiceJson:
+      spec = ConstraintSpec{ConstraintKind::kChoices, constraint.choice_json()};
+      return spec;
+    case v1::OutputConstraint::KIND_NOT_SET:
+      break;
+  }
+  return InvalidArgument("CONSTRAINT_INVALID", "params.constraint names none of json_object, json_schema, regex, grammar "
+                         "and choice_json");
+}
+
 absl::StatusOr<RequestOptions> RequestOptionsFrom(int32_t priority, double timeout_seconds,
                                                   std::chrono::system_clock::time_point call_deadline,
                                                   std::chrono::system_clock::time_point now) {

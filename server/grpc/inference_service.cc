@@ -38,12 +38,22 @@ struct Arrival {
   std::chrono::system_clock::time_point deadline;
 };
 
+absl::StatusOr<SamplingParams> SamplingOf(const ServedModel& model, const v1::SamplingParams& params) {
+  ASSIGN_OR_RETURN(SamplingParams sampling, SamplingFromProto(params));
+  ASSIGN_OR_RETURN(const std::optional<ConstraintSpec> spec, ConstraintFromProto(params));
+  if (!spec.has_value()) return sampling;
+  absl::StatusOr<std::shared_ptr<const Constraint>> constraint = model.constraint(*spec);
+  if (!constraint.ok()) return Annotate(constraint.status(), "params.constraint");
+  sampling.constraint = *std::move(constraint);
+  return sampling;
+}
+
 absl::StatusOr<GenerateInput> InputOfGenerate(const ServedModel& model, const v1::GenerateRequest& request,
                                               const Arrival& arrival) {
   GenerateInput input;
   ASSIGN_OR_RETURN(input.request,
                    RequestOptionsFrom(request.priority(), request.timeout_seconds(), arrival.deadline, arrival.time));
-  ASSIGN_OR_RETURN(input.params, SamplingFromProto(request.params()));
+  ASSIGN_OR_RETURN(input.params, SamplingOf(model, request.params()));
   ASSIGN_OR_RETURN(input.tokenizer, model.tokenizer());
   switch (request.input_case()) {
     case v1::GenerateRequest::kPrompt:
@@ -76,7 +86,7 @@ absl::StatusOr<GenerateInput> InputOfChat(const ServiceContext& context, const S
   GenerateInput input;
   ASSIGN_OR_RETURN(input.request,
                    RequestOptionsFrom(request.priority(), request.timeout_seconds(), arrival.deadline, arrival.time));
-  ASSIGN_OR_RETURN(input.params, SamplingFromProto(request.params()));
+  ASSIGN_OR_RETURN(input.params, SamplingOf(model, request.params()));
   ASSIGN_OR_RETURN(input.tokenizer, model.tokenizer());
   ChatRenderOptions options;
   options.tools_json = request.tools_json();

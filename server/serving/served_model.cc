@@ -107,6 +107,7 @@ absl::Status ServedModel::BecomeReady(LoadedModel model, int64_t now_ms) {
   generator_ = std::move(model.generator);
   tokenizer_ = std::move(model.tokenizer);
   chat_template_ = std::move(model.chat_template);
+  constraints_ = std::make_shared<ConstraintCache>(tokenizer_);
   chat_error_ = std::move(model.chat_error);
   return absl::OkStatus();
 }
@@ -203,6 +204,17 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> ServedModel::tokenizer() const 
   return tokenizer_;
 }
 
+absl::StatusOr<std::shared_ptr<const Constraint>> ServedModel::constraint(const ConstraintSpec& spec) const {
+  RETURN_IF_ERROR(ReadyGenerator().status());
+  std::shared_ptr<ConstraintCache> constraints;
+  {
+    absl::MutexLock lock(&mutex_);
+    constraints = constraints_;
+  }
+  if (constraints == nullptr) return Unavailable("MODEL_NOT_READY", "model \"{}\" is being unloaded", name_);
+  return constraints->Get(spec);
+}
+
 absl::StatusOr<std::shared_ptr<const ChatTemplate>> ServedModel::chat_template() const {
   RETURN_IF_ERROR(ReadyGenerator().status());
   absl::MutexLock lock(&mutex_);
@@ -239,6 +251,7 @@ void ServedModel::FinishDrain(absl::Time deadline, int64_t now_ms) {
     generator_ = nullptr;
     // DRAINING and FAILED both have this arrow, so it cannot fail.
     machine_.Apply(ServedModelEvent::kUnload, now_ms).IgnoreError();
+    constraints_ = nullptr;
   }
   generator = nullptr;  // frees the engine, unless a request that did not end in time still holds it
 }

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "server/serving/constraint_cache.h"
 #include "server/serving/generator.h"
 #include "server/serving/served_model_state.h"
 
@@ -64,6 +65,8 @@ class ServedModel {
   absl::StatusOr<std::vector<TokenComparison>> Compare(ServedModel& other, std::span<const int32_t> tokens,
                                                        int64_t first);
   absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer() const;
+  // For SamplingParams::constraint. The errors of Constraint::Compile.
+  absl::StatusOr<std::shared_ptr<const Constraint>> constraint(const ConstraintSpec& spec) const;
   // FAILED_PRECONDITION: CHAT_TEMPLATE_MISSING if the model has none; if it has one that does not work, the reason is
   // that of ChatTemplate (CHAT_TEMPLATE_INVALID, ..._REFUSED, ..._BUDGET) and the message says why.
   absl::StatusOr<std::shared_ptr<const ChatTemplate>> chat_template() const;
@@ -90,6 +93,7 @@ class ServedModel {
   std::shared_ptr<Generator> generator_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const Tokenizer> tokenizer_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const ChatTemplate> chat_template_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<ConstraintCache> constraints_ ABSL_GUARDED_BY(mutex_);  // while it is READY
   absl::Status chat_error_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -64,6 +64,53 @@ TEST_F(GenerateTest, StreamsTextAndEndsWithUsage) {
   EXPECT_NE(answer.last.usage().seed(), 0u);
 }
 
+TEST_F(GenerateTest, CompilesConstraintsForTheModel) {
+  const auto compiled = [&](const v1::OutputConstraint& constraint) {
+    v1::GenerateRequest request = Request(1);
+    *request.mutable_params()->mutable_constraint() = constraint;
+    const Answer answer = Generate(request);
+    EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+    std::lock_guard lock(state_->mutex);
+    return state_->last_constraint;
+  };
+  v1::OutputConstraint constraint;
+  constraint.set_json_object(true);
+  EXPECT_TRUE(*compiled(constraint)->Matches(R"({"a": 1})"));
+  constraint.set_json_object(false);
+  EXPECT_EQ(compiled(constraint), nullptr);
+  constraint.set_regex("a+");
+  EXPECT_TRUE(*compiled(constraint)->Matches("aa"));
+  constraint.set_grammar("root ::= [0-9]");
+  EXPECT_TRUE(*compiled(constraint)->Matches("7"));
+  constraint.set_choice_json(R"(["yes", "no"])");
+  EXPECT_TRUE(*compiled(constraint)->Matches("no"));
+  constraint.set_json_schema(R"({"type": "integer"})");
+  const auto schema = compiled(constraint);
+  EXPECT_TRUE(*schema->Matches("12"));
+  EXPECT_FALSE(*schema->Matches("1.5"));
+  // The same text again is what was compiled before.
+  EXPECT_EQ(compiled(constraint), schema);
+}
+
+TEST_F(GenerateTest, RefusesBadConstraints) {
+  const auto status = [&](const v1::OutputConstraint& constraint) {
+    v1::GenerateRequest request = Request(1);
+    *request.mutable_params()->mutable_constraint() = constraint;
+    return Generate(request).status;
+  };
+  v1::OutputConstraint constraint;
+  EXPECT_EQ(ReasonOf(status(constraint)), "CONSTRAINT_INVALID");
+  constraint.set_json_schema(R"({"properties": {"a": {"not": {}}}})");
+  EXPECT_EQ(status(constraint).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ReasonOf(status(constraint)), "CONSTRAINT_INVALID");
+  EXPECT_THAT(status(constraint).error_message(), HasSubstr("params.constraint: #/properties/a/not"));
+  constraint.set_regex("(");
+  EXPECT_EQ(ReasonOf(status(constraint)), "CONSTRAINT_INVALID");
+  constraint.set_regex(std::string(200 << 10, 'a'));
+  EXPECT_EQ(status(constraint).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(ReasonOf(status(constraint)), "CONSTRAINT_SIZE");
+}
+
 TEST_F(GenerateTest, RefusesBadRequests) {
   v1::GenerateRequest request = Request(5);
   request.set_model("other");

@@ -36,6 +36,7 @@ struct FakeState {
   RequestOptions last_request;  // as submitted, as the next two
   std::vector<int32_t> last_prompt;
   SamplingParams last_params;
+  std::shared_ptr<const Constraint> last_constraint;
 
   template <typename Predicate>
   bool WaitUntil(Predicate predicate) {
@@ -71,6 +72,7 @@ class FakeGenerator final : public Generator {
       state_->last_request = request;
       state_->last_prompt = std::move(prompt);
       state_->last_params = params;
+      state_->last_constraint = params.constraint;
       state_->running = static_cast<int>(requests_.size());
     });
     return id;
