@@ -58,7 +58,8 @@ class HttpExchange {
   virtual void End() = 0;
   // Cuts the connection: the only way to say that an answer which has begun cannot be finished.
   virtual void Abort() = 0;
-  // Called once if the client goes away before the answer has ended, at once if it is gone already. At most one.
+  // Called once if the client goes away before the answer has ended, at once if it is gone already. At most one. A
+  // client that only ends its sending side counts as gone, too: drop the exchange, or answer all the same.
   virtual void OnGone(std::function<void()> gone) = 0;
 };
 

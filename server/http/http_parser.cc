@@ -2,7 +2,6 @@
 
 #include <absl/strings/ascii.h>
 
-#include <algorithm>
 #include <boost/beast/http/buffer_body.hpp>
 #include <boost/beast/http/error.hpp>
 #include <boost/beast/http/parser.hpp>
@@ -32,7 +31,9 @@ HttpRefusal RequestLineRefusal(std::string_view line) {
 
 HttpRefusal VersionRefusal(std::string_view in) {
   const std::string_view line = in.substr(0, in.find("\r\n"));
-  const std::string_view version = line.substr(std::min(line.size(), line.rfind(' ') + 1));
+  const size_t target = line.find(' ');
+  const size_t space = target == std::string_view::npos ? target : line.find(' ', target + 1);
+  const std::string_view version = space == std::string_view::npos ? std::string_view() : line.substr(space + 1);
   const auto digit = [version](size_t at) { return absl::ascii_isdigit(static_cast<unsigned char>(version[at])); };
   const bool well_formed =
       version.size() == 8 && version.starts_with("HTTP/") && digit(5) && version[6] == '.' && digit(7);
