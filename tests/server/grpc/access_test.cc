@@ -113,6 +113,20 @@ class AccessTest : public ServerFixture {
     const grpc::Status status = LoadModel("m", MakeCheckpoint(), &model);
     ASSERT_TRUE(status.ok()) << status.error_message();
   }
+  // Over HTTP, each over a connection of its own.
+  RawAnswer Get(const std::string& path, const std::string& secret) const {
+    return Exchange("GET " + path + " HTTP/1.1\r\n", secret, "");
+  }
+  RawAnswer Post(const std::string& path, const std::string& json, const std::string& secret) const {
+    return Exchange("POST " + path + " HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: " +
+                        std::to_string(json.size()) + "\r\n",
+                    secret, json);
+  }
+  RawAnswer Exchange(const std::string& head, const std::string& secret, const std::string& body) const {
+    RawClient client(server_->http_port());
+    client.Send(head + "Host: localhost\r\nConnection: close\r\nAuthorization: Bearer " + secret + "\r\n\r\n" + body);
+    return client.ReadAnswer();
+  }
   // Seconds in google.rpc.RetryInfo; -1 without one.
   static int64_t RetrySeconds(const grpc::Status& status) {
     google::rpc::Status wire;
@@ -448,13 +462,28 @@ TEST_F(AccessTest, OnlyThisProcessMaySayForWhomItCalls) {
       "KEY_MISSING");
 }
 
+TEST_F(AccessTest, KeysOfHttpRequestsAreCheckedByTheSameCalls) {
+  LoadFakeModel();
+  const std::string admin = MakeAdmin();
+  const std::string reader = Make(admin, {v1::SCOPE_READ}).secret();
+  EXPECT_EQ(HttpGet(server_->http_port(), "/v1/models").status, 401);
+  EXPECT_EQ(Get("/v1/models", "qsk-nobody").status, 401);
+  const auto list = Get("/v1/models", reader);
+  EXPECT_EQ(list.status, 200) << list.body;
+  EXPECT_THAT(list.body, HasSubstr("\"m\""));
+  const auto refused = Post("/v1/completions", R"({"model":"m","prompt":"hello","max_tokens":2})", reader);
+  EXPECT_EQ(refused.status, 403) << refused.body;
+  const auto answered = Post("/v1/completions", R"({"model":"m","prompt":"hello","max_tokens":2})", admin);
+  EXPECT_EQ(answered.status, 200) << answered.body;
+  // Who was refused is the HTTP client, not this process.
+  const v1::AuditEvent event = Audit(admin)[0];
+  EXPECT_EQ(event.method(), "InferenceService.Generate");
+  EXPECT_EQ(event.reason(), "KEY_SCOPE");
+  EXPECT_TRUE(event.peer().starts_with("127.0.0.1:")) << event.peer();
+}
+
 TEST_F(AccessTest, NumbersOnThePortOfEverybodyAreForKeysThatMayRead) {
-  const auto scrape = [&](const std::string& secret) {
-    RawClient client(server_->http_port());
-    client.Send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer " + secret +
-                "\r\n\r\n");
-    return client.ReadAnswer();
-  };
+  const auto scrape = [&](const std::string& secret) { return Get("/metrics", secret); };
   EXPECT_EQ(HttpGet(server_->http_port(), "/metrics").status, 200) << "without keys";
   const std::string admin = MakeAdmin();
   const auto missing = HttpGet(server_->http_port(), "/metrics");
