@@ -72,6 +72,27 @@ TEMPLATES = {
         "{{ tag('a') }}{{ tag('b', y='?') }} {{ [1, 2, 3] | join('-') }} {{ messages | length }}\n"),
 }
 
+# Templates of models that call tools, in short: what is called, what a tool answers, and a variable of the request.
+CALLING = {
+    "calls": (
+        "{%- if tools %}\n    {{- '<tools>' ~ (tools | tojson(indent=2)) ~ '</tools>\\n' }}\n{%- endif %}\n"
+        "{%- for message in messages %}\n    {{- '<|' ~ message.role ~ '|>' }}\n"
+        "    {%- if message.name is defined %}{{ '(' ~ message.name ~ ')' }}{% endif %}\n"
+        "    {%- if message.tool_call_id is defined %}{{ '#' ~ message.tool_call_id }}{% endif %}\n"
+        "    {%- if message.content is defined %}\n        {{- message.content }}\n    {%- endif %}\n"
+        "    {%- for call in message.tool_calls or [] %}\n        {%- set function = call.function %}\n"
+        "        {{- '<call id=' ~ call.id ~ '>' ~ function.name ~ ': ' ~ (function.arguments | tojson) ~ function.arguments }}\n"
+        "        {%- for key, value in function.arguments.items() %}{{ '[' ~ key ~ '=' ~ value ~ ']' }}{% endfor %}\n"
+        "    {%- endfor %}\n    {{- '<|end|>\\n' }}\n{%- endfor %}\n"
+        "{%- if add_generation_prompt %}\n    {{- '<|assistant|>' ~ (style if style is defined else '') }}\n{%- endif %}\n"),
+}
+
+CALL = [{"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": {
+    "city": "東京", "it's": 'a "q"\n', "numbers": [1, 1.0, 1e-7, 123456.789, 1e22], "flags": {"a": True, "b": None}}}},
+        {"id": "c2", "type": "function", "function": {"name": "now", "arguments": {}}}]
+CALLED = [{"role": "user", "content": "Hi", "name": "Ann"}, {"role": "assistant", "tool_calls": CALL},
+          {"role": "tool", "content": "21.5", "name": "get_weather", "tool_call_id": "c1"}]
+
 CONVERSATIONS = [
     [["user", "Hi there"]],
     [["system", "Be brief."], ["user", "  What is 2+2?  \n"], ["assistant", "<think>\nsum\n</think>\n\n4 <ok> & 'é' 漢"],
@@ -101,13 +122,23 @@ def raw(text):
     return f'R"~~({text})~~"' if text else '""'
 
 
+def dump(value):
+    return json.dumps(value, ensure_ascii=False) if value else ""
+
+
+def row(message):
+    fields = [("role", message["role"]), ("content", message.get("content", "")), ("name", message.get("name", "")),
+              ("tool_calls_json", dump(message.get("tool_calls"))), ("tool_call_id", message.get("tool_call_id", ""))]
+    return "{" + ", ".join(f".{k} = {raw(v)}" for k, v in fields if v) + "}"
+
+
 def main():
     env = environment()
     print("// Made by tests/reference/make_chat_goldens.py; what Python's jinja2 makes of each template.")
     print("#pragma once\n\n#include <string_view>\n#include <vector>\n\n#include \"core/tokenizer/chat_template.h\"\n")
     print("namespace qamserve {\n")
     print("struct ChatGolden {\n  std::string_view name;\n  std::string_view source;\n  std::vector<ChatMessage> messages;\n"
-          "  bool add_generation_prompt;\n  std::string_view tools_json;\n  std::string_view prompt;  // \"\" if the template refuses\n};\n")
+          "  bool add_generation_prompt;\n  std::string_view tools_json;\n  std::string_view args_json;\n  bool goes_on;\n  std::string_view prompt;  // \"\" if the template refuses\n};\n")
     print("inline std::vector<ChatGolden> ChatGoldens() {\n  return {")
     for name, source in TEMPLATES.items():
         for conversation in CONVERSATIONS:
@@ -122,7 +153,18 @@ def main():
                     prompt = ""
                 rows = ", ".join("{" + raw(r) + ", " + raw(c) + "}" for r, c in conversation)
                 tools_json = json.dumps(tools, ensure_ascii=False) if tools else ""
-                print(f'      {{"{name}", {raw(source)},\n       {{{rows}}}, {str(generation).lower()},\n       {raw(tools_json)},\n       {raw(prompt)}}},')
+                print(f'      {{"{name}", {raw(source)},\n       {{{rows}}}, {str(generation).lower()},\n       {raw(tools_json)}, "", false,\n       {raw(prompt)}}},')
+    for name, source in CALLING.items():
+        for messages, tools, args, goes_on in (
+                (CALLED, TOOLS, {}, False), (CALLED, None, {"style": [0.5, "it's"]}, False),
+                (CALLED[:1] + [{"role": "assistant", "content": " It is "}], TOOLS, {}, True)):
+            tag = "CONTINUE_FINAL_MESSAGE_TAG " if goes_on else ""
+            shown = messages[:-1] + [{**messages[-1], "content": messages[-1]["content"] + tag}]
+            prompt = env.from_string(source).render(messages=shown, bos_token="<s>", eos_token="</s>", tools=tools, documents=None,
+                                                    add_generation_prompt=not goes_on, **args)
+            prompt = prompt[:prompt.rindex(tag)] if goes_on else prompt
+            print(f'      {{"{name}", {raw(source)},\n       {{{", ".join(row(m) for m in messages)}}}, true,\n'
+                  f'       {raw(dump(tools))}, {raw(dump(args))}, {str(goes_on).lower()},\n       {raw(prompt)}}},')
     print("  };\n}\n\n}  // namespace qamserve")
 
 

@@ -14,6 +14,8 @@ struct ChatGolden {
   std::vector<ChatMessage> messages;
   bool add_generation_prompt;
   std::string_view tools_json;
+  std::string_view args_json;
+  bool goes_on;
   std::string_view prompt;  // "" if the template refuses
 };
 
@@ -21,7 +23,7 @@ inline std::vector<ChatGolden> ChatGoldens() {
   return {
       {"smollm2", R"~~({% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %})~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<|im_start|>system
 You are a helpful AI assistant.<|im_end|>
 <|im_start|>user
@@ -30,7 +32,7 @@ Hi there<|im_end|>
 )~~"},
       {"smollm2", R"~~({% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %})~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<|im_start|>system
 You are a helpful AI assistant.<|im_end|>
 <|im_start|>user
@@ -45,7 +47,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<|im_start|>system
 Be brief.<|im_end|>
 <|im_start|>user
@@ -72,7 +74,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<|im_start|>system
 Be brief.<|im_end|>
 <|im_start|>user
@@ -92,7 +94,7 @@ next 👍<|im_end|>
       {"smollm2", R"~~({% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %})~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<|im_start|>system
 You are a helpful AI assistant.<|im_end|>
 <|im_start|>user
@@ -107,7 +109,7 @@ b<|im_end|>
       {"smollm2", R"~~({% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %})~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<|im_start|>system
 You are a helpful AI assistant.<|im_end|>
 <|im_start|>user
@@ -146,7 +148,7 @@ b<|im_end|>
 {%- endif %}
 )~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<s><|start_header_id|>system<|end_header_id|>
 
 <|eot_id|><|start_header_id|>user<|end_header_id|>
@@ -182,7 +184,7 @@ Hi there<|eot_id|><|start_header_id|>assistant<|end_header_id|>
 {%- endif %}
 )~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<s><|start_header_id|>system<|end_header_id|>
 
 <|eot_id|><|start_header_id|>user<|end_header_id|>
@@ -216,7 +218,7 @@ Hi there<|eot_id|>)~~"},
 {%- endif %}
 )~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, true,
-       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~",
+       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~", "", false,
        R"~~(<s><|start_header_id|>system<|end_header_id|>
 
 Environment: ipython
@@ -279,7 +281,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<s><|start_header_id|>system<|end_header_id|>
 
 Be brief.<|eot_id|><|start_header_id|>user<|end_header_id|>
@@ -332,7 +334,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<s><|start_header_id|>system<|end_header_id|>
 
 Be brief.<|eot_id|><|start_header_id|>user<|end_header_id|>
@@ -383,7 +385,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, true,
-       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~",
+       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~", "", false,
        R"~~(<s><|start_header_id|>system<|end_header_id|>
 
 Environment: ipython
@@ -450,7 +452,7 @@ next 👍<|eot_id|><|start_header_id|>assistant<|end_header_id|>
 )~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<s><|start_header_id|>system<|end_header_id|>
 
 <|eot_id|><|start_header_id|>user<|end_header_id|>
@@ -492,7 +494,7 @@ b<|eot_id|><|start_header_id|>user<|end_header_id|>
 )~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<s><|start_header_id|>system<|end_header_id|>
 
 <|eot_id|><|start_header_id|>user<|end_header_id|>
@@ -532,7 +534,7 @@ b<|eot_id|><|start_header_id|>user<|end_header_id|>
 )~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, true,
-       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~",
+       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~", "", false,
        R"~~(<s><|start_header_id|>system<|end_header_id|>
 
 Environment: ipython
@@ -595,7 +597,7 @@ b<|eot_id|><|start_header_id|>user<|end_header_id|>
 {%- endif -%}
 )~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<s><start_of_turn>user
 Hi there<end_of_turn>
 <start_of_turn>model
@@ -630,7 +632,7 @@ Hi there<end_of_turn>
 {%- endif -%}
 )~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<s><start_of_turn>user
 Hi there<end_of_turn>
 )~~"},
@@ -671,7 +673,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<s><start_of_turn>user
 Be brief.
 
@@ -725,7 +727,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<s><start_of_turn>user
 Be brief.
 
@@ -772,7 +774,7 @@ next 👍<end_of_turn>
 )~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<s><start_of_turn>user
 <end_of_turn>
 <start_of_turn>model
@@ -813,7 +815,7 @@ b<end_of_turn>
 )~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<s><start_of_turn>user
 <end_of_turn>
 <start_of_turn>model
@@ -847,7 +849,7 @@ b<end_of_turn>
 {%- endfor %}
 )~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<s>[INST] Hi there [/INST])~~"},
       {"mistral", R"~~({%- if messages[0]['role'] == 'system' %}
     {%- set system_message = messages[0]['content'] %}
@@ -874,7 +876,7 @@ b<end_of_turn>
 {%- endfor %}
 )~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<s>[INST] Hi there [/INST])~~"},
       {"mistral", R"~~({%- if messages[0]['role'] == 'system' %}
     {%- set system_message = messages[0]['content'] %}
@@ -908,7 +910,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<s>[INST]   What is 2+2?  
  [/INST] <think>
 sum
@@ -951,7 +953,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<s>[INST]   What is 2+2?  
  [/INST] <think>
 sum
@@ -988,7 +990,7 @@ next 👍 [/INST])~~"},
 )~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<s>[INST]  [/INST] a
 b</s>[INST] {{ messages }} {% if %} [/INST])~~"},
       {"mistral", R"~~({%- if messages[0]['role'] == 'system' %}
@@ -1017,7 +1019,7 @@ b</s>[INST] {{ messages }} {% if %} [/INST])~~"},
 )~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<s>[INST]  [/INST] a
 b</s>[INST] {{ messages }} {% if %} [/INST])~~"},
       {"qwen", R"~~({%- if tools %}
@@ -1062,7 +1064,7 @@ b</s>[INST] {{ messages }} {% if %} [/INST])~~"},
 {%- endif %}
 )~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<|im_start|>user
 Hi there<|im_end|>
 <|im_start|>assistant
@@ -1109,7 +1111,7 @@ Hi there<|im_end|>
 {%- endif %}
 )~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<|im_start|>user
 Hi there<|im_end|>
 )~~"},
@@ -1155,7 +1157,7 @@ Hi there<|im_end|>
 {%- endif %}
 )~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, true,
-       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~",
+       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~", "", false,
        R"~~(<|im_start|>system
 # Tools
 
@@ -1216,7 +1218,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<|im_start|>system
 Be brief.<|im_end|>
 <|im_start|>user
@@ -1279,7 +1281,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<|im_start|>system
 Be brief.<|im_end|>
 <|im_start|>user
@@ -1341,7 +1343,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, true,
-       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~",
+       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~", "", false,
        R"~~(<|im_start|>system
 Be brief.
 
@@ -1405,7 +1407,7 @@ next 👍<|im_end|>
 )~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, true,
-       "",
+       "", "", false,
        R"~~(<|im_start|>user
 <|im_end|>
 <|im_start|>assistant
@@ -1458,7 +1460,7 @@ b<|im_end|>
 )~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, false,
-       "",
+       "", "", false,
        R"~~(<|im_start|>user
 <|im_end|>
 <|im_start|>assistant
@@ -1510,7 +1512,7 @@ b<|im_end|>
 )~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, true,
-       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~",
+       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~", "", false,
        R"~~(<|im_start|>system
 # Tools
 
@@ -1539,7 +1541,7 @@ b<|im_end|>
 {{ tag('a') }}{{ tag('b', y='?') }} {{ [1, 2, 3] | join('-') }} {{ messages | length }}
 )~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, true,
-       "",
+       "", "", false,
        R"~~(  U:Hi there
 <a!><b?> 1-2-3 1)~~"},
       {"blocks", R"~~({# a comment #}
@@ -1554,7 +1556,7 @@ b<|im_end|>
 {{ tag('a') }}{{ tag('b', y='?') }} {{ [1, 2, 3] | join('-') }} {{ messages | length }}
 )~~",
        {{R"~~(user)~~", R"~~(Hi there)~~"}}, false,
-       "",
+       "", "", false,
        R"~~(  U:Hi there
 <a!><b?> 1-2-3 1)~~"},
       {"blocks", R"~~({# a comment #}
@@ -1576,7 +1578,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, true,
-       "",
+       "", "", false,
        R"~~(  A:SYSTEM Be brief.
   U:  What is 2+2?  
 
@@ -1608,7 +1610,7 @@ sum
 4 <ok> & 'é' 漢)~~"}, {R"~~(user)~~", R"~~(Thanks "you"
 
 next 👍)~~"}}, false,
-       "",
+       "", "", false,
        R"~~(  A:SYSTEM Be brief.
   U:  What is 2+2?  
 
@@ -1634,7 +1636,7 @@ next 👍
 )~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, true,
-       "",
+       "", "", false,
        R"~~(  U:
   A:ASSISTANT a
 b
@@ -1653,12 +1655,133 @@ b
 )~~",
        {{R"~~(user)~~", ""}, {R"~~(assistant)~~", R"~~(a
 b)~~"}, {R"~~(user)~~", R"~~({{ messages }} {% if %})~~"}}, false,
-       "",
+       "", "", false,
        R"~~(  U:
   A:ASSISTANT a
 b
   U:{{ messages }} {% if %}
 <a!><b?> 1-2-3 3)~~"},
+      {"calls", R"~~({%- if tools %}
+    {{- '<tools>' ~ (tools | tojson(indent=2)) ~ '</tools>\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|' ~ message.role ~ '|>' }}
+    {%- if message.name is defined %}{{ '(' ~ message.name ~ ')' }}{% endif %}
+    {%- if message.tool_call_id is defined %}{{ '#' ~ message.tool_call_id }}{% endif %}
+    {%- if message.content is defined %}
+        {{- message.content }}
+    {%- endif %}
+    {%- for call in message.tool_calls or [] %}
+        {%- set function = call.function %}
+        {{- '<call id=' ~ call.id ~ '>' ~ function.name ~ ': ' ~ (function.arguments | tojson) ~ function.arguments }}
+        {%- for key, value in function.arguments.items() %}{{ '[' ~ key ~ '=' ~ value ~ ']' }}{% endfor %}
+    {%- endfor %}
+    {{- '<|end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>' ~ (style if style is defined else '') }}
+{%- endif %}
+)~~",
+       {{.role = R"~~(user)~~", .content = R"~~(Hi)~~", .name = R"~~(Ann)~~"}, {.role = R"~~(assistant)~~", .tool_calls_json = R"~~([{"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "東京", "it's": "a \"q\"\n", "numbers": [1, 1.0, 1e-07, 123456.789, 1e+22], "flags": {"a": true, "b": null}}}}, {"id": "c2", "type": "function", "function": {"name": "now", "arguments": {}}}])~~"}, {.role = R"~~(tool)~~", .content = R"~~(21.5)~~", .name = R"~~(get_weather)~~", .tool_call_id = R"~~(c1)~~"}}, true,
+       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~", "", false,
+       R"~~(<tools>[
+  {
+    "type": "function",
+    "function": {
+      "name": "get_weather",
+      "description": "It's <b>&</b> \"fine\" é",
+      "parameters": {
+        "type": "object",
+        "properties": {
+          "city": {
+            "type": "string"
+          }
+        },
+        "required": [
+          "city"
+        ]
+      }
+    }
+  }
+]</tools>
+<|user|>(Ann)Hi<|end|>
+<|assistant|><call id=c1>get_weather: {"city": "東京", "it's": "a \"q\"\n", "numbers": [1, 1.0, 1e-07, 123456.789, 1e+22], "flags": {"a": true, "b": null}}{'city': '東京', "it's": 'a "q"\n', 'numbers': [1, 1.0, 1e-07, 123456.789, 1e+22], 'flags': {'a': True, 'b': None}}[city=東京][it's=a "q"
+][numbers=[1, 1.0, 1e-07, 123456.789, 1e+22]][flags={'a': True, 'b': None}]<call id=c2>now: {}{}<|end|>
+<|tool|>(get_weather)#c121.5<|end|>
+<|assistant|>)~~"},
+      {"calls", R"~~({%- if tools %}
+    {{- '<tools>' ~ (tools | tojson(indent=2)) ~ '</tools>\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|' ~ message.role ~ '|>' }}
+    {%- if message.name is defined %}{{ '(' ~ message.name ~ ')' }}{% endif %}
+    {%- if message.tool_call_id is defined %}{{ '#' ~ message.tool_call_id }}{% endif %}
+    {%- if message.content is defined %}
+        {{- message.content }}
+    {%- endif %}
+    {%- for call in message.tool_calls or [] %}
+        {%- set function = call.function %}
+        {{- '<call id=' ~ call.id ~ '>' ~ function.name ~ ': ' ~ (function.arguments | tojson) ~ function.arguments }}
+        {%- for key, value in function.arguments.items() %}{{ '[' ~ key ~ '=' ~ value ~ ']' }}{% endfor %}
+    {%- endfor %}
+    {{- '<|end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>' ~ (style if style is defined else '') }}
+{%- endif %}
+)~~",
+       {{.role = R"~~(user)~~", .content = R"~~(Hi)~~", .name = R"~~(Ann)~~"}, {.role = R"~~(assistant)~~", .tool_calls_json = R"~~([{"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "東京", "it's": "a \"q\"\n", "numbers": [1, 1.0, 1e-07, 123456.789, 1e+22], "flags": {"a": true, "b": null}}}}, {"id": "c2", "type": "function", "function": {"name": "now", "arguments": {}}}])~~"}, {.role = R"~~(tool)~~", .content = R"~~(21.5)~~", .name = R"~~(get_weather)~~", .tool_call_id = R"~~(c1)~~"}}, true,
+       "", R"~~({"style": [0.5, "it's"]})~~", false,
+       R"~~(<|user|>(Ann)Hi<|end|>
+<|assistant|><call id=c1>get_weather: {"city": "東京", "it's": "a \"q\"\n", "numbers": [1, 1.0, 1e-07, 123456.789, 1e+22], "flags": {"a": true, "b": null}}{'city': '東京', "it's": 'a "q"\n', 'numbers': [1, 1.0, 1e-07, 123456.789, 1e+22], 'flags': {'a': True, 'b': None}}[city=東京][it's=a "q"
+][numbers=[1, 1.0, 1e-07, 123456.789, 1e+22]][flags={'a': True, 'b': None}]<call id=c2>now: {}{}<|end|>
+<|tool|>(get_weather)#c121.5<|end|>
+<|assistant|>[0.5, "it's"])~~"},
+      {"calls", R"~~({%- if tools %}
+    {{- '<tools>' ~ (tools | tojson(indent=2)) ~ '</tools>\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|' ~ message.role ~ '|>' }}
+    {%- if message.name is defined %}{{ '(' ~ message.name ~ ')' }}{% endif %}
+    {%- if message.tool_call_id is defined %}{{ '#' ~ message.tool_call_id }}{% endif %}
+    {%- if message.content is defined %}
+        {{- message.content }}
+    {%- endif %}
+    {%- for call in message.tool_calls or [] %}
+        {%- set function = call.function %}
+        {{- '<call id=' ~ call.id ~ '>' ~ function.name ~ ': ' ~ (function.arguments | tojson) ~ function.arguments }}
+        {%- for key, value in function.arguments.items() %}{{ '[' ~ key ~ '=' ~ value ~ ']' }}{% endfor %}
+    {%- endfor %}
+    {{- '<|end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>' ~ (style if style is defined else '') }}
+{%- endif %}
+)~~",
+       {{.role = R"~~(user)~~", .content = R"~~(Hi)~~", .name = R"~~(Ann)~~"}, {.role = R"~~(assistant)~~", .content = R"~~( It is )~~"}}, true,
+       R"~~([{"type": "function", "function": {"name": "get_weather", "description": "It's <b>&</b> \"fine\" é", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}])~~", "", true,
+       R"~~(<tools>[
+  {
+    "type": "function",
+    "function": {
+      "name": "get_weather",
+      "description": "It's <b>&</b> \"fine\" é",
+      "parameters": {
+        "type": "object",
+        "properties": {
+          "city": {
+            "type": "string"
+          }
+        },
+        "required": [
+          "city"
+        ]
+      }
+    }
+  }
+]</tools>
+<|user|>(Ann)Hi<|end|>
+<|assistant|> It is )~~"},
   };
 }
 

@@ -19,7 +19,11 @@ absl::StatusOr<std::string> Render(std::string_view source, const std::vector<Ch
 TEST(ChatTemplateTest, PromptsAreThoseOfPythonJinja2) {
   for (const ChatGolden& golden : ChatGoldens()) {
     SCOPED_TRACE(std::string(golden.name));
-    const ChatRenderOptions options{golden.add_generation_prompt, std::string(golden.tools_json)};
+    ChatRenderOptions options;
+    options.add_generation_prompt = golden.add_generation_prompt;
+    options.tools_json = golden.tools_json;
+    options.template_args_json = golden.args_json;
+    options.continue_last_message = golden.goes_on;
     const absl::StatusOr<std::string> prompt = Render(golden.source, golden.messages, options);
     if (golden.prompt.empty()) {
       EXPECT_EQ(ReasonOf(prompt.status()), "CHAT_TEMPLATE_REFUSED");
