@@ -243,7 +243,7 @@ absl::Status HttpClient::GetFrom(const FetchRequest& request, uint64_t offset, u
   return absl::OkStatus();
 }
 
-std::string PercentEncode(std::string_view text, bool keep_slash) {
+std::string EncodeForUrl(std::string_view text, bool keep_slash) {
   std::string out;
   out.reserve(text.size());
   for (const char c : text) {
@@ -258,7 +258,7 @@ std::string PercentEncode(std::string_view text, bool keep_slash) {
   return out;
 }
 
-absl::StatusOr<std::string> PercentDecode(std::string_view text) {
+absl::StatusOr<std::string> DecodeFromUrl(std::string_view text) {
   std::string out;
   out.reserve(text.size());
   for (size_t i = 0; i < text.size(); ++i) {

@@ -63,8 +63,8 @@ class HttpClient {
 };
 
 // Percent-encodes all but letters, digits and "-._~", and "/" if `keep_slash`: as S3 signatures and paths want it.
-std::string PercentEncode(std::string_view text, bool keep_slash);
+std::string EncodeForUrl(std::string_view text, bool keep_slash);
 // INVALID_ARGUMENT (IMPORT_SOURCE_NAME) for a '%' that two hex digits do not follow.
-absl::StatusOr<std::string> PercentDecode(std::string_view text);
+absl::StatusOr<std::string> DecodeFromUrl(std::string_view text);
 
 }  // namespace qamserve

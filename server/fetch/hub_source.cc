@@ -47,7 +47,7 @@ class HubSource final : public RemoteSource {
   absl::Status List(const std::function<bool()>& cancelled) {
     name_ = fmt::format("hf://{}@{}", hub_name_.repository, hub_name_.revision);
     FetchRequest request = RequestFor(fmt::format("{}/api/models/{}/revision/{}?blobs=true", endpoint_,
-                                                  hub_name_.repository, PercentEncode(hub_name_.revision, false)),
+                                                  hub_name_.repository, EncodeForUrl(hub_name_.revision, false)),
                                       name_, cancelled);
     ASSIGN_OR_RETURN(const FetchAnswer answer, http_.Get(request, kMaxListingBytes));
     std::vector<RemoteFile> found;
@@ -79,7 +79,7 @@ class HubSource final : public RemoteSource {
                     const HttpClient::Piece& piece) const override {
     const std::string& path = hub_name_.file.empty() ? file.name : hub_name_.file;
     const FetchRequest request = RequestFor(
-        fmt::format("{}/{}/resolve/{}/{}", endpoint_, hub_name_.repository, commit_, PercentEncode(path, true)),
+        fmt::format("{}/{}/resolve/{}/{}", endpoint_, hub_name_.repository, commit_, EncodeForUrl(path, true)),
         fmt::format("{} of {}", file.name, name_), cancelled);
     return http_.GetFrom(request, offset, file.size, piece);
   }
@@ -127,7 +127,7 @@ absl::StatusOr<HubName> ParseHubName(const std::string& uri) {
   std::string_view tail = rest.substr(end);
   if (tail.front() == '@') {
     const size_t stop = tail.find('/');
-    ASSIGN_OR_RETURN(name.revision, PercentDecode(tail.substr(1, stop == std::string_view::npos ? stop : stop - 1)));
+    ASSIGN_OR_RETURN(name.revision, DecodeFromUrl(tail.substr(1, stop == std::string_view::npos ? stop : stop - 1)));
     tail = stop == std::string_view::npos ? std::string_view() : tail.substr(stop);
     if (name.revision.empty()) return BadName(uri);
   }

@@ -41,8 +41,8 @@ class S3Source final : public RemoteSource {
       // Names in order and everything encoded, as the signature wants it.
       const std::string query =
           fmt::format("{}delimiter=%2F&list-type=2&prefix={}",
-                      token.empty() ? "" : fmt::format("continuation-token={}&", PercentEncode(token, false)),
-                      PercentEncode(FolderPrefix(), false));
+                      token.empty() ? "" : fmt::format("continuation-token={}&", EncodeForUrl(token, false)),
+                      EncodeForUrl(FolderPrefix(), false));
       ASSIGN_OR_RETURN(
           const FetchAnswer answer,
           http_.Get(RequestFor(fmt::format("{}/{}?{}", endpoint_, object_.bucket, query), name_, cancelled),
@@ -62,7 +62,7 @@ class S3Source final : public RemoteSource {
   absl::Status Read(const RemoteFile& file, uint64_t offset, const std::function<bool()>& cancelled,
                     const HttpClient::Piece& piece) const override {
     const std::string key = is_object_ ? object_.prefix : FolderPrefix() + file.name;
-    FetchRequest request = RequestFor(fmt::format("{}/{}/{}", endpoint_, object_.bucket, PercentEncode(key, true)),
+    FetchRequest request = RequestFor(fmt::format("{}/{}/{}", endpoint_, object_.bucket, EncodeForUrl(key, true)),
                                       fmt::format("{} of {}", file.name, name_), cancelled);
     // A range of another version would give a file that never was.
     if (!file.version.empty()) request.headers.push_back("If-Match: " + file.version);
@@ -107,7 +107,7 @@ class S3Source final : public RemoteSource {
   absl::Status FindOne(const std::function<bool()>& cancelled, std::vector<RemoteFile>& found) {
     const size_t slash = object_.prefix.rfind('/');
     const std::string folder = slash == std::string::npos ? "" : object_.prefix.substr(0, slash + 1);
-    const std::string query = fmt::format("delimiter=%2F&list-type=2&prefix={}", PercentEncode(object_.prefix, false));
+    const std::string query = fmt::format("delimiter=%2F&list-type=2&prefix={}", EncodeForUrl(object_.prefix, false));
     ASSIGN_OR_RETURN(const FetchAnswer answer,
                      http_.Get(RequestFor(fmt::format("{}/{}?{}", endpoint_, object_.bucket, query), name_, cancelled),
                                kMaxPageBytes));

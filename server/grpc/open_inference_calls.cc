@@ -168,13 +168,15 @@ class StreamInfer final
     }
     void Start() {
       stream_.stub_->async()->Generate(&context_, &request_, this);
+      // Reads go on from outside: until the last one, which fails, the call must not be done.
+      AddHold();
       StartRead(&message_);
       StartCall();
     }
     void Cancel() { context_.TryCancel(); }
     void Next() { StartRead(&message_); }
     void OnReadDone(bool ok) override {
-      if (!ok) return;  // OnDone follows
+      if (!ok) return RemoveHold();  // OnDone follows
       InferAnswer answer;
       answer.text = message_.text();
       answer.tokens.assign(message_.tokens().begin(), message_.tokens().end());

@@ -111,11 +111,11 @@ TEST(HttpClientTest, EndsWhenNobodyWaits) {
 }
 
 TEST(PercentTest, BothWays) {
-  EXPECT_EQ(PercentEncode("a b/c~ü=", true), "a%20b/c~%C3%BC%3D");
-  EXPECT_EQ(PercentEncode("a/b", false), "a%2Fb");
-  EXPECT_EQ(PercentDecode("refs%2Fpr%2f1").value(), "refs/pr/1");
+  EXPECT_EQ(EncodeForUrl("a b/c~ü=", true), "a%20b/c~%C3%BC%3D");
+  EXPECT_EQ(EncodeForUrl("a/b", false), "a%2Fb");
+  EXPECT_EQ(DecodeFromUrl("refs%2Fpr%2f1").value(), "refs/pr/1");
   for (const char* bad : {"%", "%1", "%zz", "a%2"})
-    EXPECT_EQ(ReasonOf(PercentDecode(bad).status()), "IMPORT_SOURCE_NAME");
+    EXPECT_EQ(ReasonOf(DecodeFromUrl(bad).status()), "IMPORT_SOURCE_NAME");
 }
 
 }  // namespace
