@@ -1,9 +1,12 @@
 #include "server/grpc/in_process_channel.h"
 
+#include <absl/time/clock.h>
+#include <absl/time/time.h>
 #include <grpcpp/create_channel_posix.h>
 #include <grpcpp/server_posix.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -19,6 +22,16 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> ConnectInProcess(grpc::Server& se
   // What a service answers with may be as large as it is: nothing is received from elsewhere here.
   arguments.SetMaxReceiveMessageSize(-1);
   return grpc::CreateCustomInsecureChannelFromFd("in-process", ends[1], arguments);
+}
+
+void ReleaseInProcess(std::vector<std::shared_ptr<grpc::Channel>> channels) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  const auto held = [](const std::shared_ptr<grpc::Channel>& channel) {
+    return channel != nullptr && channel.use_count() > 1;
+  };
+  while (std::any_of(channels.begin(), channels.end(), held) && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
 }
 
 // Sockets that gRPC was given are called by their number. The others have a scheme: "ipv4:", "ipv6:", "unix:".

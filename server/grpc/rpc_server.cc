@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include "server/grpc/access_service.h"
 #include "server/grpc/artifact_service.h"
@@ -77,11 +78,16 @@ absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> RpcServer::InProcess
   std::vector<std::shared_ptr<grpc::Channel>> channels(count);
   for (std::shared_ptr<grpc::Channel>& channel : channels) {
     ASSIGN_OR_RETURN(channel, ConnectInProcess(*server_));
+    in_process_channels_.push_back(channel);
   }
   return channels;
 }
 
-RpcServer::~RpcServer() { Shutdown(absl::InfinitePast()); }
+RpcServer::~RpcServer() {
+  Shutdown(absl::InfinitePast());
+  in_process_channels_.push_back(std::move(in_process_channel_));
+  ReleaseInProcess(std::move(in_process_channels_));
+}
 
 void RpcServer::SetModelHealth(const std::string& model, bool serving) {
   server_->GetHealthCheckService()->SetServingStatus(ModelHealthName(model), serving);

@@ -36,7 +36,8 @@ class RpcServer {
   const std::vector<std::string>& service_names() const { return service_names_; }
   // To the same services, for this process alone (in_process_channel.h). After Shutdown its calls are UNAVAILABLE.
   const std::shared_ptr<grpc::Channel>& InProcessChannel() const { return in_process_channel_; }
-  // As many of its own, each with the limit of streams of a connection. UNAVAILABLE (IN_PROCESS_CHANNEL).
+  // As many of its own, each with the limit of streams of a connection; to be let go of before the server is destroyed.
+  // Not thread-safe. UNAVAILABLE (IN_PROCESS_CHANNEL).
   absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> InProcessChannels(size_t count);
   void SetModelHealth(const std::string& model, bool serving);
   // Everything is NOT_SERVING for good.
@@ -53,6 +54,7 @@ class RpcServer {
   std::shared_ptr<grpc::ServerCredentials> credentials_;
   std::unique_ptr<grpc::Server> server_;
   std::shared_ptr<grpc::Channel> in_process_channel_;
+  std::vector<std::shared_ptr<grpc::Channel>> in_process_channels_;  // that others were given
 };
 
 }  // namespace qamserve

@@ -306,6 +306,11 @@ class UploadCall final : public LocalUpload {
 }  // namespace
 
 absl::StatusOr<CallMetadata> CallMetadataOf(const HttpRequestHead& head) {
+  for (const std::string_view name : {"authorization", "x-api-key", "traceparent"}) {
+    if (head.field(name).size() <= kMaxMetadataBytes) continue;
+    return InvalidArgument("HTTP_HEADER_SIZE", "{} has {} bytes; the limit is {}", name, head.field(name).size(),
+                           kMaxMetadataBytes);
+  }
   CallMetadata metadata;
   metadata.authorization = head.field("authorization");
   if (const std::string_view key = head.field("x-api-key"); metadata.authorization.empty() && !key.empty()) {

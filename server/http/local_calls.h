@@ -25,8 +25,10 @@ struct CallMetadata {
   double timeout_seconds = 0;  // 0 = none
 };
 inline constexpr double kMaxTimeoutSeconds = 7 * 24 * 3600.0;
+// Of each of the headers below; gRPC takes 8 KiB of metadata in all.
+inline constexpr size_t kMaxMetadataBytes = 2048;
 // From "authorization", "x-api-key" (as a bearer key), "traceparent" and "x-request-timeout" (seconds, up to
-// kMaxTimeoutSeconds). INVALID_ARGUMENT (HTTP_TIMEOUT).
+// kMaxTimeoutSeconds). INVALID_ARGUMENT: HTTP_TIMEOUT, HTTP_HEADER_SIZE.
 absl::StatusOr<CallMetadata> CallMetadataOf(const HttpRequestHead& head);
 
 // A call that runs. Dropping it cancels the call. Each callback that was given is called exactly once, after a cancel

@@ -155,7 +155,8 @@ class FakeClient::Exchange final : public HttpExchange {
     FakeAnswer& answer = state_->answer;
     if (answer.status == 0) ADD_FAILURE() << "End before Begin";
     if (answer.ended) ADD_FAILURE() << "a second End";
-    if (!state_->gone && answer.length >= 0 && answer.length != static_cast<int64_t>(answer.body.size())) {
+    const bool has_body = state_->head.method != "HEAD";
+    if (has_body && !state_->gone && answer.length >= 0 && answer.length != static_cast<int64_t>(answer.body.size())) {
       ADD_FAILURE() << "Begin promised " << answer.length << " bytes, " << answer.body.size() << " came";
     }
     answer.ended = true;

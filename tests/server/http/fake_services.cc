@@ -410,9 +410,15 @@ FakeServer::FakeServer() {
   server_ = builder.BuildAndStart();
 }
 
-FakeServer::~FakeServer() { Shutdown(); }
+FakeServer::~FakeServer() {
+  Shutdown();
+  ReleaseInProcess(std::move(channels_));
+}
 
-std::shared_ptr<grpc::Channel> FakeServer::channel() { return *ConnectInProcess(*server_); }
+std::shared_ptr<grpc::Channel> FakeServer::channel() {
+  channels_.push_back(*ConnectInProcess(*server_));
+  return channels_.back();
+}
 
 std::vector<std::string> FakeServer::services() {
   return {v1::JobService::service_full_name(), v1::CheckpointService::service_full_name(),

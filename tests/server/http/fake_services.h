@@ -73,6 +73,7 @@ class FakeServer {
   FakeBackend backend_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::unique_ptr<grpc::Server> server_;
+  std::vector<std::shared_ptr<grpc::Channel>> channels_;
 };
 
 }  // namespace qamserve

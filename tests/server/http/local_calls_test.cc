@@ -256,6 +256,14 @@ TEST(CallMetadataTest, ComesFromTheHeaders) {
   EXPECT_EQ(metadata->authorization, "Bearer qsk-2");
 }
 
+TEST(CallMetadataTest, RefusesWhatGrpcWouldNotTake) {
+  HttpRequestHead head;
+  head.fields = {{"Authorization", std::string(kMaxMetadataBytes, 'k')}};
+  EXPECT_TRUE(CallMetadataOf(head).ok());
+  head.fields[0].second += 'k';
+  EXPECT_EQ(ReasonOf(CallMetadataOf(head).status()), "HTTP_HEADER_SIZE");
+}
+
 TEST(CallMetadataTest, RefusesBadTimeouts) {
   for (const char* text : {"0", "-1", "nan", "inf", "1e9", "soon", "1s"}) {
     HttpRequestHead head;
