@@ -6,6 +6,7 @@
 #include "server/grpc/converters.h"
 #include "server/http/console.h"
 #include "server/http/openai/openai_part.h"
+#include "server/http/open_inference/open_inference_part.h"
 #include "server/http/rest/rest_part.h"
 #include "server/http/status_endpoints.h"
 #include "server/server.h"
@@ -69,6 +70,7 @@ absl::StatusOr<std::vector<HttpPart>> Server::HttpParts() {
     openai.executor = quick_.get();
     openai.fingerprint = [this](std::string_view model) { return FingerprintOf(*models_, model); };
     parts.push_back(OpenAiPart(calls, std::move(openai)));
+    parts.push_back(OpenInferencePart(calls));
   }
   RestOptions rest;
   rest.calls = calls;
