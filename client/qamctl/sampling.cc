@@ -3,9 +3,11 @@
 #include <absl/strings/numbers.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "client/qamctl/checks.h"
 #include "client/qamctl/text.h"
+#include "core/base/file.h"
 
 namespace qamserve::qamctl {
 namespace {
@@ -38,6 +40,59 @@ void AddLogitBias(CLI::App& app, v1::SamplingParams* params) {
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->type_name("TOKEN=VALUE");
+}
+
+// The server says what is too long for it; this only keeps a wrong file from being read whole.
+constexpr uint64_t kMaxConstraintBytes = 1 << 20;
+
+std::string TextOfFile(const char* flag, const std::string& path) {
+  absl::StatusOr<std::string> text = ReadFile(path, kMaxConstraintBytes);
+  const absl::Status status = text.ok() ? CheckUtf8(path, *text) : text.status();
+  if (!status.ok()) throw CLI::ValidationError(flag, MessageOf(status));
+  return *std::move(text);
+}
+
+// What the answer must look like: one of these at most.
+void AddConstraintFlags(CLI::App& app, v1::SamplingParams* params) {
+  std::vector<CLI::Option*> options;
+  options.push_back(app.add_flag_callback(
+      "--json-object", [params] { params->mutable_constraint()->set_json_object(true); },
+      "The answer is a JSON object"));
+  options.push_back(app.add_option_function<std::string>(
+                           "--json-schema",
+                           [params](const std::string& path) {
+                             params->mutable_constraint()->set_json_schema(TextOfFile("--json-schema", path));
+                           },
+                           "The answer is JSON that satisfies the schema in this file")
+                        ->type_name("FILE"));
+  options.push_back(app.add_option_function<std::string>(
+                           "--regex",
+                           [params](const std::string& text) { params->mutable_constraint()->set_regex(text); },
+                           "The whole answer matches this regular expression")
+                        ->check(Utf8())
+                        ->type_name("EXPRESSION"));
+  options.push_back(app.add_option_function<std::string>(
+                           "--grammar",
+                           [params](const std::string& path) {
+                             params->mutable_constraint()->set_grammar(TextOfFile("--grammar", path));
+                           },
+                           "The answer is of the GBNF grammar in this file")
+                        ->type_name("FILE"));
+  options.push_back(app.add_option_function<std::vector<std::string>>(
+                           "--choice",
+                           [params](const std::vector<std::string>& choices) {
+                             params->mutable_constraint()->set_choice_json(nlohmann::json(choices).dump());
+                           },
+                           "The answer is one of these texts; may be given several times")
+                        ->expected(1)
+                        ->check(Utf8())
+                        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+                        ->type_name("TEXT"));
+  for (CLI::Option* option : options) {
+    for (CLI::Option* other : options) {
+      if (option != other) option->excludes(other);
+    }
+  }
 }
 
 }  // namespace
@@ -75,6 +130,7 @@ void AddSamplingFlags(CLI::App& app, std::shared_ptr<SamplingFlags> flags) {
       ->check(CLI::Range(-2.0, 2.0))
       ->type_name("X");
   AddLogitBias(app, params);
+  AddConstraintFlags(app, params);
   AddNumber<uint64_t>(app, "--seed", "The same seed gives the same text (default: the server chooses)",
                       [params](uint64_t seed) { params->set_seed(seed); })
       ->type_name("N");

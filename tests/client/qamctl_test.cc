@@ -82,7 +82,8 @@ TEST_F(QamctlTest, ErrorsSayWhatFailedWhyAndWhatToDo) {
 TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
   const std::string sampling =
       "--max-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty "
-      "--frequency-penalty --logit-bias --seed --stop --ignore-eos --logprobs --stats";
+      "--frequency-penalty --logit-bias --seed --stop --ignore-eos --logprobs --stats "
+      "--json-object --json-schema --regex --grammar --choice";
   const std::map<std::string, std::string> flags = {
       {"upload", "--name --text"},
       {"import", "--name --text"},
@@ -374,6 +375,27 @@ TEST_F(QamctlTest, GenerateStreamsTextAndPassesSamplingFlags) {
   EXPECT_FALSE(request.params().has_repetition_penalty());
   EXPECT_THAT(request.params().stop(), testing::ElementsAre("a", "b"));
   EXPECT_EQ(request.params().max_tokens(), 7);
+}
+
+TEST_F(QamctlTest, ConstraintsComeFromFlagsAndFiles) {
+  const auto constraint = [&] { return server_.state().generate.params().constraint(); };
+  EXPECT_EQ(Run({"generate", "tiny", "x"}).code, kExitOk);
+  EXPECT_FALSE(server_.state().generate.params().has_constraint());
+  EXPECT_EQ(Run({"generate", "tiny", "x", "--json-object"}).code, kExitOk);
+  EXPECT_TRUE(constraint().json_object());
+  EXPECT_EQ(Run({"generate", "tiny", "x", "--json-schema", WriteFile("s.json", "{\"type\": \"null\"}")}).code, kExitOk);
+  EXPECT_EQ(constraint().json_schema(), "{\"type\": \"null\"}");
+  EXPECT_EQ(Run({"generate", "tiny", "x", "--grammar", WriteFile("g.gbnf", "root ::= \"a\"")}).code, kExitOk);
+  EXPECT_EQ(constraint().grammar(), "root ::= \"a\"");
+  EXPECT_EQ(Run({"generate", "tiny", "x", "--regex", "[a-z]+"}).code, kExitOk);
+  EXPECT_EQ(constraint().regex(), "[a-z]+");
+  EXPECT_EQ(Run({"chat", "tiny", "--message", "x", "--choice", "yes, \"so\"", "--choice", "no"}).code, kExitOk);
+  EXPECT_EQ(server_.state().chats.back().params().constraint().choice_json(), R"(["yes, \"so\"","no"])");
+  const Result absent = Run({"generate", "tiny", "x", "--json-schema", "/nowhere.json"});
+  EXPECT_EQ(absent.code, kExitUsage);
+  EXPECT_THAT(absent.err, AllOf(HasSubstr("--json-schema"), HasSubstr("/nowhere.json")));
+  EXPECT_EQ(Run({"generate", "tiny", "x", "--grammar", WriteFile("bad", "\xff")}).code, kExitUsage);
+  EXPECT_EQ(Run({"generate", "tiny", "x", "--regex", "a", "--json-object"}).code, kExitUsage);
 }
 
 TEST_F(QamctlTest, APromptMayBeTheNameOfACommand) {
