@@ -2,6 +2,7 @@
 
 readonly DEMO=$CACHE/demo
 SERVER_PID=""
+HTTP_URL=""
 
 # Ends the server that this script started, and no other.
 stop_server() {
@@ -24,7 +25,7 @@ free_port() {
   python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
-# start_server PORT METRICS_PORT; sets QAMSERVE_ADDRESS to where it listens. Port 0 lets it choose.
+# start_server PORT METRICS_PORT; sets QAMSERVE_ADDRESS and HTTP_URL to where it listens. Port 0 lets it choose.
 start_server() {
   local log=$DEMO/server.log
   mkdir -p "$DEMO"
@@ -36,7 +37,8 @@ start_server() {
   local i address
   for ((i = 0; i < 300; i++)); do
     address=$(sed -n 's/^listening on //p' "$log")
-    if [ -n "$address" ]; then
+    HTTP_URL=$(sed -n 's/^http on //p' "$log")
+    if [ -n "$address" ] && [ -n "$HTTP_URL" ]; then
       export QAMSERVE_ADDRESS=$address
       return 0
     fi
@@ -64,6 +66,22 @@ show_and_run() {
   "$BUILD/client/qamctl" "$@"
 }
 
+# One question as an application that knows OpenAI's API asks it; Python stands in for curl, which may be missing.
+ask_over_http() {
+  local body='{"model": "'$1'", "temperature": 0, "max_tokens": 64, "messages": [{"role": "user",
+  "content": "What is the capital of Italy? Answer in one sentence."}]}'
+  printf "\n$ curl %s/v1/chat/completions -H 'Content-Type: application/json' -d '%s'\n" "$HTTP_URL" "$body"
+  python3 - "$HTTP_URL/v1/chat/completions" "$body" <<'PY'
+import json
+import sys
+import urllib.request
+
+request = urllib.request.Request(sys.argv[1], sys.argv[2].encode(), {"Content-Type": "application/json"})
+with urllib.request.urlopen(request) as answer:
+    print(json.load(answer)["choices"][0]["message"]["content"])
+PY
+}
+
 demo() {
   local keep=no port=""
   while [ $# -gt 0 ]; do
@@ -73,7 +91,7 @@ demo() {
       *) die "demo knows no option '$1'; see ./run help" ;;
     esac
   done
-  plan 9
+  plan 10
   install_packages
   build qamserve qamctl
 
@@ -102,7 +120,8 @@ demo() {
   local metrics_port
   metrics_port=$(free_port)
   start_server "${port:-0}" "$metrics_port"
-  say "      gRPC on $QAMSERVE_ADDRESS, metrics on http://127.0.0.1:$metrics_port/metrics"
+  say "      gRPC on $QAMSERVE_ADDRESS, console, REST and OpenAI's API on $HTTP_URL"
+  say "      metrics on http://127.0.0.1:$metrics_port/metrics"
   say "      log in $DEMO/server.log"
 
   step "uploading"
@@ -121,6 +140,8 @@ demo() {
   show_and_run load "$artifact" --name smol
   show_and_run chat smol --message "What is the capital of France? Answer in one sentence." \
     --temperature 0 --max-tokens 64
+  step "the same model by OpenAI's API"
+  ask_over_http smol
 
   say ""
   say "Done."
@@ -131,7 +152,8 @@ demo() {
   export QAMSERVE_ADDRESS=$QAMSERVE_ADDRESS
   $BUILD/client/qamctl chat smol
   $BUILD/client/qamctl quantize smollm2 --bpw 4 --watch
-  $BUILD/client/qamctl artifacts"
+  $BUILD/client/qamctl artifacts
+  a browser at $HTTP_URL/ for the console, at $HTTP_URL/docs for the API"
   else
     stop_server
     say "The server is stopped. Try next:
