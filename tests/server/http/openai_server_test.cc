@@ -1,6 +1,9 @@
 // The OpenAI endpoints over the services of a whole server, with fake weights: what the services say is understood.
 #include <gmock/gmock.h>
 
+#include <memory>
+#include <vector>
+
 #include "server/http/openai/json_reader.h"
 #include "server/http/openai/openai_part.h"
 #include "tests/server/grpc/server_fixture.h"
@@ -138,6 +141,42 @@ TEST_F(OpenAiServerTest, AClientThatLeavesFreesItsSequences) {
   client.Vanish();
   EXPECT_TRUE(state_->WaitUntil([this] { return state_->running == 0 && state_->cancelled == 3; }));
   EXPECT_TRUE(client.WaitForRelease());
+}
+
+TEST_F(OpenAiServerTest, ManyStreamsComeAndGo) {
+  constexpr int kClients = 96;
+  HttpRequestHead head;
+  head.method = "POST";
+  head.path = "/v1/completions";
+  head.peer = "127.0.0.1:1";
+  head.fields = {{"Content-Type", "application/json"}};
+  std::vector<std::unique_ptr<FakeClient>> clients;
+  clients.reserve(kClients);
+  for (int i = 0; i < kClients; ++i) {
+    const bool stream = i % 3 != 0;
+    clients.push_back(std::make_unique<FakeClient>(
+        head,
+        fmt::format(R"({{"model": "m", "prompt": "a", "n": {}, "stream": {}, "max_tokens": 40}})", 1 + i % 2, stream)));
+    clients.back()->SendTo(part_.handle);
+    if (i % 8 == 1) clients.back()->StopReading();
+    if (i % 4 == 2) clients.back()->Vanish();
+  }
+  for (int i = 0; i < kClients; ++i) {
+    if (i % 4 == 2) {
+      EXPECT_TRUE(clients[i]->WaitForRelease()) << i;
+      continue;
+    }
+    if (i % 8 == 1 && i % 16 == 1) {
+      clients[i]->Vanish();
+      EXPECT_TRUE(clients[i]->WaitForRelease()) << i;
+      continue;
+    }
+    clients[i]->ResumeReading();
+    const FakeAnswer answer = clients[i]->Wait();
+    EXPECT_EQ(answer.status, 200) << i << answer.body;
+    EXPECT_TRUE(answer.body.ends_with(i % 3 != 0 ? "data: [DONE]\n\n" : "}")) << i << answer.body;
+  }
+  EXPECT_TRUE(state_->WaitUntil([this] { return state_->running == 0; }));
 }
 
 }  // namespace
