@@ -70,9 +70,9 @@ class ServerE2eTest : public testing::Test {
     return response.checkpoint().name();
   }
 
-  void Load(const std::string& source) {
+  void Load(const std::string& source, const std::string& name = "tiny") {
     v1::LoadModelRequest request;
-    request.set_name("tiny");
+    request.set_name(name);
     request.set_source(source);
     v1::ServedModel model;
     grpc::ClientContext context;
@@ -81,6 +81,40 @@ class ServerE2eTest : public testing::Test {
     EXPECT_EQ(model.state(), v1::SERVED_MODEL_STATE_READY);
     EXPECT_GT(model.memory_bytes(), 0);
     EXPECT_TRUE(model.chat());
+  }
+
+  // "tiny" is an artifact of "base": near it, and its hidden states too.
+  void CompareWithItsOrigin() {
+    v1::CompareRequest compare;
+    compare.set_base("base");
+    compare.set_other("tiny");
+    compare.set_prompt("hello");
+    compare.set_text(" there, all of you");
+    v1::CompareResponse compared;
+    grpc::ClientContext context;
+    const grpc::Status status = inference_->Compare(&context, compare, &compared);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    ASSERT_GT(compared.tokens_size(), 0);
+    EXPECT_GT(compared.kl_mean(), 0);
+    EXPECT_LT(compared.kl_mean(), 1);
+    EXPECT_LT(compared.tokens(0).other_logprob(), 0);
+
+    v1::EmbedRequest embed;
+    embed.add_inputs()->set_text("hello there");
+    embed.set_normalize(true);
+    std::vector<v1::EmbedResponse> answers(2);
+    for (size_t i = 0; i < answers.size(); ++i) {
+      embed.set_model(i == 0 ? "base" : "tiny");
+      grpc::ClientContext embed_context;
+      ASSERT_TRUE(inference_->Embed(&embed_context, embed, &answers[i]).ok());
+    }
+    const auto& base = answers[0].embeddings(0).values();
+    const auto& other = answers[1].embeddings(0).values();
+    ASSERT_EQ(base.size(), other.size());
+    double cosine = 0;
+    for (int i = 0; i < base.size(); ++i) cosine += static_cast<double>(base[i]) * static_cast<double>(other[i]);
+    EXPECT_GT(cosine, 0.9);
+    EXPECT_LT(cosine, 1 - 1e-9);
   }
 
   int Running() {
@@ -240,6 +274,8 @@ TEST_F(ServerE2eTest, QuantizesReportsDownloadsAndServes) {
   const Answer answer = Generate(Greedy(8));
   EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
   EXPECT_EQ(answer.tokens.size(), 8u);
+  Load(checkpoint, "base");
+  CompareWithItsOrigin();
   v1::DeleteArtifactRequest remove;
   remove.set_name(job.artifact());
   v1::DeleteArtifactResponse removed;

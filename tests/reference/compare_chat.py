@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Renders the chat templates of published models with Python's jinja2, set up as transformers sets it up, and with
-render_main, and compares: each template with each conversation, to the last byte. The templates lie in a folder
+render_main, and compares: each template with each conversation, to the last byte. What render() gives for these was
+compared with transformers 5.24's own render_jinja_template, and is the same throughout. The templates lie in a folder
 (scripts/fetch_jinja.sh puts one beside the Jinja engine) and are read there.
 
 Usage: compare_chat.py RENDER_MAIN FOLDER [--verbose]
