@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
+
 #include "server/access/retry_delay.h"
 #include "server/store/sqlite_metadata_store.h"
 #include "tests/server/store/temp_dir.h"
@@ -285,6 +288,43 @@ TEST_F(AccessControlTest, ConcurrentRequestsAreGivenBackAtTheirEnd) {
   ASSERT_TRUE(access_->Delete(key.key.id).ok());
   access_->CountTokens(two.caller, 5);
   EXPECT_EQ(access_->Left(two.caller).tokens_left, -1);
+}
+
+TEST_F(AccessControlTest, ManyThreadsNeverHaveMorePlacesThanThereAre) {
+  Make({Scope::kAdmin});
+  const KeyWithSecret key = Make({Scope::kInfer}, {.concurrent_requests = 3});
+  std::atomic<int> running{0};
+  std::atomic<int> most{0};
+  std::atomic<int> admitted{0};
+  std::vector<std::thread> threads;
+  threads.reserve(8);
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 500; ++i) {
+        // One of them changes the key under the others.
+        if (t == 0 && i == 100) {
+          EXPECT_TRUE(access_->Rotate(key.key.id, 3600, 0).ok());
+        }
+        auto call = Generate(key.secret);
+        if (!call.status.ok()) continue;
+        const int now = ++running;
+        for (int seen = most; now > seen && !most.compare_exchange_weak(seen, now);) {
+        }
+        ++admitted;
+        access_->CountTokens(call.caller, 1);
+        --running;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GT(admitted, 0);
+  EXPECT_LE(most, 3);
+  const std::string secret = access_->Rotate(key.key.id, 0, 0)->secret;
+  const auto one = Generate(secret);
+  const auto two = Generate(secret);
+  const auto three = Generate(secret);
+  EXPECT_TRUE(one.status.ok() && two.status.ok() && three.status.ok()) << "every place was given back";
+  EXPECT_EQ(ReasonOf(Generate(secret).status), "KEY_LIMIT");
 }
 
 TEST_F(AccessControlTest, UploadedBytesAreCountedByTheDayAndOverARestart) {
