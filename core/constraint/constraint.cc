@@ -43,6 +43,19 @@ absl::StatusOr<uint32_t> AddGrammar(const ConstraintSpec& spec, Grammar& grammar
   return InvalidArgument("CONSTRAINT_INVALID", "the constraint is of no known kind");
 }
 
+// Names and pointers in a message may be as long as the text. The beginning tells the place, the end what is wrong.
+absl::Status Shortened(const absl::Status& status) {
+  constexpr size_t kBegin = 300, kEnd = 200;
+  const std::string message = MessageOf(status);
+  if (message.size() <= kBegin + kEnd) return status;
+  const auto is_inside = [&](size_t at) { return (static_cast<unsigned char>(message[at]) & 0xC0) == 0x80; };
+  size_t first = kBegin, last = message.size() - kEnd;
+  while (first > 0 && is_inside(first)) --first;
+  while (last < message.size() && is_inside(last)) ++last;
+  return MakeError(status.code(), ReasonOf(status),
+                   fmt::format("{} ... {}", message.substr(0, first), message.substr(last)));
+}
+
 absl::StatusOr<Program> CompileSpec(const ConstraintSpec& spec) {
   if (spec.text.size() > kMaxConstraintBytes) {
     return ResourceExhausted("CONSTRAINT_SIZE", "the constraint has {} bytes; the limit is {}", spec.text.size(),
@@ -83,9 +96,10 @@ Constraint::~Constraint() = default;
 
 absl::StatusOr<std::shared_ptr<const Constraint>> Constraint::Compile(const ConstraintSpec& spec,
                                                                       std::shared_ptr<const TokenTrie> vocabulary) {
-  ASSIGN_OR_RETURN(Program program, CompileSpec(spec));
+  absl::StatusOr<Program> program = CompileSpec(spec);
+  if (!program.ok()) return Shortened(program.status());
   std::shared_ptr<const Constraint> constraint(
-      new Constraint(std::make_unique<Impl>(std::move(program), std::move(vocabulary))));
+      new Constraint(std::make_unique<Impl>(*std::move(program), std::move(vocabulary))));
   // A constraint whose very beginning is too ambiguous is refused here, not when it is first used.
   RETURN_IF_ERROR(ConstraintMatcher(constraint).state_->status);
   return constraint;

@@ -199,8 +199,7 @@ Node NumberRange(Grammar& grammar, const std::optional<NumberBound>& low, const 
     const NumberBound nearest = !high                                                            ? zero
                                 : high->negative || (high->whole == 0 && high->fraction.empty()) ? *high
                                                                                                  : zero;
-    std::optional<NumberBound> farthest = low;
-    ways.push_back(grammar.Sequence({grammar.Literal("-"), DecimalMagnitudes(grammar, nearest, farthest, digits)}));
+    ways.push_back(grammar.Sequence({grammar.Literal("-"), DecimalMagnitudes(grammar, nearest, low, digits)}));
   }
   if (!high || !high->negative) {
     const NumberBound nearest = low && !low->negative ? *low : zero;

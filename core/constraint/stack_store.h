@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "core/constraint/program.h"
@@ -28,13 +29,17 @@ struct Frame {
   uint32_t state = 0;
   uint32_t count = 0;  // repetitions read, where `state` is a kRepeat
   uint32_t context = kBottom;
-  auto operator<=>(const Frame&) const = default;
+  bool operator==(const Frame&) const = default;
+  bool operator<(const Frame& other) const {
+    return std::tie(state, count, context) < std::tie(other.state, other.count, other.context);
+  }
 };
 
 struct Item {
   uint32_t state = 0;
   uint32_t context = kBottom;
-  auto operator<=>(const Item&) const = default;
+  bool operator==(const Item&) const = default;
+  bool operator<(const Item& other) const { return std::tie(state, context) < std::tie(other.state, other.context); }
 };
 
 class StackStore {

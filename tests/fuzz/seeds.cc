@@ -152,4 +152,18 @@ absl::StatusOr<std::vector<std::string>> QuantizeSpecSeeds() {
   return seeds;
 }
 
+absl::StatusOr<std::vector<std::string>> ConstraintSeeds() {
+  return std::vector<std::string>{
+      std::string("\1") +
+          R"({"$defs": {"a": {"items": {"$ref": "#"}, "maxItems": 3}}, "properties": {"x": {"$ref": "#/$defs/a"},
+          "y": {"enum": [1, "b", null]}, "z": {"type": "number", "minimum": -1.5, "exclusiveMaximum": 20}},
+          "required": ["y"], "additionalProperties": {"type": "string", "pattern": "^a+|b$"}})",
+      std::string("\1") +
+          R"({"allOf": [{"type": ["object", "null"], "minProperties": 0}, {"oneOf": [{"required": ["k"]}, true]}],
+          "properties": {"k": {"format": "date-time"}, "l": {"minLength": 2, "maxLength": 200}}})",
+      "\2^(a|[^b-d\\d]{2,30}|\\u00e9+?)*(x{3,}y?)?$",
+      "\3root ::= \"a\\n\" [^a-z]{2,9} (item | \"b\")* # c\nitem ::= \"(\" root? \")\" | [0-9]+ .",
+      "\4[\"yes\", \"no\", \"y\\u00e9s\"]"};
+}
+
 }  // namespace qamserve

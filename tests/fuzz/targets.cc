@@ -3,10 +3,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 
+#include "core/constraint/constraint.h"
 #include "core/format/gguf.h"
 #include "core/format/safetensors.h"
 #include "core/format/safetensors_header.h"
@@ -17,6 +19,7 @@
 #include "core/tokenizer/chat_template.h"
 #include "core/tokenizer/tokenizer.h"
 #include "core/tokenizer/utf8.h"
+#include "tests/support/tiny_tokenizer.h"
 
 namespace qamserve {
 namespace {
@@ -28,6 +31,7 @@ constexpr FuzzTarget kTargets[] = {
     {"chat_template", FuzzChatTemplate, ChatTemplateSeeds},
     {"artifact", FuzzArtifact, ArtifactSeeds},
     {"quantize_spec", FuzzQuantizeSpec, QuantizeSpecSeeds},
+    {"constraint", FuzzConstraint, ConstraintSeeds},
 };
 
 // Longer texts take longer and find nothing else.
@@ -178,6 +182,29 @@ void FuzzQuantizeSpec(std::string_view input) {
   const auto again = QuantizeSpecFromJson(canonical);
   Require(again.ok() && QuantizeSpecToJson(*again) == canonical, "the canonical text reads as what wrote it");
   CheckStatus(ValidateQuantizeSpec(*spec));
+}
+
+// Compiles, then takes the first token that is allowed, a few times: one must be, until the answer is complete.
+void FuzzConstraint(std::string_view input) {
+  if (input.empty()) return;
+  const auto kind = static_cast<ConstraintKind>(static_cast<unsigned char>(input[0]) % 5);
+  const auto tokenizer =
+      Tokenizer::Create({TinyTokenizerJson(MakeTinyVocabulary(280)), TinyTokenizerConfigJson(), ""}, "tiny");
+  Require(tokenizer.ok(), "the tokenizer is right");
+  const auto constraint =
+      Constraint::Compile({kind, std::string(input.substr(1, kMaxText))}, TokenTrie::Create(*tokenizer));
+  CheckStatus(constraint.status());
+  if (!constraint.ok()) return;
+  ConstraintMatcher matcher(*constraint);
+  for (int step = 0; step < 20 && !matcher.IsOver(); ++step) {
+    std::vector<float> logits(static_cast<size_t>((*tokenizer)->size()), 0.0f);
+    const auto goes_on = matcher.Allow(logits, /*ignore_eos=*/true);
+    CheckStatus(goes_on.status());
+    if (!goes_on.ok()) return Require(ReasonOf(goes_on.status()) == "CONSTRAINT_SIZE", "only limits end an answer");
+    if (!*goes_on) return Require(matcher.IsComplete(), "what cannot go on is complete");
+    const auto token = std::find(logits.rbegin(), logits.rend(), 0.0f);
+    CheckStatus(matcher.Accept(static_cast<int32_t>(logits.rend() - token) - 1));
+  }
 }
 
 }  // namespace qamserve

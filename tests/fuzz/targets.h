@@ -19,7 +19,7 @@ struct FuzzTarget {
   absl::StatusOr<std::vector<std::string>> (*seeds)();
 };
 
-// gguf, safetensors, tokenizer, chat_template, artifact, quantize_spec.
+// gguf, safetensors, tokenizer, chat_template, artifact, quantize_spec, constraint.
 std::span<const FuzzTarget> FuzzTargets();
 
 // A file: metadata, tensor table, and what is made of them: config and tokenizer.
@@ -34,6 +34,8 @@ void FuzzChatTemplate(std::string_view input);
 void FuzzArtifact(std::string_view input);
 // The JSON of a QuantizeSpec.
 void FuzzQuantizeSpec(std::string_view input);
+// The number of a ConstraintKind, then its text.
+void FuzzConstraint(std::string_view input);
 
 absl::StatusOr<std::vector<std::string>> GgufSeeds();
 absl::StatusOr<std::vector<std::string>> SafetensorsSeeds();
@@ -41,5 +43,6 @@ absl::StatusOr<std::vector<std::string>> TokenizerSeeds();
 absl::StatusOr<std::vector<std::string>> ChatTemplateSeeds();
 absl::StatusOr<std::vector<std::string>> ArtifactSeeds();
 absl::StatusOr<std::vector<std::string>> QuantizeSpecSeeds();
+absl::StatusOr<std::vector<std::string>> ConstraintSeeds();
 
 }  // namespace qamserve

@@ -194,6 +194,28 @@ TEST(HostileTest, Choices) {
   ExpectBounded(ConstraintKind::kChoices, Repeated("[", 100000));
 }
 
+// They end up in headers of HTTP.
+TEST(HostileTest, MessagesAreShort) {
+  const std::string name = Repeated("日本", 15000);
+  const std::pair<ConstraintKind, std::string> kCases[] = {
+      {ConstraintKind::kGrammar, "root ::= " + Repeated("a", 100000)},
+      {ConstraintKind::kGrammar, Repeated("a", 100000) + " ::= \"x\""},
+      {ConstraintKind::kJsonSchema, "{\"$ref\": \"#/" + name + "\"}"},
+      {ConstraintKind::kJsonSchema, "{\"type\": \"" + name + "\"}"},
+      {ConstraintKind::kJsonSchema, "{\"format\": \"" + name + "\"}"},
+      {ConstraintKind::kJsonSchema, "{\"properties\": {\"" + name + "\": {\"not\": {}}}}"},
+  };
+  for (const auto& [kind, text] : kCases) {
+    const std::string message = MessageOf(CompileError(kind, text));
+    EXPECT_GT(message.size(), 20u);
+    EXPECT_LT(message.size(), 600u);
+    EXPECT_TRUE(IsRepairedUtf8(message));
+  }
+  EXPECT_THAT(MessageOf(CompileError(kCases[5].first, kCases[5].second)),
+              testing::AllOf(testing::StartsWith("#/properties/日"),
+                             testing::EndsWith("the keyword \"not\" is not supported")));
+}
+
 // Small changes of texts that are right, and texts made of their pieces.
 TEST(HostileTest, ChangedTexts) {
   const std::pair<ConstraintKind, std::string> kSeeds[] = {

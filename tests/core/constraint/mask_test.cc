@@ -181,11 +181,13 @@ TEST(MaskTest, ReadersOutliveStores) {
     in_roomy.push_back(*roomy.Start());
     in_tight.push_back(*tight.Start());
   }
-  std::set<StackStore*> stores;
+  int moves = 0;
   for (int step = 0; step < 600; ++step) {
     const size_t i = rng.NextU64() % in_roomy.size();
     const auto allowed = roomy.Allowed(in_roomy[i]);
+    const std::shared_ptr<StackStore> store = in_tight[i].store;
     const auto same = tight.Allowed(in_tight[i]);
+    moves += in_tight[i].store != store ? 1 : 0;
     ASSERT_TRUE(allowed.ok() && same.ok());
     ASSERT_EQ((*allowed)->bits, (*same)->bits) << step;
     EXPECT_EQ(in_roomy[i].may_end(), in_tight[i].may_end());
@@ -195,9 +197,8 @@ TEST(MaskTest, ReadersOutliveStores) {
     const std::string_view bytes = trie->bytes(static_cast<int32_t>(token));
     ASSERT_TRUE(*roomy.Read(in_roomy[i], bytes));
     ASSERT_TRUE(*tight.Read(in_tight[i], bytes));
-    stores.insert(in_tight[i].store.get());
   }
-  EXPECT_GT(stores.size(), 3u);
+  EXPECT_GT(moves, 10);
 }
 
 TEST(MaskTest, ThreadsShareAConstraint) {

@@ -47,7 +47,7 @@ TEST(TokenTrieTest, HoldsAByteLevelVocabulary) { ExpectHoldsVocabulary(SmallToke
 // Bytes as tokens of their own beside pieces that look the same: two tokens with the bytes "a".
 TEST(TokenTrieTest, HoldsASentencePieceVocabulary) {
   const std::string mark(kSpaceMark);
-  auto tokenizer = Make(SentencePieceJson({"a", mark + "a", mark, "ab", "é"}, {{"a", "b"}}));
+  auto tokenizer = Make(SentencePieceJson({"a", mark + "a", mark, "b", "ab", "é"}, {{"a", "b"}}));
   ASSERT_TRUE(tokenizer.ok()) << MessageOf(tokenizer.status());
   ExpectHoldsVocabulary(*tokenizer);
   const auto trie = TokenTrie::Create(*tokenizer);
