@@ -372,6 +372,36 @@ TEST_F(AccessTest, LimitsSayWhenToComeAgain) {
   EXPECT_EQ(upload.files(0).committed_bytes(), 4) << "what was there stays";
 }
 
+TEST_F(AccessTest, TokensThatAreOnlyReadCountToo) {
+  LoadFakeModel();
+  const std::string admin = MakeAdmin();
+  v1::KeyLimits limits;
+  limits.set_tokens_per_minute(1);
+  const auto make = [&] { return Make(admin, {v1::SCOPE_INFER}, limits).secret(); };
+  const std::string scorer = make();
+  v1::ScoreRequest score;
+  score.set_model("m");
+  score.set_text("hello there");
+  v1::ScoreResponse scored;
+  ASSERT_TRUE(inference_->Score(With(scorer).get(), score, &scored).ok());
+  EXPECT_GT(RetrySeconds(Generate(scorer, 1)), 60) << "at one a minute";
+  const std::string embedder = make();
+  v1::EmbedRequest embed;
+  embed.set_model("m");
+  embed.add_inputs()->set_text("hello there");
+  v1::EmbedResponse embedded;
+  ASSERT_TRUE(inference_->Embed(With(embedder).get(), embed, &embedded).ok());
+  EXPECT_GT(RetrySeconds(Generate(embedder, 1)), 60);
+  const std::string comparer = make();
+  v1::CompareRequest compare;
+  compare.set_base("m");
+  compare.set_other("m");
+  compare.set_text("hello there");
+  v1::CompareResponse compared;
+  ASSERT_TRUE(inference_->Compare(With(comparer).get(), compare, &compared).ok());
+  EXPECT_GT(RetrySeconds(Generate(comparer, 1)), 60);
+}
+
 TEST_F(AccessTest, ConcurrentRequestsAreCountedWhileTheyRun) {
   LoadFakeModel();
   const std::string admin = MakeAdmin();
