@@ -8,8 +8,8 @@ readonly PACKAGES=(
   build-essential cmake ninja-build ccache pkg-config git ca-certificates
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev libabsl-dev
   prometheus-cpp-dev libboost1.81-dev libcurl4-openssl-dev zlib1g-dev
-  libpugixml-dev libsqlite3-dev libssl-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libpcre2-dev libutf8proc-dev
-  libeigen3-dev libgtest-dev libgmock-dev clang-format clang-tidy mold python3 python3-venv python3-pip
+  libpugixml-dev libsqlite3-dev libssl-dev openssl libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libpcre2-dev libutf8proc-dev
+  libeigen3-dev libgtest-dev libgmock-dev clang-format clang-tidy mold python3 python3-jinja2 python3-venv python3-pip
 )
 
 STEP=0

@@ -249,13 +249,17 @@ std::string PythonFloat(double number) {
     if (count > 1) out.append(".").append(digits, 1);
     return out + fmt::format("e{}{:02d}", exponent < 0 ? '-' : '+', std::abs(exponent));
   }
-  if (exponent < 0) return out.append("0.").append(static_cast<size_t>(-exponent - 1), '0').append(digits);
-  if (count <= exponent + 1) {
-    return out.append(digits).append(static_cast<size_t>(exponent + 1 - count), '0').append(".0");
+  const int whole = exponent + 1;  // digits before the point
+  if (whole <= 0) {
+    const int zeros = -whole;
+    return out.append("0.").append(static_cast<size_t>(zeros), '0').append(digits);
   }
-  return out.append(digits, 0, static_cast<size_t>(exponent + 1))
-      .append(".")
-      .append(digits, static_cast<size_t>(exponent + 1));
+  if (count <= whole) {
+    const int zeros = whole - count;
+    return out.append(digits).append(static_cast<size_t>(zeros), '0').append(".0");
+  }
+  const auto point = static_cast<size_t>(whole);
+  return out.append(digits, 0, point).append(".").append(digits, point);
 }
 
 }  // namespace qamserve
