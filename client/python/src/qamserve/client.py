@@ -130,12 +130,12 @@ class Client:
                                                    evaluation=_requests.text_selection(evaluation))
         return JobHandle(self, self._change("jobs.CreateEvaluateJob", request))
 
-    def study(self, checkpoints: Union[str, Sequence[Any]], methods: Sequence[Mapping[str, Any]], *,
+    def study(self, checkpoints: Union[str, Any, Sequence[Any]], methods: Sequence[Mapping[str, Any]], *,
               calibration: "_requests.TextSelection" = None, evaluation: "_requests.TextSelection" = None,
               display_name: str = "", priority: int = 0, without_probes: bool = False) -> JobHandle:
         """Measures every method at every rate on every checkpoint: methods=[{"codec": "joint", "rates": [4, 5]}, ...]. The
         table is JobHandle.study()."""
-        names = [checkpoints] if isinstance(checkpoints, str) else list(checkpoints)
+        names = list(checkpoints) if isinstance(checkpoints, (list, tuple)) else [checkpoints]
         request = job_pb2.CreateStudyJobRequest(
             checkpoints=[_requests.name_of(name) for name in names], methods=_requests.study_methods(methods),
             calibration=_requests.text_selection(calibration), evaluation=_requests.text_selection(evaluation),
