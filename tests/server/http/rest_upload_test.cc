@@ -1,4 +1,4 @@
-// Uploads over HTTP into a real store, cut and gone on with.
+// REST over a whole server: uploads into a real store, cut and gone on with, and what stands on its port.
 #include <gmock/gmock.h>
 
 #include <nlohmann/json.hpp>
@@ -6,6 +6,7 @@
 #include "server/http/rest/rest_part.h"
 #include "tests/server/grpc/server_fixture.h"
 #include "tests/support/fake_exchange.h"
+#include "tests/support/raw_http.h"
 
 namespace qamserve {
 namespace {
@@ -107,6 +108,55 @@ TEST_F(RestUploadTest, WrongBytesAreAnError) {
 TEST_F(RestUploadTest, AnUploadThatIsNotThere) {
   const Json error = Ask(404, Head("GET", "/v1/uploads/none"));
   EXPECT_EQ(error["error"]["details"][0]["reason"], "UPLOAD_NOT_FOUND");
+}
+
+// --- On the port of a server ---
+
+class RestServerTest : public ServerFixture {};
+
+TEST_F(RestServerTest, HasEveryServiceOnItsPort) {
+  const RawAnswer document = HttpGet(server_->http_port(), "/openapi.json");
+  ASSERT_EQ(document.status, 200);
+  const Json paths = Json::parse(document.body)["paths"];
+  for (const char* path : {"/v1/uploads", "/v1/jobs", "/v1/artifacts", "/v1/servedModels", "/v1/inference:chat",
+                           "/v1/keys", "/v1/system"}) {
+    EXPECT_TRUE(paths.contains(path)) << path;
+  }
+  EXPECT_EQ(HttpGet(server_->http_port(), "/v1/system").status, 200);
+  EXPECT_EQ(HttpGet(server_->http_port(), "/docs").status, 200);
+  const RawAnswer nothing = HttpGet(server_->http_port(), "/v1/nothing");
+  EXPECT_EQ(nothing.status, 404);
+  EXPECT_EQ(Json::parse(nothing.body)["error"]["details"][0]["reason"], "HTTP_PATH");
+}
+
+TEST_F(RestServerTest, ConditionsAndHeadOverASocket) {
+  RawClient client(server_->http_port());
+  ASSERT_TRUE(client.Send("GET /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\n"));
+  const RawAnswer first = client.ReadAnswer();
+  EXPECT_EQ(first.status, 200);
+  const std::string etag = first.field("ETag");
+  ASSERT_TRUE(client.Send("GET /v1/jobs HTTP/1.1\r\nHost: x\r\nIf-None-Match: " + etag + "\r\n\r\n"));
+  EXPECT_EQ(client.ReadAnswer().status, 304);
+  ASSERT_TRUE(client.Send("HEAD /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\n"));
+  const RawAnswer head = client.ReadAnswer(/*to_head=*/true);
+  EXPECT_EQ(head.status, 200);
+  EXPECT_EQ(head.field("Content-Length"), std::to_string(first.body.size()));
+  // The connection is still good.
+  ASSERT_TRUE(client.Send("OPTIONS /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\n"));
+  EXPECT_EQ(client.ReadAnswer().status, 204);
+}
+
+TEST_F(RestServerTest, AWatcherHearsOfTheShutdown) {
+  v1::CreateQuantizeJobRequest request;
+  request.set_checkpoint(MakeCheckpoint());
+  v1::Job job;
+  grpc::ClientContext context;
+  ASSERT_TRUE(jobs_->CreateQuantizeJob(&context, request, &job).ok());
+  RawClient client(server_->http_port());
+  ASSERT_TRUE(client.Send("GET /v1/" + job.name() + ":watch HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"));
+  EXPECT_THAT(client.ReadUntil("data: {"), testing::HasSubstr("200 OK"));
+  server_->Drain();
+  EXPECT_THAT(client.ReadToEnd(), testing::HasSubstr("event: error\ndata: {\"error\":{\"code\":503"));
 }
 
 }  // namespace
