@@ -4,9 +4,11 @@ render_main, and compares: each template with each conversation, to the last byt
 compared with transformers 5.24's own render_jinja_template, and is the same throughout. The templates lie in a folder
 (scripts/fetch_jinja.sh puts one beside the Jinja engine) and are read there.
 
-Usage: compare_chat.py RENDER_MAIN FOLDER [--verbose]
+Usage: compare_chat.py RENDER_MAIN FOLDER [--verbose] [--write FILE]
+--write puts all prompts that both render alike into one file, for compare_tokenizer.py.
 Ends with 77, which is "skipped", where there is no jinja2 or no folder. Needs nothing but jinja2.
 """
+import argparse
 import datetime
 import json
 import pathlib
@@ -196,8 +198,13 @@ KNOWN = {
 
 
 def main():
-    verbose = "--verbose" in sys.argv
-    program, folder = [a for a in sys.argv[1:] if a != "--verbose"]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("folder")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--write", type=pathlib.Path)
+    arguments = parser.parse_args()
+    program, folder, verbose = arguments.program, arguments.folder, arguments.verbose
     paths = sorted(pathlib.Path(folder).glob("*.jinja"))
     if not paths:
         print(f"skipped: there are no templates in {folder} (scripts/fetch_jinja.sh puts some there)")
@@ -209,7 +216,7 @@ def main():
     answers = [json.loads(line) for line in run.stdout.decode().splitlines()]
     assert len(answers) == len(work), f"{len(answers)} answers to {len(work)} requests"
     same = refused = 0
-    wrong = []
+    prompts, wrong = [], []
     known = set()
     templates = {path: env.from_string(path.read_text(encoding="utf-8")) for path in paths}
     for (path, name, case), answer in zip(work, answers):
@@ -218,6 +225,7 @@ def main():
         if expected == got:
             same += expected is not None
             refused += expected is None
+            prompts += [expected] if expected is not None else []
             continue
         if path.name in KNOWN and got is not None:
             known.add(path.name)
@@ -233,6 +241,8 @@ def main():
                   f"got {'a prompt' if got is not None else 'a refusal: ' + message[:300]}")
         if verbose:
             print(f"  expected: {expected!r}\n  got: {got!r}")
+    if arguments.write:
+        arguments.write.write_text("\n".join(prompts), encoding="utf-8")
     stale = KNOWN.keys() - known
     print(f"{len(paths)} templates x {len(CASES)} conversations: {same} the same, {refused} refused by both, "
           f"{len(wrong)} wrong, {len(work) - same - refused - len(wrong)} known to differ")
