@@ -378,7 +378,7 @@ absl::StatusOr<Node> SchemaCompiler::Object(const Schema& schema, const std::str
   const uint32_t max = LimitOf(schema, "maxProperties");
   // Where properties are named and nothing is said of others, there are none: narrower than the schema, and what is
   // meant.
-  const bool open = additional != false && (says || properties.empty());
+  const bool open = additional != false && (says || !schema.contains("properties"));
   if (properties.empty() && open) {
     // Two members may have one name, so that only the first is sure to count.
     if (min > 1) {

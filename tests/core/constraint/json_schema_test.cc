@@ -115,6 +115,12 @@ TEST(JsonSchemaTest, AdditionalProperties) {
                  R"({"ab":1,"日本":"x"})", R"({"b":"x","ab":1})"});
 }
 
+// The arguments of a tool that has none; and members that are required and not described.
+TEST(JsonSchemaTest, NoOthersWherePropertiesAreNamed) {
+  ExpectMatches(R"({"type": "object", "properties": {}})", {"{}"}, {R"({"x":1})"});
+  ExpectMatches(R"({"required": ["a"]})", {R"({"a":[]})", R"({"a":1,"b":2})"}, {"{}", R"({"b":2})"});
+}
+
 TEST(JsonSchemaTest, Arrays) {
   ExpectMatches(R"({"type": "array"})", {"[]", "[1, \"a\", [], {}]"}, {"[1 2]", "[,]", "[1,]", "["});
   ExpectMatches(R"({"items": {"type": "integer"}, "minItems": 1, "maxItems": 3})",
