@@ -89,6 +89,7 @@ const std::string_view kSeeds[] = {
     "{\"model\":\"a\"}GET / HTTP/1.1\r\n",
     "PUT /v1/uploads/u/files/f HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
     "5\r\nhello\r\n6;name=\"va;lue\"\r\n world\r\n0\r\nTrailer: x\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "HEAD http://example.org/livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
     "OPTIONS * HTTP/1.1\r\nhost:x\r\nX-Folded: one\r\n two\r\nConnection: close, te\r\n\r\n",
 };
@@ -145,8 +146,8 @@ TEST(HttpParserTest, SeedsAreUnderstood) {
   EXPECT_EQ(chunked.body, "hello world");
   EXPECT_EQ(chunked.used, kSeeds[2].size());
   EXPECT_EQ(ParseWhole(kSeeds[1]).body, "{\"model\":\"a\"}");
-  EXPECT_EQ(ParseWhole(kSeeds[3]).head, "HEAD /livez ?  true|Connection=keep-alive");
-  EXPECT_THAT(ParseWhole(kSeeds[4]).head, testing::HasSubstr("X-Folded=one two"));
+  EXPECT_EQ(ParseWhole(kSeeds[4]).head, "HEAD /livez ?  true|Connection=keep-alive");
+  EXPECT_THAT(ParseWhole(kSeeds[5]).head, testing::HasSubstr("X-Folded=one two"));
 }
 
 TEST(HttpParserTest, CutsDoNotMatter) {
@@ -166,6 +167,8 @@ TEST(HttpParserTest, CutsDoNotMatter) {
       // A head without an end may be refused at once or once it has ended.
       const bool may_wait = !whole.done && (whole.refusal.empty() || cut.refusal.empty()) && !cut.done;
       if (may_wait) continue;
+      // Fewer bytes than a last chunk has are not looked at again before more come.
+      if (cut.body_error.empty() && !whole.body_error.empty() && input.size() - cut.used < 5) continue;
       // What a refused head has used is of no interest.
       Outcome same = cut;
       if (!whole.refusal.empty()) same.used = whole.used;
