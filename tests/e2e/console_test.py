@@ -353,7 +353,7 @@ class ConsoleTest(unittest.TestCase):
         links = browser.run("return [...document.querySelectorAll('.files a')].map((n) => n.getAttribute('href'))")
         self.assertIn(f"/v1/artifacts/{LARGE}/files/model.safetensors", links)
         browser.all(".card input[type=checkbox]")[0].click()
-        browser.until(lambda: browser.text("h2") == "Report", "one is left")
+        browser.until(lambda: browser.text("section[aria-label=Reports] h2") == "Report", "one is left")
 
     def test_an_upload_that_is_cut_goes_on(self):
         data = random.Random(7).randbytes(9_000_000)  # two parts

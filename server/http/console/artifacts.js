@@ -30,7 +30,7 @@ function card(first, shown, toggle, refresh) {
   const label = title(first);
   return {
     node: el(
-        'li', {class: 'card'}, el('div', {class: 'card-head'}, el('label', {class: 'check'}, box, el('h3', {}, label))),
+        'li', {class: 'card'}, el('div', {class: 'card-head'}, el('label', {class: 'check'}, box, el('h2', {}, label))),
         el('p', {class: 'sub'},
            `${number(first.bpw)} bpw · ${bytes(first.sizeBytes)} · ${first.architecture} · ${
                time(first.createTime)} · `,
@@ -121,7 +121,7 @@ function qualityTable(reports) {
       sameText ?
           null :
           el('p', {class: 'notice'}, 'These were measured on different texts: their figures cannot be compared.'),
-      table('Quality', ['', ...reports.map((r) => title(r.artifact))], rows));
+      table('Quality', ['Figure', ...reports.map((r) => title(r.artifact))], rows));
 }
 
 function quantilePlot(reports) {

@@ -121,7 +121,7 @@ export async function showChat(root, {signal, query}) {
     log.removeAttribute('aria-busy');
     if (message.content)
       messages.push(message);
-    else
+    else if (message.note === 'stopped' || message.note === 'not finished')
       shown.node.remove();
     storeMessages(messages);
     running = null;

@@ -91,6 +91,8 @@ function factsOf(job) {
 function resultOf(job) {
   const q = job.quality;
   if (!q && !job.artifact) return null;
+  // The estimate of a ladder is of all its artifacts together.
+  const kept = (job.candidates ?? []).find((c) => c.artifact && c.artifact === job.artifact) ?? job.estimate ?? {};
   return el(
       'section', {'aria-label': 'Result'}, el('h2', {}, 'Result'),
       q ? el('div', {class: 'tiles'},
@@ -100,9 +102,9 @@ function resultOf(job) {
              tile('Mean KL', number(q.klMean), `95 %: ${number(q.klCi95Low)} to ${number(q.klCi95High)}`),
              tile('Same first choice', percent(q.top1Agreement), 'of tokens'),
              tile(
-                 'Size', job.estimate?.bpw > 0 ? `${number(job.estimate.bpw)} bpw` : '–',
-                 job.estimate ? bytes(job.estimate.artifactBytes) : '')) :
-                                                 null,
+                 'Size', kept.bpw > 0 ? `${number(kept.bpw)} bpw` : '–',
+                 kept.artifactBytes ? bytes(kept.artifactBytes) : '')) :
+                                        null,
       job.artifact ?
           el('p', {},
              el('a', {class: 'button primary', href: `#/artifacts?show=${encodeURIComponent(idOf(job.artifact))}`},
@@ -118,7 +120,7 @@ export function tile(name, value, note) {
 
 function candidateTable(job) {
   return table(
-      'Candidates', ['Method', 'bpw', 'Size', 'Mean KL', 'Perplexity', 'Artifact', 'Note'],
+      'All candidates', ['Method', 'bpw', 'Size', 'Mean KL', 'Perplexity', 'Artifact', 'Note'],
       job.candidates.map(
           (c) =>
               [`${c.method}${c.mixed ? ', mixed' : ''}`,

@@ -6,8 +6,11 @@ import {Plot} from './plot.js';
 import {METRICS, tensorBars, usableMetrics} from './tensors.js';
 import {field, select} from './ui.js';
 
-// The bits of a tensor's codes: norms and scales add less than half a bit.
-const rateOf = (tensor) => Math.floor(2 * tensor.bpw) / 2;
+// The bits of a tensor's codes, in half bits: without its 16-bit norms, and channel scales add less than half a bit.
+function rateOf(tensor) {
+  if (tensor.type) return tensor.bpw;  // floats as they are
+  return Math.floor(2 * (tensor.bpw - 16 / Number(tensor.cols)) + 1e-6) / 2;
+}
 
 // Puts options into a select, keeping the chosen one; `fallback` is chosen where it is gone.
 function setOptions(control, options, fallback) {

@@ -163,13 +163,16 @@ function keyCard(key, mine, refresh) {
          })));
 }
 
+// "checkpoints/0123abcd..." with its digest cut short.
+const shortName = (name) => name.replace(/[0-9a-f]{20,}/g, (id) => id.slice(0, 10));
+
 function auditRows(events) {
   return table(
-      'Audit log', ['Time', 'Call', 'Resource', 'Result', 'Key', 'From'],
+      'Audit events', ['Time', 'Call', 'Resource', 'Result', 'Key', 'From'],
       events.map(
           (e) =>
-              [time(e.time), e.method, e.resource, e.code === 'OK' ? 'OK' : `${e.code} ${e.reason}`,
-               e.key ? idOf(e.key) : '–', e.peer]));
+              [time(e.time), e.method, el('span', {title: e.resource}, shortName(e.resource)),
+               e.code === 'OK' ? 'OK' : `${e.code} ${e.reason}`, e.key ? idOf(e.key) : '–', e.peer]));
 }
 
 export async function showKeys(root, {signal}) {
