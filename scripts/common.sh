@@ -3,14 +3,22 @@
 readonly BUILD=build
 readonly CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/qamserve
 
+# Debian 12's default Boost is older than what its HTTP library wants; later systems have a newer one.
+boost_package() {
+  if grep -qx 'VERSION_CODENAME=bookworm' /etc/os-release 2>/dev/null; then echo libboost1.81-dev; else echo libboost-dev; fi
+}
+
 # What Debian 12 and Ubuntu call the things we use. mold and ccache only save time.
 readonly PACKAGES=(
   build-essential cmake ninja-build ccache pkg-config git ca-certificates
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev libabsl-dev
-  prometheus-cpp-dev libboost1.81-dev libcurl4-openssl-dev zlib1g-dev
+  prometheus-cpp-dev "$(boost_package)" libcurl4-openssl-dev zlib1g-dev
   libpugixml-dev libsqlite3-dev libssl-dev openssl libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libpcre2-dev libutf8proc-dev
-  libeigen3-dev libgtest-dev libgmock-dev clang-format clang-tidy mold python3 python3-jinja2 python3-venv python3-pip
+  libeigen3-dev libgtest-dev libgmock-dev clang-format clang-tidy mold python3 python3-venv python3-pip
 )
+
+# What tests use where the system has it: without it they skip, and say what is missing.
+readonly TEST_PACKAGES=(curl python3-jinja2 chromium chromium-driver fonts-dejavu-core)
 
 STEP=0
 STEPS=0
@@ -19,13 +27,13 @@ step() { STEP=$((STEP + 1)); printf '[%d/%d] %s\n' "$STEP" "$STEPS" "$*"; }
 say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-# The names in PACKAGES that are not installed, one a line.
+# missing_packages NAME...: those that are not installed, one a line.
 missing_packages() {
   local installed
-  installed=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' "${PACKAGES[@]}" 2>/dev/null |
+  installed=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' "$@" 2>/dev/null |
     awk '$2 == "installed" { print $1 }' || true)
   local package
-  for package in "${PACKAGES[@]}"; do
+  for package in "$@"; do
     grep -qxF -- "$package" <<<"$installed" || printf '%s\n' "$package"
   done
 }
@@ -38,7 +46,7 @@ install_packages() {
 then build with: cmake -S . -B $BUILD -G Ninja && cmake --build $BUILD"
   fi
   local missing
-  mapfile -t missing < <(missing_packages)
+  mapfile -t missing < <(missing_packages "${PACKAGES[@]}")
   if [ ${#missing[@]} -eq 0 ]; then
     say "      all ${#PACKAGES[@]} are installed"
     return
@@ -60,6 +68,25 @@ then build with: cmake -S . -B $BUILD -G Ninja && cmake --build $BUILD"
   "${apt[@]}" install -y --no-install-recommends "${missing[@]}" ||
     die "apt-get could not install everything (see above). On Ubuntu the 'universe' component must be on:
   apt-get install -y software-properties-common && add-apt-repository -y universe"
+}
+
+# Those of TEST_PACKAGES that the system has and this user may install; nothing here is a reason to stop.
+install_test_packages() {
+  local package root=() wanted=()
+  for package in $(missing_packages "${TEST_PACKAGES[@]}"); do
+    if apt-cache show "$package" >/dev/null 2>&1; then wanted+=("$package"); fi
+  done
+  [ ${#wanted[@]} -gt 0 ] || return 0
+  say "      for tests: ${wanted[*]}"
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null || ! sudo -n true 2>/dev/null; then
+      say "      this user may not install them; the tests that want them skip"
+      return 0
+    fi
+    root=(sudo)
+  fi
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -q install -y \
+    --no-install-recommends "${wanted[@]}" >/dev/null || say "      they could not be installed; the tests that want them skip"
 }
 
 # Under sudo, packages are root's business and the rest is the user's: else build/ and the cache would belong to root

@@ -39,6 +39,7 @@ run_tests() {
   plan $((4 + ${#labels[@]}))
   rm -rf "$RESULTS"
   install_packages
+  install_test_packages
   build all
   obtain_test_data
   local failed=0

@@ -71,6 +71,7 @@ class Server {
   absl::StatusOr<std::vector<HttpPart>> HttpParts();
   StatusSources ServerStatus();
   static absl::StatusOr<std::unique_ptr<HttpServer>> StartHttp(const std::string& listen, HttpServerOptions options);
+  HttpPart HostGate();
   // Refuses /metrics to those without a key that may read, once keys are required.
   HttpPart MetricsGate();
   void ReloadHttpTls(const TlsPem& pem);

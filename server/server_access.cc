@@ -26,6 +26,15 @@ absl::StatusOr<std::string> AdminKeyOf(const ServerOptions& options) {
   return text;
 }
 
+// Whether a Host header means this machine. Clients of HTTP/1.0 may send none; pages in a browser cannot.
+bool NamesLoopback(std::string_view host) {
+  if (host.empty()) return true;
+  const size_t colon = host.rfind(':');
+  if (colon != std::string_view::npos && host.find(']', colon) == std::string_view::npos) host = host.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  return IsLoopback(std::string(host));
+}
+
 }  // namespace
 
 absl::Status Server::OpenTls() {
@@ -51,6 +60,26 @@ void Server::StartTlsWatch(absl::Duration interval) {
 
 // The port of --metrics-listen is for those that watch the server; on that of everybody, numbers are for keys that may
 // read. Probes ask nobody on either.
+// Without keys, whoever reaches the port is let in, and a web page can make a name of its own lead to this machine (DNS
+// rebinding): its requests then come with that name, and from loopback.
+HttpPart Server::HostGate() {
+  const absl::StatusOr<ListenAddress> address = ParseListenAddress("--http-listen", options_.http_listen);
+  const bool watched = address.ok() && IsLoopback(address->host) && !options_.insecure_allow_remote;
+  return {
+      [this, watched](const HttpRequestHead& head) {
+        return watched && !access_->keys_required() && !NamesLoopback(head.field("host"));
+      },
+      [](const std::shared_ptr<HttpExchange>& exchange) {
+        const absl::Status error = MakeError(
+            absl::StatusCode::kPermissionDenied, "HTTP_HOST",
+            "a server without API keys answers on loopback to the names of loopback only, such as localhost; make a "
+            "key, or start it with --insecure-allow-remote");
+        exchange->Respond({403, {{"Content-Type", "application/json"}, {"Cache-Control", "no-store"}}},
+                          HttpErrorBody(403, error));
+      },
+      ""};
+}
+
 HttpPart Server::MetricsGate() {
   const auto admitted = [this](const HttpRequestHead& head) {
     return access_->Admit(head.field("authorization"), FindMethodRule("SystemService", "GetSystem")).status;

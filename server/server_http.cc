@@ -62,6 +62,7 @@ absl::StatusOr<std::vector<HttpPart>> Server::HttpParts() {
   std::vector<HttpPart> parts;
   parts.push_back(MetricsGate());
   parts.push_back(StatusPart(ServerStatus()));
+  parts.push_back(HostGate());
   parts.push_back(ConsolePart());
   ASSIGN_OR_RETURN(const std::vector<std::shared_ptr<grpc::Channel>> channels, rpc_->InProcessChannels(kLocalChannels));
   const auto calls = std::make_shared<LocalCalls>(channels);

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <mutex>
 #include <string>
@@ -30,8 +31,7 @@ class ScriptedHttpServer {
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t size = sizeof(address);
     auto* generic = reinterpret_cast<sockaddr*>(&address);
-    ::bind(fd_, generic, size);
-    ::listen(fd_, 64);
+    if (::bind(fd_, generic, size) != 0 || ::listen(fd_, 64) != 0) std::abort();
     ::getsockname(fd_, generic, &size);
     port_ = ntohs(address.sin_port);
     accepting_ = std::thread([this] { Accept(); });

@@ -45,6 +45,21 @@ TEST_F(HttpPortsTest, BothTellHowTheServerIs) {
   EXPECT_THAT(HttpGet(server_->metrics_port(), "/nowhere").body, HasSubstr("HTTP_NOT_FOUND"));
 }
 
+TEST_F(HttpPortsTest, WithoutKeysOnlyNamesOfLoopbackAreAnswered) {
+  const auto status = [&](const std::string& host) {
+    RawClient client(server_->http_port());
+    client.Send("GET /v1/system HTTP/1.1\r\nHost: " + host + "\r\n\r\n");
+    return client.ReadAnswer().status;
+  };
+  for (const char* host : {"localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "[::1]"}) {
+    EXPECT_EQ(status(host), 200) << host;
+  }
+  for (const char* host :
+       {"rebound.example.org", "rebound.example.org:8080", "10.0.0.1", "[fe80::1]:80", "localhost.example"}) {
+    EXPECT_EQ(status(host), 403) << host;
+  }
+}
+
 TEST_F(HttpPortsTest, RequestsAndConnectionsAreCounted) {
   RawClient open(server_->http_port());
   open.Send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");

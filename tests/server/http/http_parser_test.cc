@@ -85,10 +85,10 @@ Outcome ParseWhole(std::string_view input) {
 
 const std::string_view kSeeds[] = {
     "GET /v1/models?page_size=10 HTTP/1.1\r\nHost: localhost:8080\r\nAccept: */*\r\n\r\n",
-    "\r\nPOST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n"
-    "{\"model\":\"a\"}GET / HTTP/1.1\r\n",
-    "PUT /v1/uploads/u/files/f HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
-    "5\r\nhello\r\n6;name=\"va;lue\"\r\n world\r\n0\r\nTrailer: x\r\n\r\n",
+    ("\r\nPOST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n"
+     "{\"model\":\"a\"}GET / HTTP/1.1\r\n"),
+    ("PUT /v1/uploads/u/files/f HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+     "5\r\nhello\r\n6;name=\"va;lue\"\r\n world\r\n0\r\nTrailer: x\r\n\r\n"),
     "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "HEAD http://example.org/livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
     "OPTIONS * HTTP/1.1\r\nhost:x\r\nX-Folded: one\r\n two\r\nConnection: close, te\r\n\r\n",
