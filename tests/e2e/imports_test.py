@@ -11,6 +11,7 @@ import http.server
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -60,9 +61,16 @@ class Server:
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that is free, and so is the one 10000 above, where SeaweedFS puts its gRPC."""
+    while True:
+        port = random.randrange(20000, 50000)
+        with socket.socket() as one, socket.socket() as other:
+            try:
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 10000))
+                return port
+            except OSError:
+                continue
 
 
 class Hub(http.server.ThreadingHTTPServer):
@@ -252,7 +260,7 @@ class ObjectStore:
         import botocore.config
         return boto3.client("s3", endpoint_url=self.url, aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
                             region_name="us-east-1",
-                            config=botocore.config.Config(retries={"max_attempts": 30, "mode": "standard"}))
+                            config=botocore.config.Config(retries={"max_attempts": 2}))
 
     def __exit__(self, *_):
         self.process.kill()
@@ -271,7 +279,7 @@ class S3Test(ImportTest):
                     client.create_bucket(Bucket="models")
                     break
                 except Exception:  # it is starting
-                    if time.monotonic() > deadline:
+                    if time.monotonic() > deadline or store.process.poll() is not None:
                         raise
                     time.sleep(0.5)
             for path in self.model.iterdir():

@@ -131,18 +131,18 @@ TEST_F(RestServerTest, HasEveryServiceOnItsPort) {
 
 TEST_F(RestServerTest, ConditionsAndHeadOverASocket) {
   RawClient client(server_->http_port());
-  ASSERT_TRUE(client.Send("GET /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\n"));
+  ASSERT_TRUE(client.Send("GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n"));
   const RawAnswer first = client.ReadAnswer();
   EXPECT_EQ(first.status, 200);
   const std::string etag = first.field("ETag");
-  ASSERT_TRUE(client.Send("GET /v1/jobs HTTP/1.1\r\nHost: x\r\nIf-None-Match: " + etag + "\r\n\r\n"));
+  ASSERT_TRUE(client.Send("GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: " + etag + "\r\n\r\n"));
   EXPECT_EQ(client.ReadAnswer().status, 304);
-  ASSERT_TRUE(client.Send("HEAD /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\n"));
+  ASSERT_TRUE(client.Send("HEAD /v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n"));
   const RawAnswer head = client.ReadAnswer(/*to_head=*/true);
   EXPECT_EQ(head.status, 200);
   EXPECT_EQ(head.field("Content-Length"), std::to_string(first.body.size()));
   // The connection is still good.
-  ASSERT_TRUE(client.Send("OPTIONS /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\n"));
+  ASSERT_TRUE(client.Send("OPTIONS /v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n"));
   EXPECT_EQ(client.ReadAnswer().status, 204);
 }
 
@@ -153,7 +153,7 @@ TEST_F(RestServerTest, AWatcherHearsOfTheShutdown) {
   grpc::ClientContext context;
   ASSERT_TRUE(jobs_->CreateQuantizeJob(&context, request, &job).ok());
   RawClient client(server_->http_port());
-  ASSERT_TRUE(client.Send("GET /v1/" + job.name() + ":watch HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"));
+  ASSERT_TRUE(client.Send("GET /v1/" + job.name() + ":watch HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"));
   EXPECT_THAT(client.ReadUntil("data: {"), testing::HasSubstr("200 OK"));
   server_->Drain();
   EXPECT_THAT(client.ReadToEnd(), testing::HasSubstr("event: error\ndata: {\"error\":{\"code\":503"));
