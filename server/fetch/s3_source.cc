@@ -98,10 +98,10 @@ class S3Source final : public RemoteSource {
       file.md5 = Md5OfETag(file.version);
       found.push_back(std::move(file));
     }
-    token = node_is_true(list.child("IsTruncated")) ? list.child_value("NextContinuationToken") : "";
+    token = IsTrue(list.child("IsTruncated")) ? list.child_value("NextContinuationToken") : "";
     return absl::OkStatus();
   }
-  static bool node_is_true(const pugi::xml_node& node) { return std::string_view(node.text().get()) == "true"; }
+  static bool IsTrue(const pugi::xml_node& node) { return std::string_view(node.text().get()) == "true"; }
 
   // The name may be that of one object instead of a folder.
   absl::Status FindOne(const std::function<bool()>& cancelled, std::vector<RemoteFile>& found) {

@@ -102,7 +102,6 @@ grpc::ServerUnaryReactor* OpenInferenceService::ServerMetadata(grpc::CallbackSer
   response->set_name("qamserve");
   response->set_version(options_.version);
   response->add_extensions("model_repository");
-  response->add_extensions("model_repository(unload_dependents)");
   response->add_extensions("binary_tensor_data");
   response->add_extensions("generate");
   return AnswerAtOnce(call, absl::OkStatus());
