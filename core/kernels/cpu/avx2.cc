@@ -6,11 +6,14 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
+#include <type_traits>
+#include <utility>
+
 #include "core/codec/packing.h"
-#include "core/codec/trellis.h"
 #include "core/kernels/cpu/int8_avx2.h"
 #include "core/kernels/cpu/int8_wide_avx2.h"
 #include "core/kernels/cpu/joint_avx2.h"
+#include "core/kernels/cpu/trellis_avx2.h"
 
 namespace qamserve {
 namespace avx2 {
@@ -188,7 +191,7 @@ void OneToken(const PackedMatmulArgs& a) {
   }
 }
 
-// Table entries of a tile, [pair][32 rows], ready to be multiplied with many tokens.
+// As DecodeTileByNibbles, by scalar loads.
 template <int kBits>
 inline void DecodeTile(const uint8_t* tile, const int32_t* table, __m256i* entries) {
   alignas(64) uint16_t index[kTileCodes];
@@ -202,106 +205,31 @@ inline void DecodeTile(const uint8_t* tile, const int32_t* table, __m256i* entri
   }
 }
 
-// --- Trellis ---
-
-// The 1024 states of a tile in the order of TileIndices: [v][row][4 pairs]. A row's neighbours above lie four places
-// before it, so a line with the last rows copied in front of it needs no case for the ring.
-template <int kBits>
-inline void TileStates(const uint8_t* tile, uint16_t* state) {
-  constexpr int kFront = 16;  // three rows at most are looked back on
-  alignas(64) uint16_t index[kTileCodes];
-  TileIndices<kBits>(tile, index);
-  alignas(64) uint16_t line[kFront + kTileLine];
-  for (int v = 0; v < 8; ++v) {
-    __builtin_memcpy(line + kFront, index + kTileLine * v, kTileLine * sizeof(uint16_t));
-    __builtin_memcpy(line, line + kTileLine, kFront * sizeof(uint16_t));
-    for (int n = 0; n < kTileLine; n += 16) {
-      const uint16_t* at = line + kFront + n;
-      __m256i s = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-      auto above = [&](int rows, int shift) {
-        const __m256i code = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at - 4 * rows));
-        s = _mm256_or_si256(s, _mm256_slli_epi16(code, shift));
-      };
-      above(1, kBits);
-      if constexpr (2 * kBits < kTrellisStateBits) above(2, 2 * kBits);
-      if constexpr (3 * kBits < kTrellisStateBits) above(3, 3 * kBits);
-      _mm256_store_si256(reinterpret_cast<__m256i*>(state + kTileLine * v + n), s);
-    }
-  }
-}
-
-// 16 states to 16 values of one column.
-inline __m256i TrellisValues(__m256i state, int column) {
-  const __m256i ones = _mm256_set1_epi8(1);
-  const __m256i h1 = _mm256_mullo_epi16(state, _mm256_set1_epi16(static_cast<int16_t>(kTrellisA[column])));
-  const __m256i h2 =
-      _mm256_add_epi16(_mm256_mullo_epi16(state, _mm256_set1_epi16(static_cast<int16_t>(kTrellisB[column]))),
-                       _mm256_set1_epi16(static_cast<int16_t>(kTrellisC[column])));
-  const __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(h1, ones), _mm256_maddubs_epi16(h2, ones));
-  return _mm256_sub_epi16(sum, _mm256_set1_epi16(kTrellisMaxValue));
-}
-
-// Four rows by four pairs of states meet the activations of the four pairs, even and odd columns apart; a row's sum
-// lies in two neighbouring lanes.
+// One token with trellis codes (trellis_avx2.h).
 template <int kBits>
 void OneTokenTrellis(const PackedMatmulArgs& a) {
-  const int64_t tiles = TilesAcross(a.w.cols);
-  const __m256i split =
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-  alignas(64) uint16_t state[kTileCodes];
+  const int64_t padded = PaddedCols(a.w.cols), tile_bytes = TileBytes(kBits);
+  auto* input = reinterpret_cast<TrellisInput*>((reinterpret_cast<uintptr_t>(a.scratch) + 31) & ~uintptr_t{31});
   for (int64_t strip = a.strip_begin; strip < a.strip_end; ++strip) {
     const uint8_t* tile = a.w.codes + strip * StripBytes(a.w.cols, kBits);
     __m256i halves[8] = {};
     __m256 totals[4] = {};
-    for (int64_t c = 0; c < tiles; ++c, tile += TileBytes(kBits)) {
-      TileStates<kBits>(tile, state);
-      const int16_t* q = a.x.q + c * kTileCols;
-      for (int v = 0; v < 8; ++v) {
-        const __m256i acts = _mm256_shuffle_epi8(
-            _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q + 8 * v))), split);
-        const __m256i even = _mm256_unpacklo_epi64(acts, acts), odd = _mm256_unpackhi_epi64(acts, acts);
-        for (int i = 0; i < 8; ++i) {
-          const __m256i s = _mm256_load_si256(reinterpret_cast<const __m256i*>(state + kTileLine * v + 16 * i));
-          halves[i] = MultiplyAdd(halves[i], TrellisValues(s, 0), even);
-          halves[i] = MultiplyAdd(halves[i], TrellisValues(s, 1), odd);
-        }
+    for (int64_t c = 0; c < padded; c += kTileCols, tile += tile_bytes) {
+      // Once for all strips if they fit.
+      if (c % kTrellisCols == 0 && (strip == a.strip_begin || padded > kTrellisCols)) {
+        PrepareTrellisInput(a.x.q + c, padded - c < kTrellisCols ? padded - c : kTrellisCols, input);
       }
-      if ((c + 1) * kTileCols % kPackedBlockCols == 0 || c + 1 == tiles) {
+      for (int64_t line = 0; line < tile_bytes; line += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(tile + kPrefetchTiles * tile_bytes + line), _MM_HINT_T0);
+      }
+      AddTrellisTile<kBits>(tile, input->split + c % kTrellisCols, halves);
+      if ((c + kTileCols) % kPackedBlockCols == 0 || c + kTileCols == padded) {
         __m256i sums[4];
-        for (int i = 0; i < 4; ++i) {
-          // Rows 0 1 4 5 2 3 6 7 of eight, put in order.
-          sums[i] = _mm256_permute4x64_epi64(_mm256_hadd_epi32(halves[2 * i], halves[2 * i + 1]), 0xd8);
-        }
+        OrderTrellisSums(halves, input->raised[c % kTrellisCols / kPackedBlockCols], sums);
         FlushBlock(sums, totals);
-        for (auto& h : halves) h = _mm256_setzero_si256();
       }
     }
     StoreRows(a, strip, 0, totals);
-  }
-}
-
-// As DecodeTile: (x, y) of a tile, [pair][32 rows].
-template <int kBits>
-inline void DecodeTileTrellis(const uint8_t* tile, __m256i* entries) {
-  alignas(64) uint16_t state[kTileCodes];
-  alignas(32) int32_t point[32];
-  TileStates<kBits>(tile, state);
-  auto* out = reinterpret_cast<int32_t*>(entries);
-  for (int v = 0; v < 8; ++v) {
-    for (int n = 0; n < kTileLine; n += 16) {
-      const __m256i s = _mm256_load_si256(reinterpret_cast<const __m256i*>(state + kTileLine * v + n));
-      const __m256i x = TrellisValues(s, 0), y = TrellisValues(s, 1);
-      // Rows n/4 and n/4 + 2, then n/4 + 1 and n/4 + 3: four pairs each.
-      _mm256_store_si256(reinterpret_cast<__m256i*>(point), _mm256_unpacklo_epi16(x, y));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(point + 8), _mm256_unpackhi_epi16(x, y));
-      for (int j = 0; j < 4; ++j) {
-        int32_t* row = out + kTileRows * (4 * v + j) + n / 4;
-        row[0] = point[j];
-        row[2] = point[4 + j];
-        row[1] = point[8 + j];
-        row[3] = point[12 + j];
-      }
-    }
   }
 }
 
@@ -331,19 +259,40 @@ struct GroupScratch {
 };
 static_assert(sizeof(GroupScratch) + 32 <= kPackedScratchBytes);
 
+// Decodes tiles of one matrix for a group of tokens.
+template <int kBits, bool kTrellis>
+class TileDecoder {
+ public:
+  explicit TileDecoder(const int32_t* table) : tables_(table), table_(table) {}
+  void Decode(const uint8_t* tile, __m256i* entries) const {
+    if constexpr (kTrellis) {
+      DecodeTileTrellis<kBits>(tile, entries);
+    } else if constexpr (kByNibbles) {
+      DecodeTileByNibbles<kBits>(tile, tables_, entries, std::make_integer_sequence<int, 8>());
+    } else {
+      DecodeTile<kBits>(tile, table_, entries);
+    }
+  }
+
+ private:
+  static constexpr bool kByNibbles = !kTrellis && kBits <= 9;
+  struct Nothing {
+    explicit Nothing(const int32_t*) {}
+  };
+  std::conditional_t<kByNibbles, NibbleTables<kByNibbles ? kBits : 5>, Nothing> tables_;
+  const int32_t* table_;
+};
+
 template <int kBits, bool kTrellis>
 void TokenGroup(const PackedMatmulArgs& a, int64_t first, int64_t tokens, GroupScratch* s) {
   const int64_t tiles = TilesAcross(a.w.cols);
+  const TileDecoder<kBits, kTrellis> decoder(a.w.table);
   for (int64_t strip = a.strip_begin; strip < a.strip_end; ++strip) {
     const uint8_t* tile = a.w.codes + strip * StripBytes(a.w.cols, kBits);
     __builtin_memset(s->sums, 0, sizeof(s->sums));
     __builtin_memset(s->totals, 0, sizeof(s->totals));
     for (int64_t c = 0; c < tiles; ++c, tile += TileBytes(kBits)) {
-      if constexpr (kTrellis) {
-        DecodeTileTrellis<kBits>(tile, s->entries);
-      } else {
-        DecodeTile<kBits>(tile, a.w.table, s->entries);
-      }
+      decoder.Decode(tile, s->entries);
       const int16_t* q = a.x.q + first * a.x.stride + c * kTileCols;
       int64_t t = 0;
       for (; t + 2 <= tokens; t += 2) MultiplyTile<2>(s->entries, q + t * a.x.stride, a.x.stride, s->sums + 4 * t);

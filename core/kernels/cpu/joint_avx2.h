@@ -1,4 +1,4 @@
-// Products of one token with codebook codes of up to 9 bits for AVX2. Included only by avx2.cc.
+// Products with codebook codes of up to 9 bits for AVX2. Included only by avx2.cc.
 //
 // A quarter of a line is a register: 8 rows by 4 neighbouring pairs. Magnitudes are looked up 16 at a time by vpshufb,
 // as unsigned bytes of at most 127, which is what vpmaddubsw multiplies with signed ones. A 14-bit activation is two
@@ -41,7 +41,7 @@ inline void PreparePairBytes(const int16_t* q, int64_t cols, PairBytes* pairs) {
   }
 }
 
-// The magnitudes of a codebook, 16 to a table.
+// The magnitudes of a codebook, 16 to a table; each table but the first holds what differs (xor) from the one before.
 template <int kBits>
 struct NibbleTables {
   static constexpr int kMagnitudes = 1 << (kBits - 2);
@@ -49,6 +49,7 @@ struct NibbleTables {
   __m256i x[kTables], y[kTables];
 
   explicit NibbleTables(const int32_t* table) {
+    __m256i last_x = _mm256_setzero_si256(), last_y = last_x;
     for (int k = 0; k < kTables; ++k) {
       alignas(16) uint8_t xs[16], ys[16];
       // Eight are repeated, so that a lookup does not see the index bit above theirs.
@@ -57,44 +58,28 @@ struct NibbleTables {
         xs[i] = static_cast<uint8_t>(entry & 0xffff);
         ys[i] = static_cast<uint8_t>(entry >> 16);
       }
-      x[k] = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(xs)));
-      y[k] = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(ys)));
+      const __m256i own_x = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(xs)));
+      const __m256i own_y = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(ys)));
+      x[k] = _mm256_xor_si256(own_x, last_x);
+      y[k] = _mm256_xor_si256(own_y, last_y);
+      last_x = own_x;
+      last_y = own_y;
     }
   }
 };
 
-// Looks up bytes in kTables tables of 16. A vpshufb gives 0 where bit 7 of the index is set, so each table sees an
-// index whose bit 7 is set unless the index is the table's: its number is taken out, and what is left is raised by 112.
-// The results of all tables are then joined by or; blends are two or three instructions each on many CPUs.
-template <int kTables>
-inline void LookUpNibbles(const __m256i* tables_x, const __m256i* tables_y, __m256i index, __m256i* x, __m256i* y) {
-  const __m256i raise = _mm256_set1_epi8(112);
-  for (int k = 0; k < kTables; ++k) {
-    const __m256i number = _mm256_set1_epi8(static_cast<char>(16 * k));
-    const __m256i own = _mm256_adds_epu8(k == 0 ? index : _mm256_xor_si256(index, number), raise);
-    const __m256i from_x = _mm256_shuffle_epi8(tables_x[k], own), from_y = _mm256_shuffle_epi8(tables_y[k], own);
-    *x = k == 0 ? from_x : _mm256_or_si256(*x, from_x);
-    *y = k == 0 ? from_y : _mm256_or_si256(*y, from_y);
-  }
-}
-
-// Magnitudes of a quarter line. Of eight tables the upper four share the indices of the lower four, and bit 6 chooses.
+// Magnitudes of a quarter line. A vpshufb reads its table at bits 0 to 3 of the index and gives 0 where bit 7 is set:
+// an index less 16 k is negative up to table k - 1. So the sum (xor) of all tables' answers runs up to the index's own
+// table, whose entry is what is left of it. Five instructions a table; choosing by blends takes as many where a blend
+// is one instruction, and more elsewhere.
 template <int kBits>
 inline void LookUpQuarterLine(const NibbleTables<kBits>& tables, __m256i magnitude, __m256i* x, __m256i* y) {
-  if constexpr (NibbleTables<kBits>::kTables == 1) {
-    *x = _mm256_shuffle_epi8(tables.x[0], magnitude);
-    *y = _mm256_shuffle_epi8(tables.y[0], magnitude);
-  } else if constexpr (NibbleTables<kBits>::kTables <= 4) {
-    LookUpNibbles<NibbleTables<kBits>::kTables>(tables.x, tables.y, magnitude, x, y);
-  } else {
-    static_assert(NibbleTables<kBits>::kTables == 8);
-    const __m256i index = _mm256_and_si256(magnitude, _mm256_set1_epi8(63));
-    const __m256i upper = _mm256_slli_epi16(magnitude, 1);  // bit 6 where a blend looks
-    __m256i high_x, high_y;
-    LookUpNibbles<4>(tables.x, tables.y, index, x, y);
-    LookUpNibbles<4>(tables.x + 4, tables.y + 4, index, &high_x, &high_y);
-    *x = _mm256_blendv_epi8(*x, high_x, upper);
-    *y = _mm256_blendv_epi8(*y, high_y, upper);
+  *x = _mm256_shuffle_epi8(tables.x[0], magnitude);
+  *y = _mm256_shuffle_epi8(tables.y[0], magnitude);
+  for (int k = 1; k < NibbleTables<kBits>::kTables; ++k) {
+    magnitude = _mm256_sub_epi8(magnitude, _mm256_set1_epi8(16));
+    *x = _mm256_xor_si256(*x, _mm256_shuffle_epi8(tables.x[k], magnitude));
+    *y = _mm256_xor_si256(*y, _mm256_shuffle_epi8(tables.y[k], magnitude));
   }
 }
 
@@ -155,6 +140,42 @@ template <int kBits, int... v>
 inline void AddTile(const uint8_t* tile, const NibbleTables<kBits>& tables, const PairBytes* pairs, __m256i* sums,
                     std::integer_sequence<int, v...>) {
   (AddLine<kBits, v>(tile, tables, pairs, sums), ...);
+}
+
+// Writes (x, y) of 8 rows by 4 pairs, both words, where they belong in a tile of [pair][32 rows]: `out` is that of the
+// first pair's first row. `first` and `second` hold the columns of rows 0 1 4 5 and 2 3 6 7, four pairs of each.
+inline void StorePoints(__m256i first_x, __m256i first_y, __m256i second_x, __m256i second_y, __m256i* out) {
+  const __m256i r04 = _mm256_unpacklo_epi16(first_x, first_y), r15 = _mm256_unpackhi_epi16(first_x, first_y);
+  const __m256i r26 = _mm256_unpacklo_epi16(second_x, second_y), r37 = _mm256_unpackhi_epi16(second_x, second_y);
+  const __m256i a = _mm256_unpacklo_epi32(r04, r15), b = _mm256_unpackhi_epi32(r04, r15);
+  const __m256i c = _mm256_unpacklo_epi32(r26, r37), d = _mm256_unpackhi_epi32(r26, r37);
+  _mm256_store_si256(out, _mm256_unpacklo_epi64(a, c));
+  _mm256_store_si256(out + 4, _mm256_unpackhi_epi64(a, c));
+  _mm256_store_si256(out + 8, _mm256_unpacklo_epi64(b, d));
+  _mm256_store_si256(out + 12, _mm256_unpackhi_epi64(b, d));
+}
+
+template <int kBits, int v>
+inline void DecodeLine(const uint8_t* tile, const NibbleTables<kBits>& tables, __m256i* entries) {
+  const __m256i not_zero = _mm256_set1_epi8(1);
+  for (int i = 0; i < 4; ++i) {
+    __m256i magnitude, sign_x, sign_y, x, y;
+    SplitCodes<kBits, v>(tile, i, &magnitude, &sign_x, &sign_y);
+    LookUpQuarterLine<kBits>(tables, magnitude, &x, &y);
+    x = _mm256_sign_epi8(x, _mm256_or_si256(sign_x, not_zero));
+    y = _mm256_sign_epi8(y, _mm256_or_si256(sign_y, not_zero));
+    const __m256i x_high = _mm256_cmpgt_epi8(_mm256_setzero_si256(), x);
+    const __m256i y_high = _mm256_cmpgt_epi8(_mm256_setzero_si256(), y);
+    StorePoints(_mm256_unpacklo_epi8(x, x_high), _mm256_unpacklo_epi8(y, y_high), _mm256_unpackhi_epi8(x, x_high),
+                _mm256_unpackhi_epi8(y, y_high), entries + 16 * v + i);
+  }
+}
+
+// Table entries of a tile, [pair][32 rows], ready to be multiplied with many tokens.
+template <int kBits, int... v>
+inline void DecodeTileByNibbles(const uint8_t* tile, const NibbleTables<kBits>& tables, __m256i* entries,
+                                std::integer_sequence<int, v...>) {
+  (DecodeLine<kBits, v>(tile, tables, entries), ...);
 }
 
 }  // namespace qamserve::avx2
