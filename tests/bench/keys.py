@@ -134,11 +134,14 @@ KEYS = {
     "smollm2.decode.bandwidth_fraction": Key(
         "ratio", "the same over the read bandwidth that a plain loop reaches with as many threads"),
     **{f"smollm2.{stem}.{isa}": Key(
-        "ratio", f"batch-1 tokens/s at {rate} bpw over llama-bench's on {kind}, the head in 8 bits on both sides; our "
-        f"kernels for {isa}, rounds of both in turn, median", ">=", limit)
-       for stem, rate, kind, limits in (("decode.ratio_q5_0", "5.5", "Q5_0", (0.9, 1.4)),
-                                        ("decode.ratio_q4_0", "4.5", "Q4_0", (0.9, 1.4)),
-                                        ("decode40.ratio_q4_0", "4.0", "Q4_0", (1.0, 1.0)))
+        "ratio", f"batch-1 tokens/s at {rate} bpw, codec {codec}, over llama-bench's on {kind}, the head in 8 bits on both "
+        f"sides; our kernels for {isa}, rounds of both in turn, median", ">=" if limit else "", limit)
+       for stem, codec, rate, kind, limits in (("decode.ratio_q5_0", "joint", "5.5", "Q5_0", (0.9, 1.4)),
+                                               ("decode.ratio_q4_0", "joint", "4.5", "Q4_0", (0.9, 1.4)),
+                                               ("decode40.ratio_q4_0", "joint", "4.0", "Q4_0", (1.0, 1.0)),
+                                               ("decode_trellis.ratio_q5_0", "trellis", "5.5", "Q5_0", (0.9, 0)),
+                                               ("decode_trellis.ratio_q4_0", "trellis", "4.5", "Q4_0", (0.9, 0)),
+                                               ("decode40_trellis.ratio_q4_0", "trellis", "4.0", "Q4_0", (1.0, 0)))
        for isa, limit in zip(("avx2", "avx512"), limits)},
     "smollm2.prefill512.ratio_q5_0": Key(
         "ratio", "tokens/s of a prompt of 512 tokens at 5.5 bpw over llama-bench's on Q5_0, the head in 8 bits on both "

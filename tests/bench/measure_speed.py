@@ -17,18 +17,21 @@ ISAS = {"avx2": ["avx2", "fma", "f16c"],
         "avx512": ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512_vnni"]}
 # AVX-512's for one token; tiles for several.
 PREFILL_ISAS = {**ISAS, "amx": [*ISAS["avx512"], "amx_tile", "amx_int8"]}
-# Stem of the keys: our rate, their type, what is run.
-DECODE = {"smollm2.decode.ratio_q5_0": ("5.5", "Q5_0"), "smollm2.decode.ratio_q4_0": ("4.5", "Q4_0"),
-          "smollm2.decode40.ratio_q4_0": ("4.0", "Q4_0")}
+# Stem of the keys: our codec and rate, their type.
+DECODE = {"smollm2.decode.ratio_q5_0": ("joint", "5.5", "Q5_0"), "smollm2.decode.ratio_q4_0": ("joint", "4.5", "Q4_0"),
+          "smollm2.decode40.ratio_q4_0": ("joint", "4.0", "Q4_0"),
+          "smollm2.decode_trellis.ratio_q5_0": ("trellis", "5.5", "Q5_0"),
+          "smollm2.decode_trellis.ratio_q4_0": ("trellis", "4.5", "Q4_0"),
+          "smollm2.decode40_trellis.ratio_q4_0": ("trellis", "4.0", "Q4_0")}
 
 
-def artifact(context, rate):
+def artifact(context, codec, rate):
     """An artifact to be timed: calibrated on random tokens, which its speed does not depend on."""
-    folder = context.work / f"smollm2.speed.{rate}"
+    folder = context.work / f"smollm2.speed.{codec}.{rate}"
     if not (folder / "artifact/model.safetensors").exists():
         context.run_json([context.program("tests/bench/quality_bench"), "quantize", "--model", context.model("smollm2"),
-                          "--bpw", rate, "--embedding-bits", 8, "--calibration-windows", 1, "--window-tokens", 256,
-                          "--threads", context.threads, "--quiet", "--work-dir", folder])
+                          "--codec", codec, "--bpw", rate, "--embedding-bits", 8, "--calibration-windows", 1,
+                          "--window-tokens", 256, "--threads", context.threads, "--quiet", "--work-dir", folder])
     return folder / "artifact"
 
 
@@ -72,11 +75,11 @@ def runnable(context, isas):
     return here
 
 
-def compare(context, here, rate, kind, our_options, peer_options, more_note=lambda results: ""):
-    """A figure for each of the instruction sets `here`."""
+def compare(context, here, made, kind, our_options, peer_options, more_note=lambda results: ""):
+    """A figure for each of the instruction sets `here`; `made`: codec and rate of our artifact."""
     commands = {}
     for isa in here:
-        commands[isa] = ours(context, isa, artifact(context, rate), *our_options)
+        commands[isa] = ours(context, isa, artifact(context, *made), *our_options)
         commands[isa, "peer"] = peer_command(context, isa, kind, *peer_options)
     seen = interleaved(context, commands)
     out = {}
@@ -93,15 +96,15 @@ def compare(context, here, rate, kind, our_options, peer_options, more_note=lamb
 
 
 def decode(context, stem):
-    rate, kind = DECODE[stem]
-    figures = compare(context, runnable(context, ISAS), rate, kind, ["--tokens", DECODE_TOKENS],
+    codec, rate, kind = DECODE[stem]
+    figures = compare(context, runnable(context, ISAS), (codec, rate), kind, ["--tokens", DECODE_TOKENS],
                       ["-p", 0, "-n", DECODE_TOKENS], bandwidth_note)
     return {f"{stem}.{isa}": figure for isa, figure in figures.items()}
 
 
 def prefill(context):
     isa = runnable(context, PREFILL_ISAS)[-1]
-    figure = compare(context, [isa], "5.5", "Q5_0", ["--prefill", PREFILL_TOKENS], ["-p", PREFILL_TOKENS, "-n", 0])[isa]
+    figure = compare(context, [isa], ("joint", "5.5"), "Q5_0", ["--prefill", PREFILL_TOKENS], ["-p", PREFILL_TOKENS, "-n", 0])[isa]
     figure.note += f"; our kernels for {isa}"
     return {"smollm2.prefill512.ratio_q5_0": figure}
 
