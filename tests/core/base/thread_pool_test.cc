@@ -74,6 +74,15 @@ TEST(ThreadPoolTest, WakesThreadsThatSleep) {
   }
 }
 
+// A call does not wait for threads that never came to it: the caller finds all ranges, and a thread that wakes up late
+// finds the call over.
+TEST(ThreadPoolTest, ManyCallsWithMoreThreadsThanCores) {
+  ThreadPool pool(32);
+  std::atomic<int64_t> sum = 0;
+  for (int64_t round = 0; round < 2000; ++round) pool.ParallelFor(3, 1, [&](int64_t begin, int64_t) { sum += begin; });
+  EXPECT_EQ(sum, 2000 * 3);
+}
+
 TEST(ThreadPoolTest, CallersFromManyThreadsTakeTurns) {
   ThreadPool pool(3);
   std::atomic<int> inside = 0;
