@@ -31,6 +31,7 @@ class Session {
 
   Terminal& terminal() { return terminal_; }
   bool json() const { return flags_.json; }
+  double timeout_seconds() const { return flags_.timeout_seconds; }  // 0: none was given
   // Reads the TLS files and the API key that the flags and QAMCTL_API_KEY give; before the first use of `client`.
   absl::Status ReadCredentials();
   // Made at first use; it connects at the first call.

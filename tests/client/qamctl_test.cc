@@ -128,6 +128,7 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"audit", "--key --limit"},
       {"whoami", "--api-key-file"},
       {"system", "--tls-ca"},
+      {"probe", "url http://127.0.0.1:9090/livez"},
       {"version", "--json"}};
   const Result root = RunBare({"--help"});
   EXPECT_EQ(root.code, kExitOk);
