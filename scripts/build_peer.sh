@@ -3,7 +3,7 @@
 # package llama-cpp-python, which carries the whole tree. About 10 minutes on 2 cores, once; prints the folder of the
 # tools, last. What is there already is not built again.
 # usage: build_peer.sh [--isa native|avx2] [DIR]     default: native, ${XDG_CACHE_HOME:-~/.cache}/peers/llama.cpp
-# native has every instruction set of this CPU; avx2 has AVX2, FMA and F16C, and only llama-bench.
+# native has every instruction set of this CPU but AMX; avx2 has AVX2, FMA and F16C, and only llama-bench.
 set -euo pipefail
 
 readonly VERSION=0.3.36
@@ -18,6 +18,12 @@ case $isa in
     build=$folder/build
     tools=(llama-bench llama-perplexity llama-quantize llama-tokenize llama-server)
     flags=(-DGGML_NATIVE=ON)
+    # This version's AMX products end llama-server with SIGILL (a tile instruction on a thread that never loaded a tile
+    # configuration).
+    if grep -qw amx_tile /proc/cpuinfo; then
+      without="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+      flags+=("-DCMAKE_C_FLAGS=$without" "-DCMAKE_CXX_FLAGS=$without")
+    fi
     ;;
   avx2)
     build=$folder/build-avx2
