@@ -76,6 +76,8 @@ struct ServedModelRecord {
   std::string source;  // "artifacts/{digest}" or "checkpoints/{digest}"
   int64_t context_tokens = 0;
   int64_t created_ms = 0;
+  int32_t replicas = 1;      // on how many instances it is wanted, where there are several; 0 = it is being unloaded
+  double drain_seconds = 0;  // what running requests get then
 };
 
 // A name that requests may use like a served model's, and that spreads them over served models.
@@ -153,7 +155,10 @@ struct JobRecord {
   std::string quality_json;
   std::string load_as;
   std::string pool;
-  int32_t priority = 0;  // higher first
+  int32_t priority = 0;       // higher first
+  std::string project;        // who shares the workers fairly with others; may be empty
+  std::string codec_version;  // only workers of this one take its tasks; empty = any (jobs of earlier programs)
+  std::string trace_parent;   // W3C traceparent of the call that made it, or empty
   ErrorRecord error;
   int64_t created_ms = 0;
   int64_t started_ms = 0;
@@ -173,11 +178,13 @@ struct TaskRecord {
   std::string spec_json;  // the runner's own
   double cost = 0;        // nominal seconds; only ratios matter
   int64_t weights = 0;    // that it quantizes
-  int32_t attempts = 0;   // leases so far
+  int32_t attempts = 0;   // leases so far, without those that lapsed or were given back
+  int32_t lapses = 0;     // leases that ended without a word of their worker
   int64_t not_before_ms = 0;
-  std::string worker;
-  int64_t lease_id = 0;  // changes with every lease
+  std::string worker;    // that has the lease, or had it when the task was done
+  int64_t lease_id = 0;  // of a LEASED or DONE task; changes with every lease
   int64_t lease_expires_ms = 0;
+  double progress = 0;  // of the running attempt, as of the last renewal of its lease
   std::string outcome_json;
   std::vector<std::string> blobs;  // digests kept while this row is and its job may still need them
   int64_t done_sequence = 0;       // 1, 2, ... in the order in which the tasks of a job were done

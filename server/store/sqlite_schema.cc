@@ -1,13 +1,15 @@
 #include <array>
 
-#include "server/store/sqlite.h"
+#include "server/store/sql_schema.h"
 
 namespace qamserve {
 namespace {
 
-// Step i brings version i to i + 1. A published step never changes; a new one is added behind it.
-constexpr std::array<const char*, 4> kMigrations = {
-    R"sql(
+constexpr const char* kHasMigrations =
+    "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'schema_migrations'";
+
+constexpr std::array<SchemaStep, 5> kSteps = {{
+    {1, 1, R"sql(
 CREATE TABLE uploads (
   id TEXT PRIMARY KEY, kind INTEGER NOT NULL, display_name TEXT NOT NULL, content_key TEXT NOT NULL,
   result TEXT NOT NULL, created_ms INTEGER NOT NULL);
@@ -76,19 +78,19 @@ CREATE TABLE task_blobs (
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO counters VALUES ('lease', 0);
-)sql",
-    R"sql(
+)sql"},
+    {2, 2, R"sql(
 CREATE TABLE aliases (name TEXT PRIMARY KEY, etag TEXT NOT NULL, updated_ms INTEGER NOT NULL);
 CREATE TABLE alias_targets (
   alias TEXT NOT NULL REFERENCES aliases (name) ON DELETE CASCADE, position INTEGER NOT NULL, model TEXT NOT NULL,
   weight INTEGER NOT NULL, PRIMARY KEY (alias, position)) WITHOUT ROWID;
-)sql",
-    R"sql(
+)sql"},
+    {3, 3, R"sql(
 ALTER TABLE tasks ADD COLUMN round INTEGER NOT NULL DEFAULT 0;
 DROP INDEX tasks_open;
 CREATE INDEX tasks_open ON tasks (job, round, stage, position) WHERE state <> 3;
-)sql",
-    R"sql(
+)sql"},
+    {4, 4, R"sql(
 CREATE TABLE api_keys (
   sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, display_name TEXT NOT NULL,
   scopes INTEGER NOT NULL, requests_per_minute INTEGER NOT NULL, tokens_per_minute INTEGER NOT NULL,
@@ -100,26 +102,41 @@ CREATE TABLE audit_events (
   sequence INTEGER PRIMARY KEY AUTOINCREMENT, time_ms INTEGER NOT NULL, key TEXT NOT NULL, method TEXT NOT NULL,
   resource TEXT NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL, peer TEXT NOT NULL);
 CREATE INDEX audit_events_by_key ON audit_events (key, sequence);
-)sql"};
+)sql"},
+    {5, 5, R"sql(
+ALTER TABLE schema_migrations ADD COLUMN oldest_program INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE served_models ADD COLUMN replicas INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE served_models ADD COLUMN drain_seconds REAL NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN project TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN codec_version TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN trace_parent TEXT NOT NULL DEFAULT '';
+ALTER TABLE tasks ADD COLUMN progress REAL NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN lapses INTEGER NOT NULL DEFAULT 0;
+DROP INDEX jobs_unfinished;
+CREATE INDEX jobs_queue ON jobs (pool, state, codec_version, project, priority, created_ms, sequence, id)
+  WHERE state IN (1, 2, 3);
+CREATE INDEX tasks_resting ON tasks (not_before_ms) WHERE state = 1 AND not_before_ms > 0;
+DROP TABLE counters;
+CREATE TABLE instances (
+  id TEXT PRIMARY KEY, host TEXT NOT NULL, address TEXT NOT NULL, roles TEXT NOT NULL, pools TEXT NOT NULL,
+  version TEXT NOT NULL, codec_version TEXT NOT NULL, kernels TEXT NOT NULL, device TEXT NOT NULL,
+  threads INTEGER NOT NULL, memory_bytes INTEGER NOT NULL, draining INTEGER NOT NULL, started_ms INTEGER NOT NULL,
+  seen_ms INTEGER NOT NULL);
+CREATE TABLE replicas (
+  model TEXT NOT NULL, instance TEXT NOT NULL REFERENCES instances (id) ON DELETE CASCADE, state INTEGER NOT NULL,
+  error_reason TEXT NOT NULL, error_message TEXT NOT NULL, error_code INTEGER NOT NULL,
+  context_tokens INTEGER NOT NULL, memory_bytes INTEGER NOT NULL, chat INTEGER NOT NULL, running INTEGER NOT NULL,
+  waiting INTEGER NOT NULL, kv_used_ratio REAL NOT NULL, ready_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
+  PRIMARY KEY (model, instance));
+CREATE INDEX replicas_by_instance ON replicas (instance);
+)sql"},
+}};
 
 }  // namespace
 
-absl::Status MigrateSchema(SqliteConnection& db, int64_t now_ms) {
-  RETURN_IF_ERROR(db.Execute(
-      "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, applied_ms INTEGER NOT NULL)"));
-  ASSIGN_OR_RETURN(auto transaction, SqliteTransaction::Begin(db));
-  int64_t version = 0;
-  RETURN_IF_ERROR(db.Query("SELECT COALESCE(MAX(version), 0) FROM schema_migrations", {},
-                           [&](SqlRow& row) { version = row.Int(); }));
-  if (version > static_cast<int64_t>(kMigrations.size())) {
-    return FailedPrecondition("STORE_VERSION", "the metadata store has schema version {}; this program knows up to {}",
-                              version, kMigrations.size());
-  }
-  for (size_t i = static_cast<size_t>(version); i < kMigrations.size(); ++i) {
-    RETURN_IF_ERROR(db.Execute(kMigrations[i]));
-    RETURN_IF_ERROR(db.Run("INSERT INTO schema_migrations VALUES (?, ?)", {static_cast<int64_t>(i + 1), now_ms}));
-  }
-  return transaction->Commit();
+SqlSchema SqliteSchema() {
+  // AUTOINCREMENT goes on by itself behind numbers that were inserted.
+  return {.has_migrations = kHasMigrations, .steps = kSteps, .after_restore = {}};
 }
 
 }  // namespace qamserve

@@ -1,41 +1,20 @@
-// The test suite of every MetadataStore; see blob_store_contract.h for how a second implementation plugs in.
+// The test suite of every MetadataStore: rows, and by way of other files the queue, the fleet, backups and schemas. See
+// metadata_store_fixture.h for how an engine plugs in.
 #pragma once
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "server/store/metadata_store.h"
-#include "tests/server/store/temp_dir.h"
+#include "tests/server/store/backup_contract.h"
+#include "tests/server/store/fleet_contract.h"
+#include "tests/server/store/metadata_store_fixture.h"
+#include "tests/server/store/queue_contract.h"
+#include "tests/server/store/schema_contract.h"
 
 namespace qamserve {
-
-inline JobRecord SomeJob(const std::string& id, int32_t priority = 0) {
-  JobRecord job;
-  job.id = id;
-  job.key = "key of " + id;
-  job.checkpoint = "c1";
-  job.spec_json = "{}";
-  job.estimate_json = "{}";
-  job.pool = "cpu";
-  job.priority = priority;
-  job.created_ms = 1000;
-  return job;
-}
-
-inline TaskRecord SomeTask(const std::string& job, int32_t index, TaskStage stage) {
-  TaskRecord task;
-  task.job = job;
-  task.index = index;
-  task.stage = stage;
-  task.name = "task " + std::to_string(index);
-  task.cost = 1;
-  return task;
-}
 
 // "model=weight ..." in the order of the record.
 inline std::string TargetsOf(const AliasRecord& alias) {
@@ -47,26 +26,7 @@ inline std::string TargetsOf(const AliasRecord& alias) {
 }
 
 template <typename Factory>
-class MetadataStoreContract : public testing::Test {
- protected:
-  void SetUp() override { Reopen(); }
-  void Reopen() {
-    store_.reset();
-    store_ = Factory::Open(dir_ / "meta");
-    ASSERT_NE(store_, nullptr);
-  }
-  // The task is DONE with `blobs`.
-  void Finish(TaskRecord task, std::vector<std::string> blobs = {}) {
-    task.state = TaskState::kDone;
-    task.lease_id = 0;
-    task.blobs = std::move(blobs);
-    const absl::Status status = store_->Apply({.jobs = {}, .tasks = {task}, .artifact = {}});
-    ASSERT_TRUE(status.ok()) << status;
-  }
-
-  TempDir dir_;
-  std::unique_ptr<MetadataStore> store_;
-};
+class MetadataStoreContract : public MetadataStoreFixture<Factory> {};
 TYPED_TEST_SUITE_P(MetadataStoreContract);
 
 TYPED_TEST_P(MetadataStoreContract, KeepsRecordsOverARestart) {
@@ -243,110 +203,6 @@ TYPED_TEST_P(MetadataStoreContract, AppliesAllOrNothing) {
   EXPECT_EQ(ReasonOf(this->store_->Apply({.jobs = {job}, .tasks = {}, .artifact = {}})), "VERSION_CONFLICT");
 }
 
-TYPED_TEST_P(MetadataStoreContract, LeasesByPriorityAgeAndStage) {
-  auto tasks = [](const std::string& job) {
-    return std::vector<TaskRecord>{SomeTask(job, 0, TaskStage::kPrepare), SomeTask(job, 1, TaskStage::kQuantize),
-                                   SomeTask(job, 2, TaskStage::kQuantize), SomeTask(job, 3, TaskStage::kAssemble)};
-  };
-  ASSERT_TRUE(this->store_->InsertJob(SomeJob("old"), tasks("old")).ok());
-  ASSERT_TRUE(this->store_->InsertJob(SomeJob("young"), tasks("young")).ok());
-  ASSERT_TRUE(this->store_->InsertJob(SomeJob("urgent", 5), tasks("urgent")).ok());
-  auto lease = [&]() { return *this->store_->LeaseTask("w", {"cpu"}, 100, 50); };
-  EXPECT_FALSE(this->store_->LeaseTask("w", {"cuda"}, 100, 50)->has_value());
-  const auto first = lease();
-  ASSERT_TRUE(first);
-  EXPECT_EQ(first->job, "urgent");
-  EXPECT_EQ(first->state, TaskState::kLeased);
-  EXPECT_EQ(first->attempts, 1);
-  EXPECT_EQ(first->lease_expires_ms, 150);
-  // The urgent job's next stage waits for its first, so the oldest of the others is next.
-  EXPECT_EQ(lease()->job, "old");
-  this->Finish(*first);
-  EXPECT_FALSE(this->store_->LeaseTask("w", {.pool = "cpu", .stage = TaskStage::kEvaluate}, 100, 50)->has_value());
-  auto second = *this->store_->LeaseTask("w", {.pool = "cpu", .stage = TaskStage::kQuantize}, 100, 50);
-  EXPECT_EQ(second->job, "urgent");
-  EXPECT_EQ(second->index, 1);
-  EXPECT_NE(second->lease_id, first->lease_id);
-  EXPECT_EQ(lease()->index, 2);
-  EXPECT_EQ(lease()->job, "young") << "assemble must wait for both tensors";
-  EXPECT_FALSE(lease());
-}
-
-TYPED_TEST_P(MetadataStoreContract, RoundsFollowOneAnotherAndMayBeAdded) {
-  std::vector<TaskRecord> tasks = {SomeTask("j1", 0, TaskStage::kEvaluate), SomeTask("j1", 1, TaskStage::kQuantize)};
-  tasks[1].round = 1;
-  ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), tasks).ok());
-  auto lease = [&]() { return *this->store_->LeaseTask("w", {"cpu"}, 100, 50); };
-  auto first = lease();
-  ASSERT_TRUE(first);
-  EXPECT_EQ(first->index, 0) << "a lower stage of a later round must wait";
-  EXPECT_FALSE(lease().has_value());
-  first->state = TaskState::kDone;
-  TaskRecord added = SomeTask("j1", 2, TaskStage::kPrepare);
-  added.round = 2;
-  ASSERT_TRUE(this->store_->Apply({.jobs = {}, .tasks = {*first}, .artifact = {}, .new_tasks = {added}}).ok());
-  const auto stored = this->store_->ListTasks("j1");
-  ASSERT_EQ(stored->size(), 3u);
-  EXPECT_EQ(stored->at(2).round, 2);
-  auto second = lease();
-  ASSERT_TRUE(second);
-  EXPECT_EQ(second->index, 1);
-  EXPECT_EQ(second->round, 1);
-  // All or nothing holds for added tasks, too.
-  second->version += 7;
-  TaskRecord lost = SomeTask("j1", 3, TaskStage::kPrepare);
-  EXPECT_FALSE(this->store_->Apply({.jobs = {}, .tasks = {*second}, .artifact = {}, .new_tasks = {lost}}).ok());
-  EXPECT_EQ(this->store_->ListTasks("j1")->size(), 3u);
-}
-
-TYPED_TEST_P(MetadataStoreContract, RenewsAndExpiresLeases) {
-  ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), {SomeTask("j1", 0, TaskStage::kPrepare)}).ok());
-  const auto task = *this->store_->LeaseTask("w", {"cpu"}, 100, 50);
-  const TaskLease lease{.job = "j1", .index = 0, .worker = "w", .lease_id = task->lease_id};
-  EXPECT_EQ(*this->store_->NextDeadline(100), 150);
-  EXPECT_TRUE(this->store_->ListExpiredTasks(149)->empty());
-  EXPECT_EQ(this->store_->ListExpiredTasks(150)->size(), 1u);
-  ASSERT_TRUE(this->store_->RenewLease(lease, 300).ok());
-  EXPECT_TRUE(this->store_->ListExpiredTasks(150)->empty());
-  EXPECT_EQ(this->store_->ListLeasedTasks()->size(), 1u);
-  TaskLease other = lease;
-  ++other.lease_id;
-  EXPECT_EQ(ReasonOf(this->store_->RenewLease(other, 300)), "LEASE_LOST");
-  TaskRecord rested = *this->store_->GetTask("j1", 0);
-  rested.state = TaskState::kReady;
-  rested.not_before_ms = 500;
-  ASSERT_TRUE(this->store_->Apply({.jobs = {}, .tasks = {rested}, .artifact = {}}).ok());
-  EXPECT_EQ(ReasonOf(this->store_->RenewLease(lease, 300)), "LEASE_LOST");
-  EXPECT_EQ(*this->store_->NextDeadline(100), 500);
-  EXPECT_FALSE(this->store_->NextDeadline(500)->has_value());
-  EXPECT_FALSE(this->store_->LeaseTask("w", {"cpu"}, 499, 50)->has_value());
-  EXPECT_EQ((*this->store_->LeaseTask("w", {"cpu"}, 500, 50))->attempts, 2);
-}
-
-TYPED_TEST_P(MetadataStoreContract, TwoWorkersNeverGetTheSameTask) {
-  std::vector<TaskRecord> tasks;
-  tasks.reserve(40);
-  for (int i = 0; i < 40; ++i) tasks.push_back(SomeTask("j1", i, TaskStage::kQuantize));
-  ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), tasks).ok());
-  std::vector<int> leased[2];
-  std::vector<std::thread> threads;
-  threads.reserve(2);
-  for (int t = 0; t < 2; ++t) {
-    threads.emplace_back([&, t] {
-      for (;;) {
-        const auto task = this->store_->LeaseTask("w" + std::to_string(t), {"cpu"}, 0, 50);
-        if (!task.ok() || !task->has_value()) return;
-        leased[t].push_back((*task)->index);
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  std::set<int> all(leased[0].begin(), leased[0].end());
-  all.insert(leased[1].begin(), leased[1].end());
-  EXPECT_EQ(leased[0].size() + leased[1].size(), 40u);
-  EXPECT_EQ(all.size(), 40u);
-}
-
 TYPED_TEST_P(MetadataStoreContract, KnowsWhichBlobsAreNeeded) {
   auto file = [](const std::string& sha) { return FileRecord{.name = "n", .sha256 = sha, .size_bytes = 1}; };
   UploadRecord upload;
@@ -362,7 +218,7 @@ TYPED_TEST_P(MetadataStoreContract, KnowsWhichBlobsAreNeeded) {
   artifact.files = {file("artifact")};
   ASSERT_TRUE(this->store_->PutArtifact(artifact).ok());
   ASSERT_TRUE(this->store_->InsertJob(SomeJob("j1"), {SomeTask("j1", 0, TaskStage::kPrepare)}).ok());
-  const auto task = *this->store_->LeaseTask("w", {"cpu"}, 0, 50);
+  const auto task = *this->store_->LeaseTask("w", {.pools = {"cpu"}}, 0, 50);
   this->Finish(*task, {"packed", "packed2"});
   EXPECT_THAT(this->store_->GetTask("j1", 0)->blobs, testing::ElementsAre("packed", "packed2"));
   EXPECT_THAT(*this->store_->ReferencedBlobs(0),
@@ -474,9 +330,15 @@ TYPED_TEST_P(MetadataStoreContract, KeepsTheNewestAuditEvents) {
 
 REGISTER_TYPED_TEST_SUITE_P(MetadataStoreContract, KeepsRecordsOverARestart, PutReplacesAnAliasWithAllItsTargets,
                             NamesWhatIsMissing, ListsInPagesNewestFirst, FindsOpenUploadsByContent, RemembersRequests,
-                            HasOneUnfinishedJobPerKey, AppliesAllOrNothing, LeasesByPriorityAgeAndStage,
-                            RoundsFollowOneAnotherAndMayBeAdded, RenewsAndExpiresLeases, TwoWorkersNeverGetTheSameTask,
-                            KnowsWhichBlobsAreNeeded, KeepsKeysWithWhatTheyMayAndWhenTheyWereUsed,
-                            KeepsTheNewestAuditEvents);
+                            HasOneUnfinishedJobPerKey, AppliesAllOrNothing, KnowsWhichBlobsAreNeeded,
+                            KeepsKeysWithWhatTheyMayAndWhenTheyWereUsed, KeepsTheNewestAuditEvents);
+
+// All suites, for an engine.
+#define INSTANTIATE_METADATA_STORE_CONTRACT(prefix, factory)              \
+  INSTANTIATE_TYPED_TEST_SUITE_P(prefix, MetadataStoreContract, factory); \
+  INSTANTIATE_TYPED_TEST_SUITE_P(prefix, QueueContract, factory);         \
+  INSTANTIATE_TYPED_TEST_SUITE_P(prefix, FleetContract, factory);         \
+  INSTANTIATE_TYPED_TEST_SUITE_P(prefix, BackupContract, factory);        \
+  INSTANTIATE_TYPED_TEST_SUITE_P(prefix, SchemaContract, factory)
 
 }  // namespace qamserve
