@@ -1,0 +1,143 @@
+"""For each alert series that must set it off and series that must not. Values are those of promtool: start, step and count,
+one a minute.
+
+FIRING[alert] = (series, minute, labels of the alert, severity left out); QUIET[alert] = (series, minute).
+"""
+API, WORKER = '{instance="api:9090", job="qamserve"}', '{instance="worker:9090", job="qamserve"}'
+INSTANCE = {"instance": "api:9090"}
+
+
+def labelled(name, **labels):
+    inner = ", ".join(f'{key}="{value}"' for key, value in {"instance": "api:9090", "job": "qamserve", **labels}.items())
+    return f"{name}{{{inner}}}"
+
+
+def histogram(name, quick, slow, **labels):
+    """A histogram of which `quick` more a minute take at most a millisecond and `slow` more at most half a minute."""
+    return {labelled(f"{name}_bucket", le="0.001", **labels): f"0+{quick}x60",
+            labelled(f"{name}_bucket", le="30", **labels): f"0+{quick + slow}x60",
+            labelled(f"{name}_bucket", le="+Inf", **labels): f"0+{quick + slow}x60"}
+
+
+def store(code, step):
+    return {labelled("qamserve_store_transactions_total", kind="write", code=code): f"0+{step}x60"}
+
+
+def tasks(ready, leased):
+    return {labelled("qamserve_tasks", pool="cpu", state="ready"): f"{ready}x60",
+            labelled("qamserve_tasks", pool="cpu", state="leased"): f"{leased}x60"}
+
+
+def replicas(wanted, ready, failed=0):
+    return {labelled("qamserve_replicas_wanted", model="m"): f"{wanted}x60",
+            labelled("qamserve_replicas", model="m", state="ready"): f"{ready}x60",
+            labelled("qamserve_replicas", model="m", state="failed"): f"{failed}x60"}
+
+
+def requests(good, bad):
+    return {labelled("qamserve_requests_total", model="m", outcome="stop"): f"0+{good}x60",
+            labelled("qamserve_requests_total", model="m", outcome="refused"): f"0+{good}x60",
+            labelled("qamserve_requests_total", model="m", outcome="error"): f"0+{bad}x60"}
+
+
+def one(name, values, **labels):
+    return {labelled(name, **labels): values}
+
+
+MODEL = {"model": "m"}
+FIRING = {
+    "QamserveInstanceDown": ({f"up{API}": "1 1 0x10"}, 6, {"instance": "api:9090", "job": "qamserve"}),
+    "QamserveQueueUnknown": ({f"qamserve_jobs{API}": "1 1 stale"}, 10, {}),
+    "QamserveRestarts": ({f"qamserve_start_time_seconds{API}": "1+1x10"}, 8, {"instance": "api:9090", "job": "qamserve"}),
+    "QamserveHeartbeatLate": (one("qamserve_instance_heartbeat_age_seconds", "9x10", role="worker"), 3, {"role": "worker"}),
+    "QamserveVersionsDiffer": ({**one("qamserve_build_info", "1x130", version="1"), **one("qamserve_build_info", "1x130", version="2")},
+                               125, {}),
+    "QamserveRpcErrors": ({**one("qamserve_rpc_total", "0+90x20", code="OK"), **one("qamserve_rpc_total", "0+10x20", code="INTERNAL")},
+                          15, {}),
+    "QamserveUnauthenticatedCalls": (one("qamserve_rpc_total", "0+70x30", code="UNAUTHENTICATED"), 20, {}),
+    "QamserveFewFilesLeft": ({f"qamserve_open_fds{API}": "90x20", f"qamserve_max_fds{API}": "100x20"}, 12,
+                             {"instance": "api:9090", "job": "qamserve"}),
+    "QamserveTracesDropped": (one("qamserve_trace_spans_total", "0+1x40", result="dropped"), 30, {}),
+    "QamserveQueueStalled": (tasks(3, 0), 12, {"pool": "cpu"}),
+    "QamserveJobsWithoutWorkers": (one("qamserve_stranded_jobs", "1x20", reason="pool"), 12, {"reason": "pool"}),
+    "QamserveJobsOfAnotherCodec": (one("qamserve_stranded_jobs", "1x20", reason="codec"), 12, {"reason": "codec"}),
+    "QamserveQueueOld": (one("qamserve_job_queue_age_seconds", "14000+60x60", pool="cpu"), 20, {"pool": "cpu"}),
+    "QamserveJobsFail": (one("qamserve_jobs_finished_total", "0 0 1x20", kind="quantize", state="failed"), 5, {"kind": "quantize"}),
+    "QamserveLeasesExpire": ({f"qamserve_lease_expiries_total{WORKER}": "0+1x20"}, 15, {}),
+    "QamserveTasksRetried": (one("qamserve_task_retries_total", "0+2x20", stage="quantize"), 15, {"stage": "quantize"}),
+    "QamserveTaskNotDeterministic": ({f"qamserve_nondeterministic_tasks_total{WORKER}": "0 0 1x20"}, 5, {}),
+    "QamserveGatesRefuse": (one("qamserve_gate_results_total", "0+1x20", gate="quality", result="refused"), 10, {"gate": "quality"}),
+    "QamserveNoReadyReplica": (replicas(2, 0), 4, MODEL),
+    "QamserveReplicasMissing": (replicas(2, 1), 20, MODEL),
+    "QamserveReplicaFailed": (replicas(2, 1, failed=1), 8, {"model": "m", "state": "failed"}),
+    "QamserveModelFailed": (one("qamserve_served_models", "1x20", state="failed"), 8,
+                            {"instance": "api:9090", "job": "qamserve", "state": "failed"}),
+    "QamserveRequestErrors": (requests(90, 20), 15, MODEL),
+    "QamserveSlowFirstToken": (histogram("qamserve_time_to_first_token_seconds", 0, 10, model="m"), 20, MODEL),
+    "QamserveSlowTokens": (histogram("qamserve_inter_token_seconds", 0, 10, model="m"), 20, MODEL),
+    "QamserveRequestsWait": (histogram("qamserve_request_queue_seconds", 0, 10, model="m"), 20, MODEL),
+    "QamserveKvCacheFull": (one("qamserve_kv_cache_usage_ratio", "0.99x20", model="m"), 12,
+                            {"instance": "api:9090", "job": "qamserve", "model": "m"}),
+    "QamservePreemptions": (one("qamserve_preemptions_total", "0+20x40", model="m"), 25, MODEL),
+    "QamserveStoreErrors": ({**store("OK", 100), **store("UNAVAILABLE", 1)}, 8, {"code": "UNAVAILABLE"}),
+    "QamserveStoreSlow": (histogram("qamserve_store_transaction_seconds", 0, 10, kind="write"), 20, {"kind": "write"}),
+    "QamserveStoreConflicts": ({**store("OK", 100), **one("qamserve_store_retries_total", "0+40x60", kind="write")}, 20, {}),
+    "QamserveStoreReconnects": ({f"qamserve_store_reconnects_total{API}": "0+1x20"}, 15, {}),
+    "QamserveBlobErrors": (one("qamserve_blob_requests_total", "0+1x20", operation="get", code="FAILED_PRECONDITION"), 8,
+                           {"code": "FAILED_PRECONDITION"}),
+    "QamserveBlobsSlow": ({**one("qamserve_blob_requests_total", "0+10x40", operation="get", code="OK"),
+                           **one("qamserve_blob_request_retries_total", "0+3x40", operation="get")}, 20, {}),
+    "QamserveCorruptBlobs": ({f"qamserve_corrupt_blobs_total{API}": "0 0 1x20"}, 5, INSTANCE),
+    "QamserveBlobCacheTooSmall": ({**one("qamserve_blob_cache_lookups_total", "0+1x90", result="hit"),
+                                   **one("qamserve_blob_cache_lookups_total", "0+9x90", result="miss"),
+                                   f"qamserve_blob_cache_evictions_total{API}": "0+1x90"}, 60, {}),
+    "QamserveDiskNearlyFull": ({f"qamserve_data_disk_free_bytes{API}": "5x20", f"qamserve_data_disk_bytes{API}": "100x20"}, 12,
+                               {"instance": "api:9090", "job": "qamserve"}),
+}
+QUIET = {
+    "QamserveInstanceDown": ({f"up{API}": "1 0 1x10"}, 6),
+    "QamserveQueueUnknown": ({f"qamserve_jobs{API}": "0x20"}, 10),
+    "QamserveRestarts": ({f"qamserve_start_time_seconds{API}": "1 1 2x10"}, 8),
+    "QamserveHeartbeatLate": (one("qamserve_instance_heartbeat_age_seconds", "2x10", role="worker"), 3),
+    "QamserveVersionsDiffer": ({**one("qamserve_build_info", "1x130", version="1"), **one("qamserve_build_info", "1x30", version="2")}, 125),
+    "QamserveRpcErrors": ({**one("qamserve_rpc_total", "0+99x20", code="OK"), **one("qamserve_rpc_total", "0+20x20", code="NOT_FOUND")}, 15),
+    "QamserveUnauthenticatedCalls": (one("qamserve_rpc_total", "0+9x30", code="UNAUTHENTICATED"), 20),
+    "QamserveFewFilesLeft": ({f"qamserve_open_fds{API}": "60x20", f"qamserve_max_fds{API}": "100x20"}, 12),
+    "QamserveTracesDropped": ({**one("qamserve_trace_spans_total", "0+9x40", result="exported"),
+                               **one("qamserve_trace_spans_total", "0x40", result="dropped")}, 30),
+    "QamserveQueueStalled": (tasks(3, 1), 12),
+    "QamserveJobsWithoutWorkers": (one("qamserve_stranded_jobs", "0x20", reason="pool"), 12),
+    "QamserveJobsOfAnotherCodec": (one("qamserve_stranded_jobs", "0x20", reason="codec"), 12),
+    "QamserveQueueOld": (one("qamserve_job_queue_age_seconds", "0+60x60", pool="cpu"), 60),
+    "QamserveJobsFail": ({**one("qamserve_jobs_finished_total", "0x20", kind="quantize", state="failed"),
+                          **one("qamserve_jobs_finished_total", "0+1x20", kind="quantize", state="rejected")}, 5),
+    "QamserveLeasesExpire": ({f"qamserve_lease_expiries_total{WORKER}": "0 2x20"}, 15),
+    "QamserveTasksRetried": (one("qamserve_task_retries_total", "0 5x20", stage="quantize"), 15),
+    "QamserveTaskNotDeterministic": ({f"qamserve_nondeterministic_tasks_total{WORKER}": "0x20"}, 5),
+    "QamserveGatesRefuse": ({**one("qamserve_gate_results_total", "0+1x20", gate="quality", result="passed"),
+                             **one("qamserve_gate_results_total", "0 1 2x20", gate="quality", result="refused")}, 10),
+    "QamserveNoReadyReplica": (replicas(2, 1), 4),
+    "QamserveReplicasMissing": (replicas(2, 2), 20),
+    "QamserveReplicaFailed": (replicas(2, 2), 8),
+    "QamserveModelFailed": (one("qamserve_served_models", "1x20", state="ready"), 8),
+    "QamserveRequestErrors": (requests(100, 1), 15),
+    "QamserveSlowFirstToken": (histogram("qamserve_time_to_first_token_seconds", 10, 0, model="m"), 20),
+    "QamserveSlowTokens": (histogram("qamserve_inter_token_seconds", 10, 0, model="m"), 20),
+    "QamserveRequestsWait": (histogram("qamserve_request_queue_seconds", 10, 0, model="m"), 20),
+    "QamserveKvCacheFull": (one("qamserve_kv_cache_usage_ratio", "0.99x5 0.5x20", model="m"), 12),
+    "QamservePreemptions": (one("qamserve_preemptions_total", "0+1x40", model="m"), 25),
+    "QamserveStoreErrors": ({**store("OK", 100), **store("UNAVAILABLE", 0), **store("ABORTED", 9), **store("NOT_FOUND", 9)}, 8),
+    "QamserveStoreSlow": ({**histogram("qamserve_store_transaction_seconds", 10, 0, kind="write"),
+                           **histogram("qamserve_store_transaction_seconds", 0, 10, kind="exclusive")}, 20),
+    "QamserveStoreConflicts": ({**store("OK", 100), **one("qamserve_store_retries_total", "0+9x60", kind="write")}, 20),
+    "QamserveStoreReconnects": ({f"qamserve_store_reconnects_total{API}": "0 1 2x20"}, 15),
+    "QamserveBlobErrors": ({**one("qamserve_blob_requests_total", "0+9x20", operation="get", code="OK"),
+                            **one("qamserve_blob_requests_total", "0+9x20", operation="head", code="NOT_FOUND")}, 8),
+    "QamserveBlobsSlow": ({**one("qamserve_blob_requests_total", "0+100x40", operation="get", code="OK"),
+                           **one("qamserve_blob_request_retries_total", "0+3x40", operation="get")}, 20),
+    "QamserveCorruptBlobs": ({f"qamserve_corrupt_blobs_total{API}": "0x20"}, 5),
+    "QamserveBlobCacheTooSmall": ({**one("qamserve_blob_cache_lookups_total", "0+1x90", result="hit"),
+                                   **one("qamserve_blob_cache_lookups_total", "0+9x90", result="miss"),
+                                   f"qamserve_blob_cache_evictions_total{API}": "0x90"}, 60),
+    "QamserveDiskNearlyFull": ({f"qamserve_data_disk_free_bytes{API}": "50x20", f"qamserve_data_disk_bytes{API}": "100x20"}, 12),
+}
