@@ -37,16 +37,43 @@ QAMSERVE_HOST_DEVICE inline void LowerTo(uint32_t* least, uint32_t value) {
 #endif
 }
 
+// Rings that a block searches at most: bounded by the memory of `from`, 16 to 128 KiB, so that the largest block (b =
+// 7, 162 KiB) fits an A100's 163 KiB.
+QAMSERVE_HOST_DEVICE inline constexpr int MostTrellisRings(int pair_bits) {
+  return pair_bits == 5 ? 2 : pair_bits == 6 ? 4 : 8;
+}
+
+// Instructions of a state that a block's rings share, and of each ring: together the 45 of 8 rings that were counted
+// (trellis_kernel.cu).
+inline constexpr int64_t kTrellisSharedCost = 12;
+inline constexpr int64_t kTrellisRingCost = 4;
+
+// Rings of a block, a power of 2, with which so many rings are done first: few blocks of many rings share the most,
+// many blocks of few leave no multiprocessor without one. Error feedback asks for as few rings at a time as a panel has
+// strips.
+inline constexpr int TrellisRingsOfBlock(int pair_bits, int64_t rings, int64_t multiprocessors) {
+  int best = MostTrellisRings(pair_bits);
+  int64_t least = INT64_MAX;
+  for (int of_block = best; of_block >= 1; of_block /= 2) {
+    const int64_t blocks = (rings + of_block - 1) / of_block;
+    const int64_t cost =
+        (blocks + multiprocessors - 1) / multiprocessors * (kTrellisSharedCost + of_block * kTrellisRingCost);
+    if (cost >= least) continue;
+    best = of_block;
+    least = cost;
+  }
+  return best;
+}
+
 // The memory that a block shares, and its phases. Rings beyond `count` of a last block search for zeros and are not
 // written.
-template <int kBits>
+template <int kBits, int kRingsOfBlock = MostTrellisRings(kBits)>
 struct TrellisBlock {
   static constexpr int kThreads = 512;
   static constexpr int kGroups = 1 << (kTrellisStateBits - kBits);  // see TrellisTable
   static constexpr int kTops = 1 << kBits;                          // states of a group
   static constexpr uint32_t kGroupMask = kGroups - 1;
-  // Bounded by `from`: 16 to 128 KiB, so that the largest block (b = 7, 162 KiB) fits an A100's 163 KiB.
-  static constexpr int kRings = kBits == 5 ? 2 : kBits == 6 ? 4 : 8;
+  static constexpr int kRings = kRingsOfBlock;
   // A thread looks at kItems states of each of kSlots groups, the states of a group being shared by kChunks threads.
   static constexpr int kSlots = kGroups > kThreads ? kGroups / kThreads : 1;
   static constexpr int kChunks = kGroups < kThreads ? kThreads / kGroups : 1;
@@ -191,8 +218,8 @@ struct TrellisBlock {
 
 // All of a block's phases in order. each(f) calls f(thread) for every thread of the block and returns when all are
 // done.
-template <int kBits, typename Each>
-QAMSERVE_HOST_DEVICE inline void SearchTrellisBlock(TrellisBlock<kBits>& block, const float* x, const float* y,
+template <int kBits, int kRings, typename Each>
+QAMSERVE_HOST_DEVICE inline void SearchTrellisBlock(TrellisBlock<kBits, kRings>& block, const float* x, const float* y,
                                                     uint16_t* codes, int count, const Each& each) {
   each([&](int thread) { block.LoadTargets(thread, x, y, count); });
   for (int run = 0; run < 2; ++run) {

@@ -12,9 +12,9 @@
 namespace qamserve {
 namespace {
 
-template <int kBits>
+template <int kBits, int kRings = MostTrellisRings(kBits)>
 std::vector<uint16_t> SearchOnHost(const TrellisRings& rings, bool backwards) {
-  using Block = TrellisBlock<kBits>;
+  using Block = TrellisBlock<kBits, kRings>;
   std::vector<int> order(Block::kThreads);
   std::iota(order.begin(), order.end(), 0);
   if (backwards) std::reverse(order.begin(), order.end());
@@ -48,8 +48,31 @@ TYPED_TEST(TrellisBlockTest, FindsTheCodesOfTheReference) {
   EXPECT_EQ(SearchOnHost<kBits>(rings, true), expected);
 }
 
+TYPED_TEST(TrellisBlockTest, FindsThemWithFewerRingsOfABlock) {
+  constexpr int kBits = TypeParam::value;
+  const TrellisRings rings(3, kBits, 4);
+  const std::vector<uint16_t> expected = rings.Search(kBits);
+  EXPECT_EQ((SearchOnHost<kBits, 1>(rings, false)), expected);
+  EXPECT_EQ((SearchOnHost<kBits, 2>(rings, true)), expected);
+}
+
 TYPED_TEST(TrellisBlockTest, SharesNoMoreMemoryThanABlockOfAnA100Has) {
   EXPECT_LE(sizeof(TrellisBlock<TypeParam::value>), 163u << 10);
+}
+
+// No block is given more rings than it has room for, nor so many that another number would be done sooner.
+TEST(TrellisRingsOfBlock, FillsTheDevice) {
+  for (int bits = kMinTrellisPairBits; bits <= kMaxTrellisPairBits; ++bits) {
+    for (const int64_t rings : {1, 31, 128, 448, 896, 100'000}) {
+      const int of_block = TrellisRingsOfBlock(bits, rings, 132);
+      EXPECT_TRUE(of_block == 1 || of_block == 2 || of_block == 4 || of_block == 8) << of_block;
+      EXPECT_LE(of_block, MostTrellisRings(bits));
+    }
+  }
+  EXPECT_EQ(TrellisRingsOfBlock(8, 128, 132), 1) << "4096 rows: one ring each";
+  EXPECT_EQ(TrellisRingsOfBlock(8, 448, 132), 4) << "14336 rows: 112 blocks";
+  EXPECT_EQ(TrellisRingsOfBlock(8, 100'000, 132), 8);
+  EXPECT_EQ(TrellisRingsOfBlock(5, 100'000, 132), 2);
 }
 
 TEST(TrellisValueByBytes, IsTrellisValueForEveryState) {
