@@ -111,6 +111,11 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(data_, size_);
 }
 
+void MappedFile::DropPages() const {
+  // Advice: where it is not taken the pages stay, which is no error.
+  if (data_ != nullptr) (void)::madvise(data_, size_, MADV_DONTNEED);
+}
+
 absl::StatusOr<AtomicFile> AtomicFile::Create(const std::string& path) {
   std::string temporary = path + ".partial-XXXXXX";
   const int fd = ::mkostemp(temporary.data(), O_CLOEXEC);

@@ -45,6 +45,9 @@ class MappedFile {
 
   const std::string& path() const { return path_; }
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
+  // Its pages no longer count as this process's memory until they are read again, from the page cache or the disk. Any
+  // thread may read meanwhile.
+  void DropPages() const;
 
  private:
   MappedFile(std::string path, void* data, size_t size) : path_(std::move(path)), data_(data), size_(size) {}

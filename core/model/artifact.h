@@ -41,6 +41,8 @@ class ArtifactReader {
   const TensorInfo* Find(std::string_view name) const { return source_->Find(name); }
   // Bytes of a tensor in the mapping; the tensor must have this type and these dimensions.
   absl::StatusOr<const std::byte*> Mapped(const std::string& name, DType dtype, std::vector<int64_t> shape) const;
+  // See MappedFile.
+  void DropPages() const { mapped_.DropPages(); }
   // The file that messages about a tensor name.
   const std::string& weights_path() const { return mapped_.path(); }
 

@@ -150,6 +150,7 @@ absl::Status Model::ForwardHidden(std::span<const SequenceChunk> chunks, Workspa
     caches.clear();
     for (const SequenceChunk& chunk : chunks) caches.emplace_back(*chunk.cache, layer);
     RunLayer(impl_->layers[static_cast<size_t>(layer)], layer, spans, caches, rows, context);
+    if (workspace.drop_weights_ && impl_->artifact != nullptr) impl_->artifact->DropPages();
   }
   hidden.clear();
   for (size_t i = 0; i < chunks.size(); ++i) {

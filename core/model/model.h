@@ -48,9 +48,13 @@ class Workspace {
   Workspace();
   Workspace(Workspace&&) noexcept;
   ~Workspace();
+  // From now on a step keeps the mapped weights of one block at a time in this process's memory, so that an artifact
+  // larger than the memory can be measured. Blocks are read anew in each step.
+  void DropWeightsAfterUse() { drop_weights_ = true; }
 
  private:
   friend class Model;
+  bool drop_weights_ = false;
   std::unique_ptr<ForwardBuffers> buffers_;
 };
 

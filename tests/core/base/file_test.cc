@@ -10,6 +10,8 @@
 #include <csignal>
 #include <filesystem>
 
+#include "tests/support/mapped_memory.h"
+
 namespace qamserve {
 namespace {
 
@@ -99,11 +101,24 @@ TEST_F(FileTest, MapsWholeFile) {
   EXPECT_TRUE(map->bytes().empty());  // NOLINT(bugprone-use-after-move): what a move leaves behind is tested
 }
 
+TEST_F(FileTest, DroppedPagesOfAMappingComeBack) {
+  const std::string text(1 << 20, 'x');
+  ASSERT_TRUE(WriteFileAtomically(Path("large"), text).ok());
+  const absl::StatusOr<MappedFile> map = MappedFile::Open(Path("large"));
+  ASSERT_TRUE(map.ok());
+  EXPECT_EQ(AsText(map->bytes()), text);
+  EXPECT_EQ(ResidentBytesOf(Path("large")), 1 << 20);
+  map->DropPages();
+  EXPECT_EQ(ResidentBytesOf(Path("large")), 0);
+  EXPECT_EQ(AsText(map->bytes()), text);
+}
+
 TEST_F(FileTest, MapsEmptyFile) {
   ASSERT_TRUE(WriteFileAtomically(Path("a"), "").ok());
   const absl::StatusOr<MappedFile> map = MappedFile::Open(Path("a"));
   ASSERT_TRUE(map.ok());
   EXPECT_TRUE(map->bytes().empty());
+  map->DropPages();
 }
 
 TEST_F(FileTest, AtomicFileShowsNothingBeforeCommit) {
