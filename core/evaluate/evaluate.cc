@@ -64,8 +64,11 @@ double Percentile(const std::vector<double>& sorted, double p) {
   return sorted[low] + (at - static_cast<double>(low)) * (sorted[high] - sorted[low]);
 }
 
-QualityReport Summarize(const std::vector<std::vector<TokenComparison>>& windows) {
+}  // namespace
+
+QualityReport Summarize(const WindowComparisons& windows) {
   QualityReport report;
+  report.kernels = kKernelsVersion;
   report.windows = static_cast<int64_t>(windows.size());
   report.window_tokens = static_cast<int64_t>(windows.front().size()) + 1;
   std::vector<double> kl_by_window, change_by_window, kls;
@@ -109,8 +112,6 @@ QualityReport Summarize(const std::vector<std::vector<TokenComparison>>& windows
   return report;
 }
 
-}  // namespace
-
 absl::StatusOr<BaseReference> RunBase(const Checkpoint& base, const std::vector<std::vector<int32_t>>& windows,
                                       ThreadPool& pool, ProgressFn progress) {
   RETURN_IF_ERROR(CheckWindows(windows));
@@ -119,8 +120,9 @@ absl::StatusOr<BaseReference> RunBase(const Checkpoint& base, const std::vector<
   return reference;
 }
 
-absl::StatusOr<QualityReport> Compare(const Checkpoint& base, const BaseReference& reference, const Model& quantized,
-                                      ThreadPool& pool, ProgressFn progress, const KvFormat& kv) {
+absl::StatusOr<WindowComparisons> CompareWindows(const Checkpoint& base, const BaseReference& reference,
+                                                 const Model& quantized, ThreadPool& pool, ProgressFn progress,
+                                                 const KvFormat& kv) {
   if (base.config().vocab_size != quantized.config().vocab_size ||
       base.config().hidden_size != quantized.config().hidden_size) {
     return InvalidArgument("MODEL_MISMATCH",
@@ -132,7 +134,8 @@ absl::StatusOr<QualityReport> Compare(const Checkpoint& base, const BaseReferenc
   ASSIGN_OR_RETURN(const Linear base_head, LoadHead(base));
 
   Workspace workspace;
-  std::vector<std::vector<TokenComparison>> compared;
+  workspace.DropWeightsAfterUse();
+  WindowComparisons compared;
   const int64_t hidden_size = base.config().hidden_size;
   const float* base_rows = reference.hidden.data();
   for (size_t i = 0; i < windows.size(); ++i) {
@@ -145,9 +148,14 @@ absl::StatusOr<QualityReport> Compare(const Checkpoint& base, const BaseReferenc
     base_rows += static_cast<int64_t>(windows[i].size()) * hidden_size;
     RETURN_IF_ERROR(progress(static_cast<double>(i + 1) / static_cast<double>(windows.size())));
   }
+  return compared;
+}
+
+absl::StatusOr<QualityReport> Compare(const Checkpoint& base, const BaseReference& reference, const Model& quantized,
+                                      ThreadPool& pool, ProgressFn progress, const KvFormat& kv) {
+  ASSIGN_OR_RETURN(const WindowComparisons compared, CompareWindows(base, reference, quantized, pool, progress, kv));
   QualityReport report = Summarize(compared);
-  report.text_digest = TokensDigest(windows);
-  report.kernels = kKernelsVersion;
+  report.text_digest = TokensDigest(reference.windows);
   return report;
 }
 

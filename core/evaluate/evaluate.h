@@ -12,6 +12,7 @@
 
 #include "core/base/status.h"
 #include "core/base/thread_pool.h"
+#include "core/evaluate/compare.h"
 #include "core/model/checkpoint.h"
 #include "core/model/model.h"
 #include "core/quantize/quantize.h"
@@ -52,7 +53,15 @@ struct BaseReference {
 };
 absl::StatusOr<BaseReference> RunBase(const Checkpoint& base, const std::vector<std::vector<int32_t>>& windows,
                                       ThreadPool& pool, ProgressFn progress);
-// `kv` is how `quantized` keeps keys and values; the base side always has floats.
+// Both models on each position of the windows of `reference`, [windows][window_tokens - 1]. Windows are independent, so
+// those of a text may be compared apart. `kv` is how `quantized` keeps keys and values; the base side always has floats.
+using WindowComparisons = std::vector<std::vector<TokenComparison>>;
+absl::StatusOr<WindowComparisons> CompareWindows(const Checkpoint& base, const BaseReference& reference,
+                                                 const Model& quantized, ThreadPool& pool, ProgressFn progress,
+                                                 const KvFormat& kv = {});
+// Of all windows of a text, in order; at least one. Without what is known of the text itself.
+QualityReport Summarize(const WindowComparisons& windows);
+// CompareWindows, then Summarize.
 absl::StatusOr<QualityReport> Compare(const Checkpoint& base, const BaseReference& reference, const Model& quantized,
                                       ThreadPool& pool, ProgressFn progress, const KvFormat& kv = {});
 

@@ -25,7 +25,7 @@
 namespace qamserve {
 
 // Names the method and the layout in artifacts and job keys; changes when the same input would give other bytes.
-inline constexpr char kCodecVersion[] = "qamw-4";
+inline constexpr char kCodecVersion[] = "qamw-5";
 
 // Another rate for some tensors.
 struct RateRule {

@@ -57,25 +57,44 @@ absl::StatusOr<bool> NothingWillBeKept(const TaskInput& input) {
 absl::StatusOr<std::vector<int32_t>> SpentTasks(const TaskInput& input, const JobCandidate& candidate) {
   std::vector<int32_t> spent = candidate.tasks;
   for (const TaskRecord& task : input.tasks) {
-    if (task.stage == TaskStage::kAssemble && task.round == input.task.round) spent.push_back(task.index);
-    if (task.stage != TaskStage::kProbe) continue;
+    if (task.stage < TaskStage::kAssemble) continue;
     ASSIGN_OR_RETURN(const TaskSpec spec, TaskSpecOf(task));
-    if (spec.candidate == candidate.index) return std::vector<int32_t>();
+    if (spec.candidate != candidate.index) continue;
+    if (task.stage == TaskStage::kProbe) return std::vector<int32_t>();
+    if (task.index != input.task.index) spent.push_back(task.index);
   }
   return spent;
 }
 
 }  // namespace
 
-absl::StatusOr<QualityReport> CoreTaskRunner::Measure(const TaskInput& input, const Checkpoint& checkpoint,
-                                                      const std::string& digest, const std::vector<FileRecord>& files,
-                                                      ThreadPool& pool, ProgressFn progress) {
-  ASSIGN_OR_RETURN(const Prepared prepared, PreparedOf(input, digest));
-  ASSIGN_OR_RETURN(const BaseReference reference,
-                   ReadReference(catalog_.blobs(), prepared, checkpoint.config().hidden_size));
+absl::StatusOr<TaskOutcome> CoreTaskRunner::CompareShard(const TaskInput& input, const TaskSpec& spec, ThreadPool& pool,
+                                                         ProgressFn progress) {
+  ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(spec.checkpoint));
+  ASSIGN_OR_RETURN(const Prepared prepared, PreparedOf(input, spec.checkpoint));
+  ASSIGN_OR_RETURN(const BaseReference reference, ReadReference(catalog_.blobs(), input, prepared, spec.checkpoint,
+                                                                spec.part, checkpoint->config().hidden_size));
+  std::vector<FileRecord> files;
+  if (input.spec.kind == JobKind::kEvaluate) {
+    ASSIGN_OR_RETURN(const ArtifactRecord artifact, catalog_.GetArtifact(input.spec.artifact));
+    files = artifact.files;
+  } else {
+    ASSIGN_OR_RETURN(files, AssembledFiles(input.tasks, spec.candidate));
+  }
   ASSIGN_OR_RETURN(const FileSet set, catalog_.FileSetOf(fmt::format("artifact of job {}", input.job.id), files));
   ASSIGN_OR_RETURN(const auto model, Model::Load(set));
-  ASSIGN_OR_RETURN(QualityReport quality, Compare(checkpoint, reference, *model, pool, progress));
+  ASSIGN_OR_RETURN(const WindowComparisons compared, CompareWindows(*checkpoint, reference, *model, pool, progress));
+  ASSIGN_OR_RETURN(const BlobInfo blob, KeepComparisons(catalog_.blobs(), compared));
+  TaskOutcome outcome;
+  outcome.blobs = {blob.digest};
+  return outcome;
+}
+
+absl::StatusOr<QualityReport> CoreTaskRunner::Measured(const TaskInput& input, const TaskSpec& spec) {
+  ASSIGN_OR_RETURN(const Prepared prepared, PreparedOf(input, spec.checkpoint));
+  ASSIGN_OR_RETURN(const WindowComparisons windows,
+                   ReadComparisons(catalog_.blobs(), input, prepared, spec.checkpoint, spec.candidate));
+  QualityReport quality = Summarize(windows);
   quality.text_source = prepared.evaluation.source;
   quality.chat_template = prepared.evaluation.chat_template;
   quality.text_digest = prepared.evaluation.tokens_digest;
@@ -116,23 +135,22 @@ absl::StatusOr<ArtifactRecord> CoreTaskRunner::FinishArtifact(const TaskInput& i
 
 absl::StatusOr<TaskOutcome> CoreTaskRunner::Evaluate(const TaskInput& input, ThreadPool& pool, ProgressFn progress) {
   ASSIGN_OR_RETURN(const TaskSpec spec, SpecOf(input));
+  if (spec.kind == TaskPart::kComparison) return CompareShard(input, spec, pool, progress);
   ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(spec.checkpoint));
   TaskOutcome outcome;
   if (input.spec.kind == JobKind::kEvaluate) {
-    ASSIGN_OR_RETURN(const ArtifactRecord artifact, catalog_.GetArtifact(input.spec.artifact));
-    ASSIGN_OR_RETURN(outcome.quality, Measure(input, *checkpoint, spec.checkpoint, artifact.files, pool, progress));
+    ASSIGN_OR_RETURN(outcome.quality, Measured(input, spec));
     return outcome;
   }
   if (!spec.quantize) {
     return DataLoss("STORE_CORRUPT", "the spec of task {} of job {} has no method", input.task.index, input.job.id);
   }
-  ASSIGN_OR_RETURN(const std::vector<FileRecord> files, AssembledFiles(input.tasks, spec.candidate));
   ASSIGN_OR_RETURN(const QuantizePlan plan, PlanQuantization(*checkpoint, *spec.quantize, 1));
   ASSIGN_OR_RETURN(const CandidateInputs inputs,
                    InputsOf(catalog_.blobs(), input, spec.checkpoint, plan, *spec.quantize));
   JobCandidate candidate{.index = spec.candidate, .checkpoint = spec.checkpoint, .measured = {}, .tasks = inputs.tasks};
   candidate.measured = {.spec = *spec.quantize, .bpw = plan.bpw, .artifact_bytes = plan.artifact_bytes, .quality = {}};
-  ASSIGN_OR_RETURN(candidate.measured.quality, Measure(input, *checkpoint, spec.checkpoint, files, pool, progress));
+  ASSIGN_OR_RETURN(candidate.measured.quality, Measured(input, spec));
   outcome.quality = candidate.measured.quality;
   if (input.spec.target.any()) {
     RETURN_IF_ERROR(Search(input, std::move(candidate), outcome));

@@ -4,6 +4,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "server/jobs/windows_per_shard.h"
+
 namespace qamserve {
 namespace {
 
@@ -45,18 +47,43 @@ absl::StatusOr<std::string> OnlyBlob(BlobStore& blobs, const TaskRecord& task) {
                   task.blobs.size());
 }
 
-// Whether a task works on this checkpoint; tasks of earlier versions name none.
-absl::StatusOr<bool> IsOf(const TaskRecord& task, const std::string& checkpoint) {
+// Whether a task of this kind works on this checkpoint; tasks of earlier versions name none.
+absl::StatusOr<bool> IsOf(const TaskRecord& task, const std::string& checkpoint, TaskPart kind = TaskPart::kWhole) {
   ASSIGN_OR_RETURN(const TaskSpec spec, TaskSpecOf(task));
-  return spec.checkpoint.empty() || spec.checkpoint == checkpoint;
+  return spec.kind == kind && (spec.checkpoint.empty() || spec.checkpoint == checkpoint);
+}
+
+// What is kept of a TokenComparison.
+struct StoredComparison {
+  double base_nll, other_nll, kl, same_top;
+};
+
+// The only blob of a task, which must have the size of `out`.
+absl::Status ReadWhole(BlobStore& blobs, const TaskRecord& task, std::span<std::byte> out) {
+  const std::string digest = task.blobs.size() == 1 ? task.blobs.front() : "";
+  uint64_t size = 0;
+  if (!digest.empty()) {
+    ASSIGN_OR_RETURN(size, blobs.Size(digest));
+  }
+  if (digest.empty() || size != out.size()) {
+    return DataLoss("STORE_CORRUPT", "task {} ({}) of job {} has {} blobs, the first of {} bytes, instead of one of {}",
+                    task.index, task.name, task.job, task.blobs.size(), size, out.size());
+  }
+  return blobs.Read(digest, 0, out);
+}
+
+absl::Status MissingShard(const TaskInput& input, int32_t shard) {
+  return FailedPrecondition("CODEC_VERSION",
+                            "job {} has no task for shard {} of the evaluation text: an earlier program began it; create "
+                            "it again",
+                            input.job.id, shard);
 }
 
 }  // namespace
 
 std::string PreparedToJson(const Prepared& prepared) {
   return json{{"evaluation", ToJson(prepared.evaluation)},
-              {"calibration", ToJson(prepared.calibration)},
-              {"reference", prepared.reference}}
+              {"calibration", ToJson(prepared.calibration)}}
       .dump();
 }
 
@@ -77,8 +104,7 @@ absl::StatusOr<Prepared> PreparedOf(const TaskInput& input, const std::string& c
     if (!own) continue;
     return ReadOutcome<Prepared>(task, [](const json& j) {
       return Prepared{.evaluation = PreparedFromJson(j.at("evaluation")),
-                      .calibration = PreparedFromJson(j.at("calibration")),
-                      .reference = j.at("reference").get<std::string>()};
+                      .calibration = PreparedFromJson(j.at("calibration"))};
     });
   }
   return Internal("TASK_MISSING", "job {} has not prepared texts for checkpoint {}", input.job.id, checkpoint);
@@ -130,19 +156,62 @@ absl::StatusOr<TokenWindows> ReadWindows(BlobStore& blobs, const PreparedText& t
   return windows;
 }
 
-absl::StatusOr<BaseReference> ReadReference(BlobStore& blobs, const Prepared& prepared, int64_t hidden_size) {
-  BaseReference reference;
-  ASSIGN_OR_RETURN(reference.windows, ReadWindows(blobs, prepared.evaluation));
-  size_t tokens = 0;
-  for (const auto& window : reference.windows) tokens += window.size();
-  reference.hidden.resize(tokens * static_cast<size_t>(hidden_size));
-  ASSIGN_OR_RETURN(const uint64_t size, blobs.Size(prepared.reference));
-  if (size != reference.hidden.size() * sizeof(float)) {
-    return DataLoss("STORE_CORRUPT", "blob {} has {} bytes; the states of {} tokens have {}", prepared.reference, size,
-                    tokens, reference.hidden.size() * sizeof(float));
+absl::StatusOr<BaseReference> ReadReference(BlobStore& blobs, const TaskInput& input, const Prepared& prepared,
+                                            const std::string& checkpoint, int32_t shard, int64_t hidden_size) {
+  ASSIGN_OR_RETURN(const TokenWindows all, ReadWindows(blobs, prepared.evaluation));
+  const int32_t per_shard = EvaluationWindowsPerShard(static_cast<int32_t>(all.size()));
+  BaseReference reference{.windows = ShardOf(all, per_shard, shard), .hidden = {}};
+  for (const TaskRecord& task : input.tasks) {
+    if (task.stage != TaskStage::kCalibrate) continue;
+    ASSIGN_OR_RETURN(const bool own, IsOf(task, checkpoint, TaskPart::kReference));
+    if (!own) continue;
+    ASSIGN_OR_RETURN(const TaskSpec spec, TaskSpecOf(task));
+    if (spec.part != shard) continue;
+    size_t tokens = 0;
+    for (const auto& window : reference.windows) tokens += window.size();
+    reference.hidden.resize(tokens * static_cast<size_t>(hidden_size));
+    RETURN_IF_ERROR(ReadWhole(blobs, task, std::as_writable_bytes(std::span(reference.hidden))));
+    return reference;
   }
-  RETURN_IF_ERROR(blobs.Read(prepared.reference, 0, std::as_writable_bytes(std::span(reference.hidden))));
-  return reference;
+  return MissingShard(input, shard);
+}
+
+absl::StatusOr<BlobInfo> KeepComparisons(BlobStore& blobs, const WindowComparisons& windows) {
+  std::vector<StoredComparison> stored;
+  for (const auto& window : windows) {
+    for (const TokenComparison& token : window) {
+      stored.push_back({token.base_nll, token.other_nll, token.kl, token.same_top ? 1.0 : 0.0});
+    }
+  }
+  const auto bytes = std::as_bytes(std::span(stored));
+  return blobs.CommitBytes({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+}
+
+absl::StatusOr<WindowComparisons> ReadComparisons(BlobStore& blobs, const TaskInput& input, const Prepared& prepared,
+                                                  const std::string& checkpoint, int32_t candidate) {
+  ASSIGN_OR_RETURN(const TokenWindows all, ReadWindows(blobs, prepared.evaluation));
+  const int32_t per_shard = EvaluationWindowsPerShard(static_cast<int32_t>(all.size()));
+  const auto scored = static_cast<size_t>(prepared.evaluation.window_tokens - 1);
+  WindowComparisons windows;
+  for (const TaskRecord& task : input.tasks) {
+    if (task.stage != TaskStage::kEvaluate) continue;
+    ASSIGN_OR_RETURN(const bool own, IsOf(task, checkpoint, TaskPart::kComparison));
+    if (!own) continue;
+    ASSIGN_OR_RETURN(const TaskSpec spec, TaskSpecOf(task));
+    if (spec.candidate != candidate) continue;
+    std::vector<StoredComparison> stored(ShardOf(all, per_shard, spec.part).size() * scored);
+    RETURN_IF_ERROR(ReadWhole(blobs, task, std::as_writable_bytes(std::span(stored))));
+    for (size_t i = 0; i < stored.size(); ++i) {
+      if (i % scored == 0) windows.emplace_back().reserve(scored);
+      const StoredComparison& token = stored[i];
+      windows.back().push_back({.base_nll = token.base_nll,
+                                .other_nll = token.other_nll,
+                                .kl = token.kl,
+                                .same_top = token.same_top != 0});
+    }
+  }
+  if (windows.size() == all.size()) return windows;
+  return MissingShard(input, static_cast<int32_t>(windows.size()) / per_shard);
 }
 
 absl::StatusOr<std::vector<std::string>> StatisticsOf(BlobStore& blobs, const TaskInput& input,

@@ -33,7 +33,6 @@ struct PreparedText {
 struct Prepared {
   PreparedText evaluation;
   PreparedText calibration;  // source "none" if nothing is calibrated
-  std::string reference;     // blob: BaseReference::hidden of the evaluation text
 };
 std::string PreparedToJson(const Prepared& prepared);
 
@@ -45,7 +44,13 @@ absl::StatusOr<Prepared> PreparedOf(const TaskInput& input, const std::string& c
 absl::StatusOr<PreparedText> KeepWindows(BlobStore& blobs, const TokenWindows& windows, std::string source,
                                          bool chat_template);
 absl::StatusOr<TokenWindows> ReadWindows(BlobStore& blobs, const PreparedText& text);
-absl::StatusOr<BaseReference> ReadReference(BlobStore& blobs, const Prepared& prepared, int64_t hidden_size);
+// A shard of the evaluation text with what the base model says of it, as the reference task of that shard left it.
+absl::StatusOr<BaseReference> ReadReference(BlobStore& blobs, const TaskInput& input, const Prepared& prepared,
+                                            const std::string& checkpoint, int32_t shard, int64_t hidden_size);
+absl::StatusOr<BlobInfo> KeepComparisons(BlobStore& blobs, const WindowComparisons& windows);
+// Of all shards in order: of a candidate, or of the only comparison of an evaluate job (candidate -1).
+absl::StatusOr<WindowComparisons> ReadComparisons(BlobStore& blobs, const TaskInput& input, const Prepared& prepared,
+                                                  const std::string& checkpoint, int32_t candidate);
 
 // Statistics of a checkpoint's calibration shards, in order, as paths.
 absl::StatusOr<std::vector<std::string>> StatisticsOf(BlobStore& blobs, const TaskInput& input,

@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/base/digest.h"
+
 namespace qamserve {
 namespace {
 
@@ -10,13 +12,35 @@ using nlohmann::json;
 // A job's tasks open one checkpoint; two jobs may take turns.
 constexpr size_t kKeptOpen = 2;
 
-}  // namespace
-
-std::string EncodeOutcome(const TaskOutcome& outcome) {
+json Kept(const TaskOutcome& outcome) {
   json j = {{"data", outcome.json}};
   if (!outcome.candidate.empty()) j["candidate"] = outcome.candidate;
   if (outcome.tensor) j["tensor"] = TensorOutcomesToJson({*outcome.tensor});
+  return j;
+}
+
+}  // namespace
+
+std::string EncodeOutcome(const TaskOutcome& outcome) {
+  json j = Kept(outcome);
+  j["digest"] = OutcomeDigest(outcome);
   return j.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+std::string OutcomeDigest(const TaskOutcome& outcome) {
+  json j = Kept(outcome);
+  j["blobs"] = outcome.blobs;
+  if (outcome.quality) j["quality"] = QualityReportToJson(*outcome.quality);
+  return Sha256Hex(j.dump(-1, ' ', false, json::error_handler_t::replace));
+}
+
+absl::StatusOr<std::string> OutcomeDigest(const TaskRecord& task) {
+  try {
+    return json::parse(task.outcome_json).value("digest", "");
+  } catch (const json::exception& error) {
+    return DataLoss("STORE_CORRUPT", "the stored outcome of task {} ({}) of job {} cannot be read: {}", task.index,
+                    task.name, task.job, error.what());
+  }
 }
 
 absl::StatusOr<TaskOutcome> DecodeOutcome(const TaskRecord& task) {

@@ -25,6 +25,7 @@ namespace qamserve {
 class TaskList;
 struct JobCandidate;
 struct PreparedText;
+struct TaskSpec;
 
 struct JobPlan {
   JobSpec spec;          // normalized
@@ -59,6 +60,10 @@ struct TaskOutcome {
 // An outcome as it is kept in TaskRecord::outcome_json and blobs, and back (json, blobs, tensor and candidate).
 std::string EncodeOutcome(const TaskOutcome& outcome);
 absl::StatusOr<TaskOutcome> DecodeOutcome(const TaskRecord& task);
+// SHA-256 of all that a task made and measured: of the same task the same, whoever did it. The second gives what
+// EncodeOutcome kept of it; "" if an earlier program did, which kept none.
+std::string OutcomeDigest(const TaskOutcome& outcome);
+absl::StatusOr<std::string> OutcomeDigest(const TaskRecord& task);
 
 // Thread-safe.
 class TaskRunner {
@@ -119,8 +124,10 @@ class CoreTaskRunner : public TaskRunner {
   absl::StatusOr<TaskOutcome> Evaluate(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
   absl::StatusOr<TaskOutcome> Probe(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
   absl::StatusOr<TaskOutcome> Allocate(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
-  absl::StatusOr<QualityReport> Measure(const TaskInput& input, const Checkpoint& checkpoint, const std::string& digest,
-                                        const std::vector<FileRecord>& files, ThreadPool& pool, ProgressFn progress);
+  absl::StatusOr<TaskOutcome> CompareShard(const TaskInput& input, const TaskSpec& spec, ThreadPool& pool,
+                                           ProgressFn progress);
+  // What the comparisons of all shards come to.
+  absl::StatusOr<QualityReport> Measured(const TaskInput& input, const TaskSpec& spec);
   // Adds report and model card, whose blobs are appended to `blobs`.
   absl::StatusOr<ArtifactRecord> FinishArtifact(const TaskInput& input, const JobCandidate& candidate,
                                                 std::vector<std::string>& blobs);

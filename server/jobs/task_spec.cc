@@ -27,6 +27,9 @@ double PrepareCost(const TextSelection& selection, double parameters) {
   return 2 * parameters * TokensOf(selection) / kSampleFlops;
 }
 
+constexpr const char* kReferenceName = "reference";
+constexpr const char* kComparisonName = "comparison";
+
 double ForwardCost(double tokens, double parameters) { return 2 * parameters * tokens / kForwardFlops; }
 
 double QuantizeCost(const QuantizeSpec& spec, int64_t weights) {
@@ -41,6 +44,8 @@ double QuantizeCost(const QuantizeSpec& spec, int64_t weights) {
 std::string TaskSpecToJson(const TaskSpec& spec) {
   json out = {{"checkpoint", spec.checkpoint}, {"part", spec.part}};
   if (spec.candidate >= 0) out["candidate"] = spec.candidate;
+  if (spec.kind == TaskPart::kReference) out["kind"] = kReferenceName;
+  if (spec.kind == TaskPart::kComparison) out["kind"] = kComparisonName;
   if (spec.quantize) out["quantize"] = json::parse(QuantizeSpecToJson(*spec.quantize));
   return out.dump();
 }
@@ -52,6 +57,9 @@ absl::StatusOr<TaskSpec> TaskSpecOf(const TaskRecord& task) {
     spec.checkpoint = in.value("checkpoint", "");
     spec.part = in.at("part").get<int32_t>();
     spec.candidate = in.value("candidate", -1);
+    const std::string kind = in.value("kind", "");
+    if (kind == kReferenceName) spec.kind = TaskPart::kReference;
+    if (kind == kComparisonName) spec.kind = TaskPart::kComparison;
     if (in.contains("quantize")) {
       ASSIGN_OR_RETURN(spec.quantize, QuantizeSpecFromJson(in["quantize"].dump()));
       spec.codec_version = in["quantize"].value("codec_version", "");
@@ -95,7 +103,7 @@ void TaskList::AddTexts(const Checkpoint& checkpoint, const std::string& digest,
   if (!fresh_) ++round_;
   fresh_ = true;
   const auto parameters = static_cast<double>(checkpoint.parameters());
-  double prepare = PrepareCost(job_.evaluation, parameters) + ForwardCost(TokensOf(job_.evaluation), parameters);
+  double prepare = PrepareCost(job_.evaluation, parameters);
   if (statistics) prepare += PrepareCost(job_.calibration, parameters);
   Add(TaskStage::kPrepare, "texts", {.checkpoint = digest}, prepare);
   const int shards = statistics ? CalibrationShards(job_.calibration.windows) : 0;
@@ -103,6 +111,27 @@ void TaskList::AddTexts(const Checkpoint& checkpoint, const std::string& digest,
     Add(TaskStage::kCalibrate, fmt::format("shard {}", i), {.checkpoint = digest, .part = i},
         ForwardCost(TokensOf(job_.calibration), parameters) / shards);
   }
+  const int references = EvaluationShards(job_.evaluation.windows);
+  for (int i = 0; i < references; ++i) {
+    Add(TaskStage::kCalibrate, fmt::format("{} {}", kReferenceName, i),
+        {.checkpoint = digest, .part = i, .kind = TaskPart::kReference},
+        ForwardCost(TokensOf(job_.evaluation), parameters) / references);
+  }
+}
+
+void TaskList::AddComparisons(const Checkpoint& checkpoint, TaskSpec spec) {
+  const int shards = EvaluationShards(job_.evaluation.windows);
+  // The artifact decodes as it multiplies.
+  const double cost = 2 * ForwardCost(TokensOf(job_.evaluation), static_cast<double>(checkpoint.parameters()));
+  spec.kind = TaskPart::kComparison;
+  for (int i = 0; i < shards; ++i) {
+    spec.part = i;
+    Add(TaskStage::kEvaluate, fmt::format("{} {}", kComparisonName, i), spec, cost / shards);
+  }
+  spec.kind = TaskPart::kWhole;
+  spec.part = 0;
+  ++round_;
+  Add(TaskStage::kEvaluate, "quality", spec, 0);
 }
 
 void TaskList::AddCandidate(const Checkpoint& checkpoint, const std::string& digest, const QuantizePlan& plan,
@@ -119,9 +148,7 @@ void TaskList::AddCandidate(const Checkpoint& checkpoint, const std::string& dig
   }
   const TaskSpec spec{.checkpoint = digest, .part = 0, .candidate = candidates_++, .quantize = candidate};
   Add(TaskStage::kAssemble, "artifact", spec, static_cast<double>(plan.artifact_bytes) / kAssembleBytes);
-  // The artifact decodes as it multiplies.
-  Add(TaskStage::kEvaluate, "quality", spec,
-      2 * ForwardCost(TokensOf(job_.evaluation), static_cast<double>(checkpoint.parameters())));
+  AddComparisons(checkpoint, spec);
 }
 
 void TaskList::AddProbes(const Checkpoint& checkpoint, const std::string& digest, int32_t from, bool allocate) {
@@ -143,8 +170,7 @@ void TaskList::AddProbes(const Checkpoint& checkpoint, const std::string& digest
 
 void TaskList::AddEvaluation(const Checkpoint& checkpoint, const std::string& digest) {
   fresh_ = false;
-  Add(TaskStage::kEvaluate, "quality", {.checkpoint = digest},
-      2 * ForwardCost(TokensOf(job_.evaluation), static_cast<double>(checkpoint.parameters())));
+  AddComparisons(checkpoint, {.checkpoint = digest});
 }
 
 }  // namespace qamserve

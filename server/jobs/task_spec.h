@@ -15,10 +15,18 @@
 
 namespace qamserve {
 
+// Tasks of the calibrate and evaluate stages do different things.
+enum class TaskPart {
+  kWhole,       // statistics of a shard; what follows from a measurement
+  kReference,   // calibrate: what the base model says of a shard of the evaluation text
+  kComparison,  // evaluate: a candidate beside it
+};
+
 struct TaskSpec {
   std::string checkpoint;  // digest; empty in jobs of earlier versions: the job's
   int32_t part = 0;        // the shard, tensor of the plan, or block
   int32_t candidate = -1;  // which artifact of the job this is about, if about one
+  TaskPart kind = TaskPart::kWhole;
   // Quantize tasks: the method with the tensor's own rate for all. Assemble and evaluate tasks: the whole candidate.
   std::optional<QuantizeSpec> quantize;
   std::string codec_version = kCodecVersion;  // of the program that planned it, where there is a method
@@ -37,15 +45,15 @@ class TaskList {
   // `known`: what the job has already; tensors are not quantized twice in the same way.
   explicit TaskList(const JobSpec& job, const std::vector<TaskRecord>& known = {});
 
-  // Texts, what the base model says of them and, unless `statistics` is false, calibration shards.
+  // Texts; shards of what the base model says of them and, unless `statistics` is false, of calibration.
   void AddTexts(const Checkpoint& checkpoint, const std::string& digest, bool statistics);
-  // In a round of its own: what is not quantized yet, assembled, measured.
+  // In a round of its own what is not quantized yet, assembled, compared in shards; in the next what follows from it.
   void AddCandidate(const Checkpoint& checkpoint, const std::string& digest, const QuantizePlan& plan,
                     const QuantizeSpec& candidate);
   // In a round of its own: sensitivities by the weights of candidate `from` and, with `allocate`, a decision about
   // them.
   void AddProbes(const Checkpoint& checkpoint, const std::string& digest, int32_t from, bool allocate);
-  // An evaluate job's only measurement.
+  // An evaluate job's only measurement, in shards, and its result in a round behind it.
   void AddEvaluation(const Checkpoint& checkpoint, const std::string& digest);
 
   int32_t candidates() const { return candidates_; }
@@ -54,6 +62,8 @@ class TaskList {
 
  private:
   void Add(TaskStage stage, std::string name, const TaskSpec& spec, double cost, int64_t weights = 0);
+  // Comparisons of the evaluation text in shards, then the task that sees them all.
+  void AddComparisons(const Checkpoint& checkpoint, TaskSpec spec);
 
   const JobSpec& job_;
   std::vector<TaskRecord> tasks_;

@@ -93,20 +93,14 @@ absl::StatusOr<TaskOutcome> CoreTaskRunner::Prepare(const TaskInput& input, Thre
   const TextSelection& calibration = input.spec.calibration;
   Prepared prepared;
   ASSIGN_OR_RETURN(prepared.evaluation, PrepareText(*checkpoint, *tokenizer, evaluation, 0, kEvaluationSampleSeed, pool,
-                                                    Part{progress, 0.0, 0.3}));
+                                                    Part{progress, 0.0, 0.5}));
   if (input.spec.kind != JobKind::kEvaluate && NeedsStatistics(CalibrationSpec(input.spec))) {
     ASSIGN_OR_RETURN(prepared.calibration, PrepareText(*checkpoint, *tokenizer, calibration, HeldOutTokens(input.spec),
-                                                       kCalibrationSampleSeed, pool, Part{progress, 0.3, 0.6}));
+                                                       kCalibrationSampleSeed, pool, Part{progress, 0.5, 1.0}));
   }
-  ASSIGN_OR_RETURN(const TokenWindows windows, ReadWindows(catalog_.blobs(), prepared.evaluation));
-  ASSIGN_OR_RETURN(const BaseReference reference, RunBase(*checkpoint, windows, pool, Part{progress, 0.6, 1.0}));
-  const auto bytes = std::as_bytes(std::span(reference.hidden));
-  ASSIGN_OR_RETURN(const BlobInfo blob,
-                   catalog_.blobs().CommitBytes({reinterpret_cast<const char*>(bytes.data()), bytes.size()}));
-  prepared.reference = blob.digest;
   TaskOutcome outcome;
   outcome.json = PreparedToJson(prepared);
-  outcome.blobs = {prepared.evaluation.blob, prepared.reference};
+  outcome.blobs = {prepared.evaluation.blob};
   if (!prepared.calibration.blob.empty()) outcome.blobs.push_back(prepared.calibration.blob);
   return outcome;
 }
@@ -115,12 +109,24 @@ absl::StatusOr<TaskOutcome> CoreTaskRunner::Calibrate(const TaskInput& input, Th
   ASSIGN_OR_RETURN(const TaskSpec spec, SpecOf(input));
   ASSIGN_OR_RETURN(const auto checkpoint, OpenCheckpoint(spec.checkpoint));
   ASSIGN_OR_RETURN(const Prepared prepared, PreparedOf(input, spec.checkpoint));
+  TaskOutcome outcome;
+  if (spec.kind == TaskPart::kReference) {
+    ASSIGN_OR_RETURN(const TokenWindows all, ReadWindows(catalog_.blobs(), prepared.evaluation));
+    const int32_t per_shard = EvaluationWindowsPerShard(static_cast<int32_t>(all.size()));
+    ASSIGN_OR_RETURN(const BaseReference reference,
+                     RunBase(*checkpoint, ShardOf(all, per_shard, spec.part), pool, progress));
+    const auto bytes = std::as_bytes(std::span(reference.hidden));
+    ASSIGN_OR_RETURN(const BlobInfo blob,
+                     catalog_.blobs().CommitBytes({reinterpret_cast<const char*>(bytes.data()), bytes.size()}));
+    outcome.blobs = {blob.digest};
+    return outcome;
+  }
   ASSIGN_OR_RETURN(const TokenWindows windows, ReadWindows(catalog_.blobs(), prepared.calibration));
   const std::string path = input.work_dir + "/statistics";
-  RETURN_IF_ERROR(CalibrateShard(*checkpoint, CalibrationSpec(input.spec), ShardOf(windows, spec.part), pool, progress,
-                                 path, device_.get()));
+  RETURN_IF_ERROR(CalibrateShard(*checkpoint, CalibrationSpec(input.spec),
+                                 ShardOf(windows, kCalibrationWindows, spec.part), pool, progress, path,
+                                 device_.get()));
   ASSIGN_OR_RETURN(const BlobInfo blob, catalog_.blobs().CommitFile(path));
-  TaskOutcome outcome;
   outcome.blobs = {blob.digest};
   return outcome;
 }

@@ -1,22 +1,33 @@
-// How calibration is cut into tasks. Part of the result: statistics are summed in shard order.
+// How windows of text are cut into tasks, so that several workers share them.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace qamserve {
 
-// A shard reads every weight once, so few shards save reading; hidden states of 8 windows of 1024 tokens are 134 MB at
-// hidden size 4096.
-inline constexpr int32_t kWindowsPerShard = 8;
+// Of calibration. Part of the result: statistics are summed in shard order. A shard reads every weight once, which costs
+// little beside its products: a window of 1024 tokens takes 2048 operations a weight.
+inline constexpr int32_t kCalibrationWindows = 2;
+// Of evaluation, whose windows are independent: no part of the result.
+inline constexpr int32_t kEvaluationWindows = 1;
+inline constexpr int kMaxEvaluationShards = 64;
 
-inline int CalibrationShards(int32_t windows) { return (windows + kWindowsPerShard - 1) / kWindowsPerShard; }
+inline int ShardsOf(int32_t windows, int32_t per_shard) { return (windows + per_shard - 1) / per_shard; }
+inline int CalibrationShards(int32_t windows) { return ShardsOf(windows, kCalibrationWindows); }
+inline int32_t EvaluationWindowsPerShard(int32_t windows) {
+  return std::max(kEvaluationWindows, ShardsOf(windows, kMaxEvaluationShards));
+}
+inline int EvaluationShards(int32_t windows) { return ShardsOf(windows, EvaluationWindowsPerShard(windows)); }
 
-inline std::vector<std::vector<int32_t>> ShardOf(const std::vector<std::vector<int32_t>>& windows, int shard) {
+inline std::vector<std::vector<int32_t>> ShardOf(const std::vector<std::vector<int32_t>>& windows, int32_t per_shard,
+                                                 int shard) {
   std::vector<std::vector<int32_t>> part;
-  const size_t begin = static_cast<size_t>(shard) * kWindowsPerShard;
-  for (size_t i = begin; i < windows.size() && i < begin + kWindowsPerShard; ++i) part.push_back(windows[i]);
+  const size_t begin = static_cast<size_t>(shard) * static_cast<size_t>(per_shard);
+  const size_t end = std::min(windows.size(), begin + static_cast<size_t>(per_shard));
+  for (size_t i = begin; i < end; ++i) part.push_back(windows[i]);
   return part;
 }
 
