@@ -122,14 +122,19 @@ absl::Status TaskMachine::Apply(TaskEvent event, const absl::Status& error) {
   }
   task_.state = *next;
   if (task_.state != TaskState::kLeased) {
+    task_.lease_expires_ms = 0;
+    task_.progress = 0;
+  }
+  // Of a task that is done they stay: a worker that asks again whether its outcome was taken is told by them.
+  if (task_.state != TaskState::kLeased && task_.state != TaskState::kDone) {
     task_.worker.clear();
     task_.lease_id = 0;
-    task_.lease_expires_ms = 0;
   }
   if (event == TaskEvent::kRelease || event == TaskEvent::kGiveUp) task_.error = ErrorFromStatus(error);
   if (event == TaskEvent::kComplete || event == TaskEvent::kReset) task_.error = ErrorRecord();
   if (event == TaskEvent::kReset) {
     task_.attempts = 0;
+    task_.lapses = 0;
     task_.not_before_ms = 0;
     task_.outcome_json.clear();
     task_.blobs.clear();
@@ -139,9 +144,13 @@ absl::Status TaskMachine::Apply(TaskEvent event, const absl::Status& error) {
   return absl::OkStatus();
 }
 
+int32_t MaxTaskAttempts(const absl::Status& error) {
+  return absl::IsUnavailable(error) ? kMaxUnavailableAttempts : kMaxTaskAttempts;
+}
+
 int64_t TaskBackoffMs(int32_t attempts) {
-  // 2^16 s is beyond any use; the limit of attempts comes long before.
-  return int64_t{1000} << std::clamp(attempts - 1, 0, 16);
+  // 2^16 s is beyond the longest rest.
+  return std::min(kMaxTaskBackoffMs, int64_t{1000} << std::clamp(attempts - 1, 0, 16));
 }
 
 bool IsRetryable(const absl::Status& status) {

@@ -57,9 +57,17 @@ class TaskMachine {
   TaskRecord& task_;
 };
 
-// After how many failed attempts a task is given up, and how long it rests before the next one: 1 s, 2 s, 4 s, ...
+// After how many failed attempts a task is given up, by its last error. What is UNAVAILABLE (a store, a disk) may be
+// for minutes: with the rests between them 12 attempts bridge six. Other errors get 5.
 inline constexpr int32_t kMaxTaskAttempts = 5;
+inline constexpr int32_t kMaxUnavailableAttempts = 12;
+int32_t MaxTaskAttempts(const absl::Status& error);
+// How long it rests before the next one: 1 s, 2 s, 4 s, ... up to kMaxTaskBackoffMs.
+inline constexpr int64_t kMaxTaskBackoffMs = 60'000;
 int64_t TaskBackoffMs(int32_t attempts);
+// Leases that end without a word of their worker are counted for themselves: machines come and go, and that is not the
+// task's fault. A task that kills each of its workers still ends its job.
+inline constexpr int32_t kMaxTaskLapses = 20;
 // Errors of the machine rather than of the input: UNAVAILABLE, ABORTED, RESOURCE_EXHAUSTED (a full disk may be
 // emptied), DEADLINE_EXCEEDED.
 bool IsRetryable(const absl::Status& status);

@@ -1,10 +1,11 @@
 #include "server/jobs/job_manager.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "core/base/file.h"
 #include "server/jobs/candidates.h"
-#include "server/jobs/job_teller.h"
+#include "server/jobs/job_decision.h"
 #include "server/store/request_ids.h"
 
 namespace qamserve {
@@ -12,25 +13,34 @@ namespace qamserve {
 constexpr int32_t kMaxPriority = 1000;
 
 JobManager::JobManager(JobManagerOptions options, MetadataStore& store, Catalog& catalog, TaskRunner& runner)
-    : options_(std::move(options)), store_(store), catalog_(catalog), runner_(runner) {}
+    : options_(std::move(options)),
+      store_(store),
+      catalog_(catalog),
+      runner_(runner),
+      shared_(options_.shared.value_or(store.shared())),
+      // Processes that meet each other must not rest equally long.
+      jitter_(std::hash<std::string>()(RandomId())) {}
 
 JobManager::~JobManager() { Stop(); }
 
 absl::Status JobManager::Start() {
   // Scratch files of an earlier process: what mattered of them is in the blobs.
-  if (options_.reclaim_leases_on_start) RETURN_IF_ERROR(RemoveAll(options_.work_dir));
+  RETURN_IF_ERROR(RemoveAll(options_.work_dir));
   RETURN_IF_ERROR(CreateDirectories(options_.work_dir));
   RETURN_IF_ERROR(LoadRates());
-  if (options_.reclaim_leases_on_start) {
-    Teller teller(*this);
-    std::lock_guard lock(jobs_mutex_);
+  if (shared_) {
+    Settle();
+    listening_ = store_.Listen([this](const StoreEvent& event) { OnStoreEvent(event); });
+  } else {
     ASSIGN_OR_RETURN(const auto leased, store_.ListLeasedTasks());
     for (const TaskRecord& task : leased) {
-      RETURN_IF_ERROR(EndLeaseLocked(task, Unavailable("WORKER_LOST", "the server stopped during the task"),
-                                     JobNotice::Kind::kLeaseExpired, 0));
+      RETURN_IF_ERROR(
+          EndLease(LeaseOf(task), Unavailable("WORKER_LOST", "the server stopped during the task"), LeaseEnd::kLost));
     }
   }
-  if (options_.background) background_ = std::thread([this] { BackgroundLoop(); });
+  if (!options_.background) return absl::OkStatus();
+  background_ = std::thread([this] { BackgroundLoop(); });
+  if (shared_) refresher_ = std::thread([this] { RefreshLoop(); });
   return absl::OkStatus();
 }
 
@@ -40,6 +50,7 @@ void JobManager::MarkStopped() {
   work_.notify_all();
   changes_.notify_all();
   due_.notify_all();
+  events_.notify_all();
 }
 
 bool JobManager::IsStopped() const {
@@ -49,10 +60,33 @@ bool JobManager::IsStopped() const {
 
 void JobManager::Stop() {
   MarkStopped();
+  listening_ = nullptr;
   if (background_.joinable()) background_.join();
+  if (refresher_.joinable()) refresher_.join();
 }
 
 // --- Create ---
+
+namespace {
+
+// Empty, or a name that can be a label of a metric or a machine.
+bool IsName(std::string_view text, std::string_view others) {
+  constexpr size_t kMaxBytes = 63;
+  return text.size() <= kMaxBytes && std::all_of(text.begin(), text.end(), [&](unsigned char c) {
+           return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
+                  others.find(static_cast<char>(c)) != std::string_view::npos;
+         });
+}
+
+absl::Status CheckShare(const std::string& pool, const std::string& project) {
+  if (!IsName(pool, "-")) return InvalidArgument("POOL", "pool must have 1 to 63 of a-z, 0-9 and '-'");
+  if (!IsName(project, "-._")) {
+    return InvalidArgument("PROJECT", "project must have 1 to 63 of a-z, 0-9, '-', '.' and '_'");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 absl::Status JobManager::CheckWishes(const CreateQuantizeJobArgs& args) {
   if (args.priority < -kMaxPriority || args.priority > kMaxPriority) {
@@ -63,17 +97,14 @@ absl::Status JobManager::CheckWishes(const CreateQuantizeJobArgs& args) {
     return InvalidArgument("DISPLAY_NAME", "display_name has {} bytes; the limit is {}", args.display_name.size(),
                            kMaxDisplayNameBytes);
   }
-  const bool plain = std::all_of(args.load_as.begin(), args.load_as.end(), [](unsigned char c) {
-    return std::islower(c) != 0 || std::isdigit(c) != 0 || c == '-' || c == '.' || c == '_';
-  });
-  if (!plain || args.load_as.size() > 63) {
+  if (!IsName(args.load_as, "-._")) {
     return InvalidArgument("LOAD_AS", "load_as must have 1 to 63 of a-z, 0-9, '-', '.' and '_'");
   }
   const bool one = args.spec.kind == JobKind::kQuantize && args.spec.ladder.empty();
   if (!args.load_as.empty() && !one) {
     return InvalidArgument("LOAD_AS", "load_as is for jobs that make one artifact, not for ladders and studies");
   }
-  return absl::OkStatus();
+  return CheckShare(args.pool, args.project);
 }
 
 absl::StatusOr<JobView> JobManager::CreateStudyJob(const CreateQuantizeJobArgs& args) {
@@ -88,6 +119,9 @@ absl::StatusOr<JobView> JobManager::CreateStudyJob(const CreateQuantizeJobArgs& 
   JobRecord wishes;
   wishes.display_name = args.display_name.empty() ? "study" : args.display_name;
   wishes.priority = args.priority;
+  wishes.pool = args.pool;
+  wishes.project = args.project;
+  wishes.trace_parent = args.trace_parent;
   return Create(std::move(spec), wishes, args.request_id, "CreateStudyJob", args.validate_only);
 }
 
@@ -114,10 +148,14 @@ absl::StatusOr<JobView> JobManager::CreateQuantizeJob(const CreateQuantizeJobArg
   wishes.display_name = args.display_name.empty() ? checkpoint.display_name : args.display_name;
   wishes.priority = args.priority;
   wishes.load_as = args.load_as;
+  wishes.pool = args.pool;
+  wishes.project = args.project;
+  wishes.trace_parent = args.trace_parent;
   return Create(std::move(spec), wishes, args.request_id, "CreateQuantizeJob", args.validate_only);
 }
 
 absl::StatusOr<JobView> JobManager::CreateEvaluateJob(const CreateEvaluateJobArgs& args) {
+  RETURN_IF_ERROR(CheckShare(args.pool, args.project));
   ASSIGN_OR_RETURN(const ArtifactRecord artifact, store_.GetArtifact(args.artifact));
   const auto checkpoint = store_.GetCheckpoint(artifact.checkpoint);
   if (absl::IsNotFound(checkpoint.status())) {
@@ -133,27 +171,29 @@ absl::StatusOr<JobView> JobManager::CreateEvaluateJob(const CreateEvaluateJobArg
   spec.evaluation = args.evaluation;
   JobRecord wishes;
   wishes.display_name = artifact.display_name;
+  wishes.pool = args.pool;
+  wishes.project = args.project;
+  wishes.trace_parent = args.trace_parent;
   return Create(std::move(spec), wishes, args.request_id, "CreateEvaluateJob", args.validate_only);
 }
 
-absl::StatusOr<JobView> JobManager::Create(JobSpec spec, const JobRecord& wishes, const std::string& request_id,
+absl::StatusOr<JobView> JobManager::Create(JobSpec spec, JobRecord job, const std::string& request_id,
                                            std::string_view method, bool validate_only) {
-  const std::string payload =
-      fmt::format("{}\n{}\n{}\n{}", JobSpecToJson(spec), wishes.display_name, wishes.priority, wishes.load_as);
-  auto plan_job = [&]() -> absl::StatusOr<JobPlan> {
-    ASSIGN_OR_RETURN(JobPlan plan, runner_.Plan(spec, options_.threads));
-    double seconds = 0;
-    for (const TaskRecord& task : plan.tasks) seconds += std::max(0.0, SecondsFor(task.stage, task.cost));
-    plan.estimate.seconds = seconds;
-    RETURN_IF_ERROR(catalog_.blobs().CheckSpace(static_cast<uint64_t>(plan.estimate.disk_bytes)));
-    return plan;
-  };
-  JobRecord job = wishes;
+  const std::string payload = fmt::format("{}\n{}\n{}\n{}\n{}\n{}", JobSpecToJson(spec), job.display_name, job.priority,
+                                          job.load_as, job.pool, job.project);
   job.kind = spec.kind;
   job.checkpoint = spec.checkpoint;
   job.artifact = spec.artifact;
-  job.pool = options_.pool;
-  job.created_ms = options_.now_ms();
+  if (job.pool.empty()) job.pool = options_.pool;
+  job.codec_version = kCodecVersion;
+  job.created_ms = Now();
+  auto plan_job = [&]() -> absl::StatusOr<JobPlan> {
+    ASSIGN_OR_RETURN(JobPlan plan, runner_.Plan(spec, options_.threads));
+    ASSIGN_OR_RETURN(const Capacity capacity, CapacityFor(job));
+    plan.estimate.seconds = std::max(0.0, EstimateSeconds(job, plan.tasks, capacity, {}));
+    RETURN_IF_ERROR(catalog_.blobs().CheckSpace(static_cast<uint64_t>(plan.estimate.disk_bytes)));
+    return plan;
+  };
   if (validate_only) {
     ASSIGN_OR_RETURN(const JobPlan plan, plan_job());
     JobView view{.job = std::move(job),
@@ -169,15 +209,15 @@ absl::StatusOr<JobView> JobManager::Create(JobSpec spec, const JobRecord& wishes
   }
   auto action = [&]() -> absl::StatusOr<std::string> {
     ASSIGN_OR_RETURN(const JobPlan plan, plan_job());
-    Teller teller(*this);
-    std::lock_guard lock(jobs_mutex_);
-    return CreateLocked(plan, job);
+    std::string id;
+    RETURN_IF_ERROR(Decide([&] { return CreateDecision(plan, job, id); }));
+    return id;
   };
-  ASSIGN_OR_RETURN(const std::string id, RunOnce(store_, request_id, method, payload, options_.now_ms(), action));
+  ASSIGN_OR_RETURN(const std::string id, RunOnce(store_, request_id, method, payload, Now(), action));
   return GetJob(id);
 }
 
-absl::StatusOr<std::optional<JobRecord>> JobManager::ReusableLocked(const std::string& key) {
+absl::StatusOr<std::optional<JobRecord>> JobManager::Reusable(const std::string& key) {
   ASSIGN_OR_RETURN(std::optional<JobRecord> job, store_.FindJobByKey(key));
   if (!job || job->state == JobState::kFailed || job->state == JobState::kCancelled) return std::nullopt;
   if (job->state != JobState::kSucceeded) return job;
@@ -196,18 +236,20 @@ absl::StatusOr<std::optional<JobRecord>> JobManager::ReusableLocked(const std::s
   return job;
 }
 
-absl::StatusOr<std::string> JobManager::CreateLocked(const JobPlan& plan, JobRecord job) {
+absl::StatusOr<JobManager::Decision> JobManager::CreateDecision(const JobPlan& plan, JobRecord job, std::string& id) {
+  Decision decision;
   job.key = JobKey(plan.spec);
-  ASSIGN_OR_RETURN(std::optional<JobRecord> known, ReusableLocked(job.key));
+  ASSIGN_OR_RETURN(std::optional<JobRecord> known, Reusable(job.key));
   if (known) {
+    id = known->id;
     if (!IsFinal(known->state) && !job.load_as.empty() && known->load_as != job.load_as) {
       known->load_as = job.load_as;
-      RETURN_IF_ERROR(store_.Apply({.jobs = {*known}, .tasks = {}, .artifact = {}}));
-      Changed(known->id);
+      decision.job = known->id;
+      decision.change.jobs = {*std::move(known)};
     }
-    return known->id;
+    return decision;
   }
-  job.id = RandomId();
+  id = job.id = RandomId();
   job.spec_json = JobSpecToJson(plan.spec);
   job.estimate_json = JobEstimateToJson(plan.estimate);
   std::vector<TaskRecord> tasks = plan.tasks;
@@ -215,11 +257,14 @@ absl::StatusOr<std::string> JobManager::CreateLocked(const JobPlan& plan, JobRec
     tasks[i].job = job.id;
     tasks[i].index = static_cast<int32_t>(i);
   }
-  RETURN_IF_ERROR(store_.InsertJob(job, tasks));
-  Notice({.kind = JobNotice::Kind::kJobState, .job = job});
-  Changed(job.id);
-  WakeWorkers();
-  return job.id;
+  const absl::Status inserted = store_.InsertJob(job, tasks);
+  // Another process was asked for the same work and was faster: its job is found on the next try.
+  if (ReasonOf(inserted) == "JOB_EXISTS") return Aborted("VERSION_CONFLICT", "{}", MessageOf(inserted));
+  RETURN_IF_ERROR(inserted);
+  decision.notices = {StateNotice(job)};
+  decision.job = job.id;
+  decision.work = true;
+  return decision;
 }
 
 // --- Get, list, cancel, retry, delete ---
@@ -233,8 +278,9 @@ absl::StatusOr<Page<JobView>> JobManager::ListJobs(const PageRequest& page, cons
   ASSIGN_OR_RETURN(Page<JobRecord> records, store_.ListJobs(page, filter));
   Page<JobView> views;
   views.next_page_token = std::move(records.next_page_token);
+  std::optional<std::vector<JobRecord>> queue;
   for (JobRecord& job : records.items) {
-    auto view = ViewOf(std::move(job), std::nullopt);
+    auto view = ViewOf(std::move(job), std::nullopt, queue);
     // Deleted since it was listed.
     if (absl::IsNotFound(view.status())) continue;
     RETURN_IF_ERROR(view.status());
@@ -243,113 +289,117 @@ absl::StatusOr<Page<JobView>> JobManager::ListJobs(const PageRequest& page, cons
   return views;
 }
 
-absl::Status JobManager::EndJobLocked(JobRecord job, JobChange change, JobEvent event, const absl::Status& error) {
-  RETURN_IF_ERROR(JobMachine(job).Apply(event, options_.now_ms(), error));
-  ASSIGN_OR_RETURN(const auto all, store_.ListTasks(job.id));
-  std::vector<int64_t> leases;
-  for (TaskRecord task : all) {
-    const bool given = std::any_of(change.tasks.begin(), change.tasks.end(),
-                                   [&](const TaskRecord& t) { return t.index == task.index; });
-    if (task.state != TaskState::kLeased) continue;
-    leases.push_back(task.lease_id);
-    if (given) continue;
-    // Not this task's fault: its attempt does not count.
-    --task.attempts;
-    RETURN_IF_ERROR(
-        TaskMachine(task).Apply(TaskEvent::kRelease, Cancelled("JOB_ENDED", "the job is {}", JobStateName(job.state))));
-    change.tasks.push_back(std::move(task));
-  }
-  change.jobs = {job};
-  RETURN_IF_ERROR(store_.Apply(change));
-  for (int64_t lease : leases) StopLease(lease);
-  Notice({.kind = JobNotice::Kind::kJobState, .job = job});
-  Changed(job.id);
-  return absl::OkStatus();
-}
-
 absl::StatusOr<JobView> JobManager::CancelJob(const std::string& id, const std::string& request_id) {
-  auto action = [&]() -> absl::StatusOr<std::string> {
-    Teller teller(*this);
-    std::lock_guard lock(jobs_mutex_);
+  auto decide = [&]() -> absl::StatusOr<Decision> {
+    Decision decision;
     ASSIGN_OR_RETURN(const JobRecord job, store_.GetJob(id));
-    if (job.state == JobState::kCancelled) return id;
-    RETURN_IF_ERROR(EndJobLocked(job, {}, JobEvent::kCancel, absl::OkStatus()));
+    if (job.state == JobState::kCancelled) return decision;
+    RETURN_IF_ERROR(EndJob(job, JobEvent::kCancel, absl::OkStatus(), decision));
+    return decision;
+  };
+  auto action = [&]() -> absl::StatusOr<std::string> {
+    RETURN_IF_ERROR(Decide(decide));
     return id;
   };
-  RETURN_IF_ERROR(RunOnce(store_, request_id, "CancelJob", id, options_.now_ms(), action).status());
+  RETURN_IF_ERROR(RunOnce(store_, request_id, "CancelJob", id, Now(), action).status());
   return GetJob(id);
 }
 
-absl::StatusOr<std::string> JobManager::RetryLocked(const std::string& id) {
+absl::StatusOr<std::set<std::string>> JobManager::LostBlobs(const std::string& id) {
+  std::set<std::string> lost;
+  ASSIGN_OR_RETURN(const auto tasks, store_.ListTasks(id));
+  for (const TaskRecord& task : tasks) {
+    for (const std::string& blob : task.blobs) {
+      ASSIGN_OR_RETURN(const bool there, catalog_.blobs().Has(blob));
+      if (!there) lost.insert(blob);
+    }
+  }
+  return lost;
+}
+
+absl::StatusOr<JobManager::Decision> JobManager::RetryDecision(const std::string& id,
+                                                               const std::set<std::string>& lost_blobs) {
+  Decision decision;
   ASSIGN_OR_RETURN(JobRecord job, store_.GetJob(id));
-  RETURN_IF_ERROR(JobMachine(job).Apply(JobEvent::kRetry, options_.now_ms()));
+  if (job.state == JobState::kFailed && job.error.reason == "TASK_NOT_DETERMINISTIC") {
+    return FailedPrecondition(
+        "TASK_NOT_DETERMINISTIC",
+        "job {} cannot go on from outcomes that differ from one time to the next: create it again", id);
+  }
+  RETURN_IF_ERROR(JobMachine(job).Apply(JobEvent::kRetry, Now()));
   if (absl::IsNotFound(store_.GetCheckpoint(job.checkpoint).status())) {
     return FailedPrecondition("CHECKPOINT_NOT_FOUND", "checkpoint {} of job {} was deleted; upload it again",
                               job.checkpoint, id);
   }
   ASSIGN_OR_RETURN(const auto all, store_.ListTasks(id));
-  std::vector<TaskRecord> changed;
   for (TaskRecord task : all) {
-    bool reset = task.state == TaskState::kFailed;
-    for (const std::string& blob : task.blobs) {
-      ASSIGN_OR_RETURN(const bool there, catalog_.blobs().Has(blob));
-      reset = reset || !there;
+    const bool lost = std::any_of(task.blobs.begin(), task.blobs.end(),
+                                  [&](const std::string& blob) { return lost_blobs.contains(blob); });
+    const bool leased = task.state == TaskState::kLeased;
+    if (leased) {
+      // Taken as the job ended. What its worker would read may be reset now.
+      decision.ended_leases.push_back(task.lease_id);
+      RETURN_IF_ERROR(TaskMachine(task).Apply(TaskEvent::kRelease, Cancelled("JOB_RETRIED", "the job was retried")));
     }
-    if (reset) {
+    const bool rested = task.attempts > 0 || task.lapses > 0 || task.not_before_ms > 0;
+    if (task.state == TaskState::kFailed || (task.state == TaskState::kDone && lost)) {
       RETURN_IF_ERROR(TaskMachine(task).Apply(TaskEvent::kReset));
-    } else if (task.state == TaskState::kReady && (task.attempts > 0 || task.not_before_ms > 0)) {
+    } else if (task.state == TaskState::kReady && (leased || rested)) {
       task.attempts = 0;
+      task.lapses = 0;
       task.not_before_ms = 0;
     } else {
       continue;
     }
-    changed.push_back(std::move(task));
+    decision.change.tasks.push_back(std::move(task));
   }
-  RETURN_IF_ERROR(store_.Apply({.jobs = {job}, .tasks = std::move(changed), .artifact = {}}));
-  Notice({.kind = JobNotice::Kind::kJobState, .job = job});
-  Changed(id);
-  WakeWorkers();
-  return id;
+  decision.job = id;
+  decision.notices = {StateNotice(job)};
+  decision.work = true;
+  decision.change.jobs = {std::move(job)};
+  return decision;
 }
 
 absl::StatusOr<JobView> JobManager::RetryJob(const std::string& id, const std::string& request_id) {
   auto action = [&]() -> absl::StatusOr<std::string> {
-    Teller teller(*this);
-    std::lock_guard lock(jobs_mutex_);
-    return RetryLocked(id);
+    ASSIGN_OR_RETURN(const std::set<std::string> lost, LostBlobs(id));
+    RETURN_IF_ERROR(Decide([&] { return RetryDecision(id, lost); }));
+    return id;
   };
-  RETURN_IF_ERROR(RunOnce(store_, request_id, "RetryJob", id, options_.now_ms(), action).status());
+  RETURN_IF_ERROR(RunOnce(store_, request_id, "RetryJob", id, Now(), action).status());
   return GetJob(id);
 }
 
 absl::Status JobManager::DeleteJob(const std::string& id, const std::string& request_id) {
-  auto action = [&]() -> absl::StatusOr<std::string> {
-    Teller teller(*this);
-    {
-      std::lock_guard lock(jobs_mutex_);
-      ASSIGN_OR_RETURN(const JobRecord job, store_.GetJob(id));
-      if (!IsFinal(job.state)) {
-        return FailedPrecondition("JOB_ACTIVE", "job {} is {}; cancel it first", id, JobStateName(job.state));
-      }
-      RETURN_IF_ERROR(store_.DeleteJob(id));
+  auto decide = [&]() -> absl::StatusOr<Decision> {
+    ASSIGN_OR_RETURN(const JobRecord job, store_.GetJob(id));
+    if (!IsFinal(job.state)) {
+      return FailedPrecondition("JOB_ACTIVE", "job {} is {}; cancel it first", id, JobStateName(job.state));
     }
-    Changed(id);
-    RETURN_IF_ERROR(catalog_.CollectGarbage().status());
+    RETURN_IF_ERROR(store_.DeleteJob(id));
+    Decision decision;
+    decision.job = id;
+    return decision;
+  };
+  auto action = [&]() -> absl::StatusOr<std::string> {
+    RETURN_IF_ERROR(Decide(decide));
+    RETURN_IF_ERROR(catalog_.AfterDeletion());
     return std::string();
   };
-  return RunOnce(store_, request_id, "DeleteJob", id, options_.now_ms(), action).status();
+  return RunOnce(store_, request_id, "DeleteJob", id, Now(), action).status();
 }
 
 absl::StatusOr<JobManager::QueueStats> JobManager::Stats() {
-  ASSIGN_OR_RETURN(const auto jobs, store_.ListUnfinishedJobs());
+  ASSIGN_OR_RETURN(const QueueCounts counts, store_.CountQueue());
+  const int64_t now = Now();
   QueueStats stats;
-  for (const JobRecord& job : jobs) {
-    if (job.state != JobState::kQueued) {
-      ++stats.running_jobs;
+  for (const QueueCounts::Jobs& jobs : counts.jobs) {
+    if (jobs.state != JobState::kQueued) {
+      stats.running_jobs += jobs.count;
       continue;
     }
-    ++stats.queued_jobs;
-    const double age = static_cast<double>(options_.now_ms() - job.created_ms) / 1000;
+    stats.queued_jobs += jobs.count;
+    const double age = static_cast<double>(now - jobs.oldest_created_ms) / 1000;
     stats.oldest_queued_seconds = std::max(stats.oldest_queued_seconds, age);
   }
   return stats;

@@ -1,7 +1,13 @@
 // Jobs from request to result: creates them, hands their tasks to workers, takes outcomes, tells watchers. Thread-safe.
 // All state is in the metadata store; the manager adds what need not survive a restart (progress within a task, who
-// watches). Construct, Start, use; the destructor stops its thread and wakes every waiter.
+// watches). Construct, Start, use; the destructor stops its threads and wakes every waiter.
+//
+// Managers of several processes may share one store. Each change is read, decided and written as one: what another
+// process wrote meanwhile makes the write fail (VERSION_CONFLICT), and it is decided anew. The store's events, and a
+// look now and then in case one is lost, tell a manager what the others did.
 #pragma once
+
+#include <absl/functional/function_ref.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -14,9 +20,12 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "core/base/rng.h"
 #include "core/base/status.h"
 #include "core/evaluate/evaluate.h"
 #include "server/jobs/candidates.h"
@@ -30,28 +39,45 @@ namespace qamserve {
 
 // For metrics, logs, and for loading a finished artifact (JobRecord::load_as). Sent after the change is durable.
 struct JobNotice {
-  enum class Kind { kJobState, kTaskDone, kTaskRetried, kLeaseExpired, kGateRefused };
+  enum class Kind {
+    kJobState,
+    kTaskDone,
+    kTaskRetried,
+    kLeaseExpired,
+    kGateRefused,
+    kDuplicate,         // a task was done again, after its lease had lapsed, with the same outcome
+    kNotDeterministic,  // the same with another outcome: the job fails, if it has not ended yet
+  };
   Kind kind = Kind::kJobState;
   JobRecord job;
   // Tasks only.
   TaskStage stage = TaskStage::kPrepare;
   double task_seconds = 0;
   int64_t weights = 0;
-  std::string reason;  // GATE_*, or why the task is tried again
+  std::string reason;  // GATE_*, or why the task is tried again; of kNotDeterministic what differs, in words
+  int32_t task = -1;   // its index
+  std::string task_name;
+  std::string worker;
 };
 
 struct JobManagerOptions {
-  std::string work_dir;      // <data>/work; scratch files of running tasks, emptied by Start
-  std::string pool = "cpu";  // of the jobs that are created
+  std::string work_dir;      // <data>/work; scratch files of running tasks, emptied by Start; of this process alone
+  std::string pool = "cpu";  // of jobs that name none
   int threads = 1;           // that a worker has; for estimates only
   int64_t lease_ms = 30'000;
-  // This process owns the metadata store, so a lease that is there at Start belongs to a dead worker.
-  bool reclaim_leases_on_start = true;
-  // Runs lease expiry and garbage collection on a thread of its own. Tests that set the clock call Maintain instead.
+  // Whether other processes work on the same store; not given: what the store says. If not, a lease that is there at
+  // Start belongs to a dead worker.
+  std::optional<bool> shared = std::nullopt;
+  // Of several processes: what one that starts, or that could not reach the store, gives workers to renew their leases
+  // in before it takes those that have lapsed.
+  int64_t settle_ms = 10'000;
+  int64_t poll_ms = 2000;  // of several processes: how often to look for what events did not tell
+  // Runs lease expiry, garbage collection and the looking on threads of its own. Tests that set the clock call Maintain
+  // instead.
   bool background = true;
-  std::function<int64_t()> now_ms = SystemNowMs;
+  std::function<int64_t()> now_ms = nullptr;  // null: the store's clock
   // Called without any lock held, from any thread, in order for each job; must not block for long.
-  std::function<void(const JobNotice&)> on_notice;
+  std::function<void(const JobNotice&)> on_notice = nullptr;
 };
 
 struct JobProgress {
@@ -85,12 +111,18 @@ struct CreateQuantizeJobArgs {
   std::string load_as;
   std::string request_id;
   bool validate_only = false;
+  std::string pool;          // whose workers do it: a-z, 0-9 and '-', 63 at most; empty = options.pool
+  std::string project;       // shares the workers fairly with others: a-z, 0-9, '-', '_' and '.', 63 at most
+  std::string trace_parent;  // W3C traceparent of the call
 };
 struct CreateEvaluateJobArgs {
   std::string artifact;  // digest
   TextSelection evaluation;
   std::string request_id;
   bool validate_only = false;
+  std::string pool;
+  std::string project;
+  std::string trace_parent;
 };
 
 // What a worker holds while it works.
@@ -116,7 +148,8 @@ class JobManager {
   // The unfinished or succeeded job with the same key if there is one (of a rejected job too: the gates would refuse
   // again). A succeeded job whose artifact was deleted does not count. With validate_only the view has no id and
   // nothing is stored. NOT_FOUND (CHECKPOINT_NOT_FOUND, TEXT_NOT_FOUND, ARTIFACT_NOT_FOUND); INVALID_ARGUMENT (see
-  // NormalizeJobSpec, PlanQuantization, PRIORITY_RANGE, DISPLAY_NAME, LOAD_AS); RESOURCE_EXHAUSTED (DISK_FULL).
+  // NormalizeJobSpec, PlanQuantization, PRIORITY_RANGE, DISPLAY_NAME, LOAD_AS, POOL, PROJECT); RESOURCE_EXHAUSTED
+  // (DISK_FULL).
   absl::StatusOr<JobView> CreateQuantizeJob(const CreateQuantizeJobArgs& args);
   // Methods on checkpoints, measured side by side: checkpoints, methods, calibration and evaluation of args.spec.
   absl::StatusOr<JobView> CreateStudyJob(const CreateQuantizeJobArgs& args);
@@ -129,10 +162,14 @@ class JobManager {
   absl::StatusOr<Page<JobView>> ListJobs(const PageRequest& page, const JobFilter& filter);
   // Idempotent. FAILED_PRECONDITION (JOB_STATE) for a job that ended otherwise.
   absl::StatusOr<JobView> CancelJob(const std::string& id, const std::string& request_id);
-  // A FAILED or CANCELLED job goes on from the tasks that are done; FAILED_PRECONDITION (JOB_STATE) for others.
+  // A FAILED or CANCELLED job goes on from the tasks that are done; FAILED_PRECONDITION (JOB_STATE) for others, and
+  // (TASK_NOT_DETERMINISTIC) for one whose outcomes cannot be trusted.
   absl::StatusOr<JobView> RetryJob(const std::string& id, const std::string& request_id);
   // FAILED_PRECONDITION (JOB_ACTIVE) unless the job has ended. Its artifact stays.
   absl::Status DeleteJob(const std::string& id, const std::string& request_id);
+  // Takes a leased task from its worker, whoever that is: READY again at once, and the attempt does not count.
+  // FAILED_PRECONDITION (TASK_STATE) if it is not leased.
+  absl::Status ReleaseTask(const std::string& job, int32_t index, const std::string& request_id);
 
   // --- Watching ---
   // Returns as soon as the job's `change` differs from `seen` (start with 0, then pass the view's), or after
@@ -152,23 +189,31 @@ class JobManager {
                                                        int64_t timeout_ms, const std::atomic<bool>& stop);
   // Everyone in WaitForTask looks for work again.
   void WakeWorkers();
-  // ABORTED (LEASE_LOST): stop.
+  // With the progress that was last reported. ABORTED (LEASE_LOST): stop.
   absl::Status RenewLease(const TaskLease& lease);
   void ReportProgress(const TaskLease& lease, double fraction);
   // The task is DONE, what it adds to the job is there, an artifact that it finished is registered and, if it was the
   // last one, the job ends, all in one transaction. If a gate refused (TaskOutcome::gate), the job is rejected.
-  // `seconds` is what the attempt took. ABORTED (LEASE_LOST) if the lease is gone: the outcome is ignored.
+  // `seconds` is what the attempt took. ABORTED (LEASE_LOST) if the lease is gone: the outcome is ignored. If another
+  // worker has done the task meanwhile, the two outcomes must be the same, and OK is returned; else the job fails if it
+  // has not ended yet, with the error returned: DATA_LOSS (TASK_NOT_DETERMINISTIC). Call it again after UNAVAILABLE and
+  // other errors that pass, however often: what was written already is not written twice.
   absl::Status CompleteTask(const TaskLease& lease, const TaskOutcome& outcome, double seconds);
   // By `error`: the job is rejected (GATE_*), the task is tried again later (IsRetryable), or the job fails. CANCELLED
   // is what a stopping worker says: the task is READY again at once and the attempt does not count.
   absl::Status FailTask(const TaskLease& lease, const absl::Status& error);
 
-  // Stop, and every leased task is READY again without waiting for its worker; the attempt does not count. For a process
-  // that is about to end: no task is leased any more, and what workers still report is refused (LEASE_LOST).
+  // Stop, and every task that was leased here is READY again without waiting for its worker; the attempt does not
+  // count. For a process that is about to end: no task is leased any more, and what workers still report is refused
+  // (LEASE_LOST).
   absl::Status PutBackTasks();
 
-  // Ends lapsed leases; frees what nobody refers to. Called by the background thread when something is due.
+  // Ends lapsed leases, whoever has them; frees what nobody refers to. Called by a background thread when something is
+  // due.
   absl::Status Maintain();
+
+  // Whether other processes work on the same store.
+  bool shared() const { return shared_; }
 
   // Jobs and tasks by state, for metrics: queued jobs, running jobs, age of the oldest queued job in seconds.
   struct QueueStats {
@@ -187,47 +232,109 @@ class JobManager {
     int64_t told_ms = 0;
     std::shared_ptr<std::atomic<bool>> stop;
   };
+  // Workers that may take a job's tasks.
+  struct Capacity {
+    int64_t workers = 0;
+    int64_t threads = 0;
+    bool pool_known = false;                  // there is a worker of its pool
+    std::set<std::string> other_codecs = {};  // of those of its pool that must not take it
+  };
   struct Listener;
   // Declared before a lock of jobs_mutex_: tells what happened once the lock is released.
   class Teller;
+  // What a change comes to (job_decision.h).
+  struct Decision;
+  // How a lease ends without an outcome.
+  enum class LeaseEnd {
+    kGivenBack,  // not the task's fault: does not count
+    kFailed,     // with an error: an attempt
+    kLapsed,     // unless it was renewed meanwhile: a lapse
+    kLost,       // whether or not its time is up: a lapse
+  };
 
-  // job_manager.cc. Names that end in Locked: jobs_mutex_ is held.
+  int64_t Now() const;
+  // job_decision.cc. Names that end in Locked: jobs_mutex_ is held.
+  // Reads and decides, writes, tells; again and again while other processes are faster. `decide` may thus be called
+  // several times. Returns its error, that of writing, or Decision::answer.
+  absl::Status Decide(absl::FunctionRef<absl::StatusOr<Decision>()> decide);
+  absl::Status DecideLocked(absl::FunctionRef<absl::StatusOr<Decision>()> decide);
+  // Before the next try after `attempt` conflicts.
+  void RestAfterConflict(int attempt);
+  int64_t Jitter(int64_t ms);  // 1..ms
+  // Ends the job and takes the leases of its tasks, those that `decision` has changed already apart.
+  absl::Status EndJob(JobRecord job, JobEvent event, const absl::Status& error, Decision& decision);
+
+  // job_manager.cc
   void MarkStopped();
   bool IsStopped() const;
-  absl::StatusOr<JobView> Create(JobSpec spec, const JobRecord& wishes, const std::string& request_id,
-                                 std::string_view method, bool validate_only);
-  absl::StatusOr<std::string> CreateLocked(const JobPlan& plan, JobRecord job);
-  absl::StatusOr<std::optional<JobRecord>> ReusableLocked(const std::string& key);
-  absl::StatusOr<std::string> RetryLocked(const std::string& id);
-  // Ends the job and takes the leases of its tasks, those in `change` (already changed) apart, in one transaction.
-  absl::Status EndJobLocked(JobRecord job, JobChange change, JobEvent event, const absl::Status& error);
+  absl::StatusOr<JobView> Create(JobSpec spec, JobRecord wishes, const std::string& request_id, std::string_view method,
+                                 bool validate_only);
+  absl::StatusOr<Decision> CreateDecision(const JobPlan& plan, JobRecord job, std::string& id);
+  absl::StatusOr<std::optional<JobRecord>> Reusable(const std::string& key);
+  absl::StatusOr<Decision> RetryDecision(const std::string& id, const std::set<std::string>& lost_blobs);
+  absl::StatusOr<std::set<std::string>> LostBlobs(const std::string& id);
   static absl::Status CheckWishes(const CreateQuantizeJobArgs& args);
 
-  // job_tasks.cc
-  absl::StatusOr<std::optional<TaskGrant>> TryLease(const std::string& worker, const TaskFilter& filter);
-  absl::StatusOr<TaskGrant> GrantLocked(const JobRecord& job, const TaskRecord& task);
+  // job_leases.cc
+  absl::StatusOr<std::optional<TaskGrant>> TryLease(const std::string& worker, const TaskFilter& filter,
+                                                    uint64_t work_version, bool again);
+  absl::StatusOr<TaskGrant> GrantLocked(const TaskRecord& task);
+  absl::StatusOr<JobRecord> BeginLocked(const TaskRecord& task);
   absl::StatusOr<TaskRecord> LeasedTask(const TaskLease& lease);
-  // The lease of `task` is over without an outcome: it goes back or, after too many attempts, the job fails.
-  absl::Status EndLeaseLocked(TaskRecord task, const absl::Status& error, JobNotice::Kind kind, int64_t backoff_ms);
-  absl::Status RejectLocked(JobRecord job, TaskRecord task, const absl::Status& gate);
-  absl::Status RequeueIfIdleLocked(const std::string& job);
+  // The lease is over without an outcome: the task goes back or, after too many attempts, the job fails. ABORTED
+  // (LEASE_LOST) if it is gone already.
+  absl::Status EndLease(const TaskLease& lease, const absl::Status& error, LeaseEnd how);
+  absl::StatusOr<Decision> EndLeaseDecision(const TaskLease& lease, const absl::Status& error, LeaseEnd how);
+  absl::Status RequeueIfIdle(JobRecord job, int32_t released, Decision& decision);
   void StopLease(int64_t lease_id);
+  absl::Status EndLapsedLeases();
+  // Workers get time to renew their leases before those that have lapsed are taken.
+  void Settle();
   void BackgroundLoop();
 
-  // job_view.cc
-  absl::StatusOr<JobView> ViewOf(JobRecord job, std::optional<size_t> tensors_from);
-  absl::Status FillProgress(const std::vector<TaskRecord>& tasks, JobView& view);
-  absl::StatusOr<int32_t> QueuePosition(const JobRecord& job);
-  uint64_t ChangeOf(const std::string& job) const;
+  // job_outcomes.cc
+  absl::StatusOr<Decision> CompleteDecision(const TaskLease& lease, const TaskOutcome& outcome, double seconds);
+  absl::StatusOr<Decision> DuplicateDecision(const TaskLease& lease, const TaskRecord& done,
+                                             const TaskOutcome& outcome);
+  absl::StatusOr<Decision> FailDecision(const TaskLease& lease, const absl::Status& error);
+  absl::Status Reject(const JobRecord& job, TaskRecord task, const absl::Status& gate, Decision& decision);
+
+  // job_events.cc
+  void OnStoreEvent(const StoreEvent& event);
+  void RefreshLoop();
+  // Stops the leases that this process has of a job that ended.
+  void StopLeasesIfEnded(const std::string& job);
+  std::vector<TaskLease> RunningOf(const std::string& job) const;
+  bool IsKnownLocked(const std::string& job) const;
+  std::set<std::string> WatchedLocked() const;
   void Changed(const std::string& job);
+  void WakeBackground();
   void Notice(JobNotice notice);
   void Tell();
-  void LearnRate(TaskStage stage, double cost, double seconds);
-  // Seconds that `cost` of a stage takes on this machine, with its tensors side by side; < 0 if nothing was measured
-  // yet.
-  double SecondsFor(TaskStage stage, double cost) const;
-  // Seconds that are left of `task`; what it has done so far says more than other tasks do.
-  double SecondsLeft(const TaskRecord& task, const Running* running) const;
+  uint64_t ChangeOf(const std::string& job) const;
+
+  // job_view.cc
+  // `queue`: the unfinished jobs in their order, read when they are first needed.
+  absl::StatusOr<JobView> ViewOf(JobRecord job, std::optional<size_t> tensors_from);
+  absl::StatusOr<JobView> ViewOf(JobRecord job, std::optional<size_t> tensors_from,
+                                 std::optional<std::vector<JobRecord>>& queue);
+  absl::Status FillProgress(const std::vector<TaskRecord>& tasks, JobView& view,
+                            std::optional<std::vector<JobRecord>>& queue);
+  static std::string WaitingFor(const JobRecord& job, const Capacity& capacity, const TaskRecord* resting);
+  static int32_t QueuePosition(const JobRecord& job, const std::vector<JobRecord>& queue);
+
+  // job_rates.cc
+  absl::StatusOr<Capacity> CapacityFor(const JobRecord& job);
+  absl::StatusOr<std::shared_ptr<const std::vector<InstanceRecord>>> Instances();
+  void LearnRate(const std::string& pool, TaskStage stage, double cost, double seconds);
+  // Seconds that `cost` of a stage takes a worker of the pool on one of its lanes; < 0 if nothing was measured yet.
+  double SecondsFor(const std::string& pool, TaskStage stage, double cost) const;
+  // Seconds that are left of `task`; what it has done so far says more than other tasks do. `running`: null if it does
+  // not run here.
+  double SecondsLeft(const std::string& pool, const TaskRecord& task, const Running* running) const;
+  // Seconds of all `tasks` with the workers that there are; < 0 if nothing was measured yet.
+  double EstimateSeconds(const JobRecord& job, const std::vector<TaskRecord>& tasks, const Capacity& capacity,
+                         const std::map<int64_t, Running>& leases) const;
   absl::Status LoadRates();
   void SaveRates();
 
@@ -235,28 +342,41 @@ class JobManager {
   MetadataStore& store_;
   Catalog& catalog_;
   TaskRunner& runner_;
+  const bool shared_;
 
-  // One change of a job at a time: read, decide, write. Taken before mutex_.
+  // Of this process one change at a time: read, decide, write. Taken before mutex_.
   std::mutex jobs_mutex_;
 
   // Guards what is below, which is in memory only. Never held while store, runner or callbacks are called.
   mutable std::mutex mutex_;
   std::condition_variable work_;     // there may be a task to lease
   std::condition_variable changes_;  // some job changed
-  std::condition_variable due_;      // the background thread must look again
+  std::condition_variable due_;      // BackgroundLoop must look again
+  std::condition_variable events_;   // RefreshLoop must look again
   bool stopped_ = false;
   bool due_changed_ = false;
   uint64_t work_version_ = 1;
+  std::map<std::string, uint64_t> idle_at_;  // by filter: the work version at which there was no task
   uint64_t next_change_ = 2;
-  std::map<std::string, uint64_t> change_of_;                      // by job; 1 if not there
-  std::map<int64_t, Running> running_;                             // by lease id
-  std::multimap<std::string, std::weak_ptr<Listener>> listeners_;  // by job
-  std::deque<JobNotice> notices_;                                  // not told yet, in order
-  std::set<std::string> changed_;                                  // jobs whose listeners were not told yet
-  bool telling_ = false;                                           // some thread is in Tell
-  std::map<TaskStage, double> seconds_per_cost_;
-  int64_t collected_ms_ = 0;  // of the last garbage collection
+  std::map<std::string, uint64_t> change_of_;                             // by job; 1 if not there
+  std::map<int64_t, Running> running_;                                    // by lease id
+  std::multimap<std::string, std::weak_ptr<Listener>> listeners_;         // by job
+  std::map<std::string, int> waiting_;                                    // callers in WaitForChange, by job
+  std::set<std::string> stale_;                                           // jobs that an event was about
+  bool missed_ = false;                                                   // events may have been lost
+  std::deque<JobNotice> notices_;                                         // not told yet, in order
+  std::set<std::string> changed_;                                         // jobs whose listeners were not told yet
+  bool telling_ = false;                                                  // some thread is in Tell
+  std::map<std::pair<std::string, TaskStage>, double> seconds_per_cost_;  // by pool and stage
+  std::shared_ptr<const std::vector<InstanceRecord>> instances_;          // as of instances_ms_
+  int64_t instances_ms_ = 0;
+  int64_t collected_ms_ = 0;    // of the last garbage collection
+  int64_t expire_from_ms_ = 0;  // lapsed leases are left alone until then
+  Rng jitter_;
+
+  std::shared_ptr<void> listening_;  // to the store
   std::thread background_;
+  std::thread refresher_;
 };
 
 }  // namespace qamserve

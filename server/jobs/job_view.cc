@@ -1,20 +1,15 @@
+#include <absl/strings/str_join.h>
+
 #include <algorithm>
-#include <charconv>
-#include <chrono>
 
 #include "server/jobs/job_manager.h"
-#include "server/jobs/job_teller.h"
 
 namespace qamserve {
 namespace {
 
-constexpr std::string_view kRatePrefix = "seconds_per_cost.";
-// The weight of the newest task in the running mean of a stage's speed.
-constexpr double kRateWeight = 0.3;
-
-// Preparing the texts is no stage of its own to those who watch.
+// Preparing the texts is no stage of its own to those who watch; an evaluate job calibrates nothing.
 std::string ShownStage(JobKind kind, TaskStage stage) {
-  if (stage != TaskStage::kPrepare) return TaskStageName(stage);
+  if (stage > TaskStage::kCalibrate) return TaskStageName(stage);
   return kind == JobKind::kEvaluate ? "evaluate" : "calibrate";
 }
 
@@ -23,6 +18,12 @@ std::string ShownStage(JobKind kind, TaskStage stage) {
 // --- Views ---
 
 absl::StatusOr<JobView> JobManager::ViewOf(JobRecord job, std::optional<size_t> tensors_from) {
+  std::optional<std::vector<JobRecord>> queue;
+  return ViewOf(std::move(job), tensors_from, queue);
+}
+
+absl::StatusOr<JobView> JobManager::ViewOf(JobRecord job, std::optional<size_t> tensors_from,
+                                           std::optional<std::vector<JobRecord>>& queue) {
   JobView view;
   view.change = ChangeOf(job.id);
   ASSIGN_OR_RETURN(view.spec, JobSpecFromJson(job.spec_json));
@@ -32,7 +33,7 @@ absl::StatusOr<JobView> JobManager::ViewOf(JobRecord job, std::optional<size_t> 
   }
   ASSIGN_OR_RETURN(std::vector<TaskRecord> tasks, store_.ListTasks(job.id));
   view.job = std::move(job);
-  RETURN_IF_ERROR(FillProgress(tasks, view));
+  RETURN_IF_ERROR(FillProgress(tasks, view, queue));
   ASSIGN_OR_RETURN(view.candidates, CandidatesOf(tasks));
   // A search may accept a candidate that was measured before its last one.
   for (JobCandidate& candidate : view.candidates) {
@@ -51,8 +52,10 @@ absl::StatusOr<JobView> JobManager::ViewOf(JobRecord job, std::optional<size_t> 
   return view;
 }
 
-absl::Status JobManager::FillProgress(const std::vector<TaskRecord>& tasks, JobView& view) {
+absl::Status JobManager::FillProgress(const std::vector<TaskRecord>& tasks, JobView& view,
+                                      std::optional<std::vector<JobRecord>>& queue) {
   JobProgress& progress = view.progress;
+  const int64_t now = Now();
   const JobRecord& job = view.job;
   std::map<int64_t, Running> leases;
   {
@@ -61,9 +64,12 @@ absl::Status JobManager::FillProgress(const std::vector<TaskRecord>& tasks, JobV
       if (running.lease.job == job.id) leases[lease_id] = running;
     }
   }
-  auto running_of = [&](const TaskRecord& task) -> const Running* {
+  // Tasks that run elsewhere tell how far they are with each renewal of their leases.
+  auto fraction_of = [&](const TaskRecord& task) {
+    if (task.state == TaskState::kDone) return 1.0;
+    if (task.state != TaskState::kLeased) return 0.0;
     const auto it = leases.find(task.lease_id);
-    return task.state == TaskState::kLeased && it != leases.end() ? &it->second : nullptr;
+    return it == leases.end() ? task.progress : it->second.fraction;
   };
   progress.tasks_total = static_cast<int32_t>(tasks.size());
   const TaskRecord* first_open = nullptr;
@@ -79,7 +85,7 @@ absl::Status JobManager::FillProgress(const std::vector<TaskRecord>& tasks, JobV
                std::pair(task.round, task.stage) < std::pair(first_open->round, first_open->stage)) {
       first_open = &task;
     }
-    if (task.state == TaskState::kReady && task.not_before_ms > options_.now_ms()) resting = &task;
+    if (task.state == TaskState::kReady && task.not_before_ms > now) resting = &task;
   }
   if (first_open == nullptr || IsFinal(job.state)) {
     progress.stage =
@@ -90,181 +96,44 @@ absl::Status JobManager::FillProgress(const std::vector<TaskRecord>& tasks, JobV
   }
   progress.stage = ShownStage(job.kind, first_open->stage);
   double stage_cost = 0, stage_done = 0;
-  progress.eta_seconds = 0;
   for (const TaskRecord& task : tasks) {
-    const Running* running = running_of(task);
-    const double fraction = task.state == TaskState::kDone ? 1.0 : running != nullptr ? running->fraction : 0.0;
-    if (task.round == first_open->round && ShownStage(job.kind, task.stage) == progress.stage) {
-      stage_cost += task.cost;
-      stage_done += task.cost * fraction;
-    }
-    const double seconds = SecondsLeft(task, running);
-    progress.eta_seconds = seconds < 0 ? -1 : progress.eta_seconds + seconds;
-    if (seconds < 0) break;
+    if (task.round != first_open->round || ShownStage(job.kind, task.stage) != progress.stage) continue;
+    stage_cost += task.cost;
+    stage_done += task.cost * fraction_of(task);
   }
   progress.stage_fraction = stage_cost > 0 ? stage_done / stage_cost : 0;
-  if (!leased) progress.waiting_for = fmt::format("a worker of pool {}", job.pool);
-  if (!leased && resting != nullptr) {
-    progress.waiting_for = fmt::format("the next attempt at {}: {}", resting->name, resting->error.message);
-  }
+  ASSIGN_OR_RETURN(const Capacity capacity, CapacityFor(job));
+  progress.eta_seconds = EstimateSeconds(job, tasks, capacity, leases);
+  if (!leased) progress.waiting_for = WaitingFor(job, capacity, resting);
   if (job.state != JobState::kQueued) return absl::OkStatus();
-  ASSIGN_OR_RETURN(progress.queue_position, QueuePosition(job));
+  if (!queue) {
+    ASSIGN_OR_RETURN(queue, store_.ListUnfinishedJobs());
+  }
+  progress.queue_position = QueuePosition(job, *queue);
   return absl::OkStatus();
 }
 
-absl::StatusOr<int32_t> JobManager::QueuePosition(const JobRecord& job) {
-  ASSIGN_OR_RETURN(const auto jobs, store_.ListUnfinishedJobs());
+// What a job of which no task runs needs to go on. `resting`: a task between two attempts, or null.
+std::string JobManager::WaitingFor(const JobRecord& job, const Capacity& capacity, const TaskRecord* resting) {
+  if (capacity.workers == 0 && !capacity.pool_known) {
+    return fmt::format("a worker of pool {} (none is registered)", job.pool);
+  }
+  if (capacity.workers == 0) {
+    return fmt::format("a worker of pool {} with codec {}; those registered have {}", job.pool, job.codec_version,
+                       absl::StrJoin(capacity.other_codecs, ", "));
+  }
+  if (resting == nullptr) return fmt::format("a worker of pool {}", job.pool);
+  return fmt::format("the next attempt at {}: {}", resting->name, resting->error.message);
+}
+
+// Among those that wait for the same pool, in the order in which they get its workers.
+int32_t JobManager::QueuePosition(const JobRecord& job, const std::vector<JobRecord>& queue) {
   int32_t position = 0;
-  for (const JobRecord& other : jobs) {
+  for (const JobRecord& other : queue) {
     if (other.state == JobState::kQueued && other.pool == job.pool) ++position;
     if (other.id == job.id) break;
   }
   return position;
-}
-
-// --- Watching ---
-
-uint64_t JobManager::ChangeOf(const std::string& job) const {
-  std::lock_guard lock(mutex_);
-  const auto it = change_of_.find(job);
-  return it == change_of_.end() ? 1 : it->second;
-}
-
-absl::StatusOr<JobView> JobManager::WaitForChange(const std::string& id, uint64_t seen, size_t tensors_from,
-                                                  int64_t timeout_ms) {
-  {
-    std::unique_lock lock(mutex_);
-    changes_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] {
-      const auto it = change_of_.find(id);
-      return stopped_ || (it == change_of_.end() ? 1 : it->second) != seen;
-    });
-    if (stopped_) return Unavailable("SHUTTING_DOWN", "the server is shutting down");
-  }
-  ASSIGN_OR_RETURN(JobRecord job, store_.GetJob(id));
-  return ViewOf(std::move(job), tensors_from);
-}
-
-struct JobManager::Listener {
-  std::mutex mutex;  // held during a call
-  std::function<void()> on_change;
-};
-
-std::shared_ptr<void> JobManager::Subscribe(const std::string& id, std::function<void()> on_change) {
-  auto listener = std::make_shared<Listener>();
-  listener->on_change = std::move(on_change);
-  std::lock_guard lock(mutex_);
-  std::erase_if(listeners_, [](const auto& entry) { return entry.second.expired(); });
-  listeners_.emplace(id, listener);
-  // The handle's end, not that of a Listener some thread is calling, is what the caller waits for.
-  return std::shared_ptr<void>(listener.get(), [listener](void*) mutable {
-    std::lock_guard lock(listener->mutex);
-    listener->on_change = nullptr;
-  });
-}
-
-void JobManager::Changed(const std::string& job) {
-  std::lock_guard lock(mutex_);
-  change_of_[job] = next_change_++;
-  changed_.insert(job);
-  changes_.notify_all();
-}
-
-void JobManager::WakeWorkers() {
-  std::lock_guard lock(mutex_);
-  ++work_version_;
-  work_.notify_all();
-}
-
-void JobManager::Notice(JobNotice notice) {
-  std::lock_guard lock(mutex_);
-  notices_.push_back(std::move(notice));
-}
-
-// One thread tells at a time, so that notices keep their order; it also tells what others add meanwhile.
-void JobManager::Tell() {
-  std::unique_lock lock(mutex_);
-  if (std::exchange(telling_, true)) return;
-  while (!notices_.empty() || !changed_.empty()) {
-    std::vector<std::shared_ptr<Listener>> listeners;
-    for (const std::string& job : changed_) {
-      const auto [begin, end] = listeners_.equal_range(job);
-      for (auto it = begin; it != end; ++it) {
-        if (auto listener = it->second.lock()) listeners.push_back(std::move(listener));
-      }
-    }
-    changed_.clear();
-    const std::deque<JobNotice> notices = std::exchange(notices_, {});
-    lock.unlock();
-    for (const JobNotice& notice : notices) {
-      if (options_.on_notice) options_.on_notice(notice);
-    }
-    for (const auto& listener : listeners) {
-      std::lock_guard call(listener->mutex);
-      if (listener->on_change) listener->on_change();
-    }
-    lock.lock();
-  }
-  telling_ = false;
-}
-
-// --- Speed of this machine ---
-
-void JobManager::LearnRate(TaskStage stage, double cost, double seconds) {
-  if (cost <= 0) return;
-  std::lock_guard lock(mutex_);
-  const double rate = seconds / cost;
-  const auto [it, is_new] = seconds_per_cost_.emplace(stage, rate);
-  if (!is_new) it->second += kRateWeight * (rate - it->second);
-}
-
-double JobManager::SecondsFor(TaskStage stage, double cost) const {
-  std::lock_guard lock(mutex_);
-  if (seconds_per_cost_.empty()) return -1;
-  const double lanes = stage == TaskStage::kQuantize ? options_.threads : 1;
-  if (const auto it = seconds_per_cost_.find(stage); it != seconds_per_cost_.end()) return it->second * cost / lanes;
-  // Costs of all stages have the same unit, so the mean of what was measured is a fair guess for another stage.
-  double sum = 0;
-  for (const auto& [other, rate] : seconds_per_cost_) sum += rate;
-  return sum / static_cast<double>(seconds_per_cost_.size()) * cost / lanes;
-}
-
-double JobManager::SecondsLeft(const TaskRecord& task, const Running* running) const {
-  if (task.state == TaskState::kDone) return 0;
-  if (running == nullptr) return SecondsFor(task.stage, task.cost);
-  // Below that, start-up is most of what was measured.
-  constexpr double kTellingFraction = 0.05;
-  const double seconds = static_cast<double>(options_.now_ms() - running->started_ms) / 1000;
-  if (running->fraction < kTellingFraction || seconds <= 0) {
-    return SecondsFor(task.stage, task.cost * (1 - running->fraction));
-  }
-  const double lanes = task.stage == TaskStage::kQuantize ? options_.threads : 1;
-  return seconds * (1 - running->fraction) / running->fraction / lanes;
-}
-
-absl::Status JobManager::LoadRates() {
-  ASSIGN_OR_RETURN(const auto settings, store_.ListSettings());
-  std::lock_guard lock(mutex_);
-  for (int i = 0; i <= static_cast<int>(TaskStage::kAllocate); ++i) {
-    const TaskStage stage = static_cast<TaskStage>(i);
-    const auto it = settings.find(std::string(kRatePrefix) + TaskStageName(stage));
-    if (it == settings.end()) continue;
-    double rate = 0;
-    const auto [ptr, error] = std::from_chars(it->second.data(), it->second.data() + it->second.size(), rate);
-    if (error == std::errc() && rate >= 0) seconds_per_cost_[stage] = rate;
-  }
-  return absl::OkStatus();
-}
-
-void JobManager::SaveRates() {
-  std::map<TaskStage, double> rates;
-  {
-    std::lock_guard lock(mutex_);
-    rates = seconds_per_cost_;
-  }
-  for (const auto& [stage, rate] : rates) {
-    // Estimates only: if it cannot be kept, it is measured again.
-    (void)store_.PutSetting(std::string(kRatePrefix) + TaskStageName(stage), fmt::format("{}", rate));
-  }
 }
 
 }  // namespace qamserve

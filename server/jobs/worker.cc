@@ -1,8 +1,13 @@
 #include "server/jobs/worker.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <chrono>
 
 #include "core/base/file.h"
+#include "core/quantize/quantize.h"
 
 namespace qamserve {
 namespace {
@@ -10,25 +15,36 @@ namespace {
 constexpr int64_t kWaitMs = 60'000;
 // Between two attempts to reach a store that does not answer.
 constexpr int64_t kPauseMs = 1000;
-constexpr int kReportAttempts = 5;
+// Of several processes: watchers elsewhere hear of progress when the lease is renewed.
+constexpr int64_t kSharedRenewMs = 5000;
+
+// Of this thread, and of those that it starts.
+void BeNice(int nice) {
+  const auto thread = static_cast<id_t>(::gettid());
+  const int now = ::getpriority(PRIO_PROCESS, thread);
+  // More niceness is always allowed.
+  if (nice > now) (void)::setpriority(PRIO_PROCESS, thread, nice);
+}
 
 }  // namespace
 
 struct Worker::Lane {
   TaskFilter filter;
-  ThreadPool alone{1};
+  int threads = 1;                 // of the tasks that are not a tensor
   std::optional<TaskLease> lease;  // of the running task; guarded by the worker's mutex_
-  std::atomic<bool> lease_lost{false};
   std::thread thread;
 };
 
 Worker::Worker(WorkerOptions options, JobManager& manager, TaskRunner& runner)
-    : options_(std::move(options)), manager_(manager), runner_(runner), pool_(options_.threads) {
+    : options_(std::move(options)), manager_(manager), runner_(runner) {
   for (int i = 0; i < options_.threads; ++i) {
     Lane& lane = *lanes_.emplace_back(std::make_unique<Lane>());
-    lane.filter.pool = options_.pool;
+    lane.filter.pools = options_.pools;
+    // Where there is one process, a job of another codec fails at its next task instead of waiting for ever.
+    if (manager.shared()) lane.filter.codec_version = kCodecVersion;
     // One task that uses all threads at a time.
     if (i > 0) lane.filter.stage = TaskStage::kQuantize;
+    if (i == 0) lane.threads = options_.threads;
   }
   renew_thread_ = std::thread([this] { RenewLoop(); });
   for (const auto& lane : lanes_) lane->thread = std::thread([this, &lane = *lane] { TaskLoop(lane); });
@@ -55,31 +71,33 @@ bool Worker::Pause(int64_t ms) {
 }
 
 void Worker::TaskLoop(Lane& lane) {
+  BeNice(options_.nice);
+  // Made here, so that their threads are as nice as this one.
+  ThreadPool all(lane.threads);
+  ThreadPool alone(1);
   while (!stopping_) {
     const auto grant = manager_.WaitForTask(options_.name, lane.filter, kWaitMs, stopping_);
     if (ReasonOf(grant.status()) == "SHUTTING_DOWN") return;
     if (!grant.ok()) {
       Pause(kPauseMs);
     } else if (grant->has_value()) {
-      RunTask(lane, **grant);
+      RunTask(lane, **grant, (*grant)->input.task.stage == TaskStage::kQuantize ? alone : all);
     }
   }
 }
 
-void Worker::RunTask(Lane& lane, const TaskGrant& grant) {
+void Worker::RunTask(Lane& lane, const TaskGrant& grant, ThreadPool& pool) {
   {
     std::lock_guard lock(mutex_);
     lane.lease = grant.lease;
-    lane.lease_lost = false;
   }
   const auto start = std::chrono::steady_clock::now();
   auto progress = [&](double fraction) -> absl::Status {
-    if (grant.stop->load() || lane.lease_lost) return Aborted("LEASE_LOST", "the task was taken away");
+    if (grant.stop->load()) return Aborted("LEASE_LOST", "the task was taken away");
     if (stopping_) return Cancelled("WORKER_STOPPING", "the worker stops");
     manager_.ReportProgress(grant.lease, fraction);
     return absl::OkStatus();
   };
-  ThreadPool& pool = grant.input.task.stage == TaskStage::kQuantize ? lane.alone : pool_;
   absl::StatusOr<TaskOutcome> outcome = runner_.Run(grant.input, pool, progress);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   // What must last is in the blobs; a leftover is removed at the next start.
@@ -90,27 +108,37 @@ void Worker::RunTask(Lane& lane, const TaskGrant& grant) {
 }
 
 void Worker::Report(const TaskGrant& grant, const absl::StatusOr<TaskOutcome>& outcome, double seconds) {
-  for (int i = 0; i < kReportAttempts; ++i) {
-    if (grant.stop->load()) return;
-    const absl::Status status = outcome.ok() ? manager_.CompleteTask(grant.lease, *outcome, seconds)
-                                             : manager_.FailTask(grant.lease, outcome.status());
-    // If it never gets through, the lease lapses and the task is done again.
-    if (status.ok() || !absl::IsUnavailable(status) || !Pause(kPauseMs)) return;
+  absl::Status error = outcome.status();
+  for (;;) {
+    // Nobody wants the error of a task that was taken away. An outcome is still compared with the other worker's.
+    if (!error.ok() && grant.stop->load()) return;
+    const absl::Status status =
+        error.ok() ? manager_.CompleteTask(grant.lease, *outcome, seconds) : manager_.FailTask(grant.lease, error);
+    const std::string reason = ReasonOf(status);
+    if (status.ok() || reason == "LEASE_LOST" || reason == "TASK_NOT_DETERMINISTIC") return;
+    if (IsRetryable(status)) {
+      if (!Pause(kPauseMs)) return;
+      continue;
+    }
+    if (!error.ok()) return;
+    // The outcome itself is refused: the job says so.
+    error = status;
   }
 }
 
 void Worker::RenewLoop() {
-  while (Pause(options_.lease_ms / 3)) {
+  int64_t every_ms = options_.lease_ms / 3;
+  if (manager_.shared()) every_ms = std::min(every_ms, kSharedRenewMs);
+  while (Pause(every_ms)) {
     for (const auto& lane : lanes_) {
       std::optional<TaskLease> lease;
       {
         std::lock_guard lock(mutex_);
         lease = lane->lease;
       }
-      if (!lease) continue;
-      const absl::Status status = manager_.RenewLease(*lease);
-      std::lock_guard lock(mutex_);
-      if (absl::IsAborted(status) && lane->lease && lane->lease->lease_id == lease->lease_id) lane->lease_lost = true;
+      // A lease that is lost stops its task: the manager sets TaskGrant::stop. If the store cannot be reached, each
+      // further try would only take its time.
+      if (lease && absl::IsUnavailable(manager_.RenewLease(*lease))) break;
     }
   }
 }

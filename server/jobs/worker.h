@@ -18,10 +18,13 @@
 namespace qamserve {
 
 struct WorkerOptions {
-  std::string name;  // unique among workers; appears in leases
-  std::string pool = "cpu";
+  std::string name;                          // unique among the workers of all processes; appears in leases
+  std::vector<std::string> pools = {"cpu"};  // whose tasks it takes
   int threads = 1;
-  int64_t lease_ms = 30'000;  // as the manager's; renewed after each third of it
+  int64_t lease_ms = 30'000;  // as the manager's; renewed after each third of it, and of several processes more often
+  // Priority of the threads that work on tasks (setpriority(2)), so that they take what serving leaves of a machine; 19
+  // is the lowest. A process that is nicer already stays so.
+  int nice = 10;
 };
 
 class Worker {
@@ -39,8 +42,9 @@ class Worker {
 
   void TaskLoop(Lane& lane);
   void RenewLoop();
-  void RunTask(Lane& lane, const TaskGrant& grant);
-  // Tells the manager how it went; tries again while the store cannot be reached and the lease lasts.
+  void RunTask(Lane& lane, const TaskGrant& grant, ThreadPool& pool);
+  // Tells the manager how it went. While the store cannot be reached it goes on trying: an outcome is kept until it is
+  // taken, or the lease is lost.
   void Report(const TaskGrant& grant, const absl::StatusOr<TaskOutcome>& outcome, double seconds);
   // False if the worker is stopping.
   bool Pause(int64_t ms);
@@ -48,7 +52,6 @@ class Worker {
   const WorkerOptions options_;
   JobManager& manager_;
   TaskRunner& runner_;
-  ThreadPool pool_;
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -55,8 +55,7 @@ class Service {
   Catalog& catalog() { return *catalog_; }
   JobManager& jobs() { return *manager_; }
   void StartWorker() {
-    worker_ =
-        std::make_unique<Worker>(WorkerOptions{.name = "w", .pool = "cpu", .threads = threads_}, *manager_, *runner_);
+    worker_ = std::make_unique<Worker>(WorkerOptions{.name = "w", .threads = threads_}, *manager_, *runner_);
   }
   void StopWorker() { worker_.reset(); }
 

@@ -41,34 +41,9 @@ class FakeRunner : public TaskRunner {
     return plan;
   }
 
-  absl::StatusOr<TaskOutcome> Run(const TaskInput& input, ThreadPool&, ProgressFn progress) override {
-    const TaskRecord& task = input.task;
-    {
-      std::lock_guard lock(mutex_);
-      ++runs_[task.name];
-    }
-    // What the contract promises: lower stages are done.
-    for (const TaskRecord& other : input.tasks) {
-      if (other.round == task.round && other.stage < task.stage && other.state != TaskState::kDone)
-        return Internal("STAGE_ORDER", "too early");
-    }
-    if (before_task) RETURN_IF_ERROR(before_task(task, progress));
-    RETURN_IF_ERROR(progress(0.5));
-    TaskOutcome outcome;
-    ASSIGN_OR_RETURN(const BlobInfo blob, catalog_.blobs().CommitBytes(input.spec.checkpoint + task.name));
-    outcome.blobs = {blob.digest};
-    outcome.json = task.name;
-    if (task.stage == TaskStage::kQuantize) outcome.tensor = TensorOutcome{.name = task.name, .rows = 10, .cols = 10};
-    if (task.stage != TaskStage::kEvaluate) return outcome;
-    outcome.quality = QualityReport();
-    outcome.gate = gate;
-    if (input.spec.kind == JobKind::kEvaluate || !gate.ok()) return outcome;
-    ArtifactRecord artifact;
-    artifact.checkpoint = input.job.checkpoint;
-    artifact.files = {{.name = "model.safetensors", .sha256 = blob.digest, .size_bytes = blob.size}};
-    artifact.digest = Sha256Hex(ManifestJson(artifact.files));
-    outcome.artifact = artifact;
-    if (after_evaluate) after_evaluate(input, outcome);
+  absl::StatusOr<TaskOutcome> Run(const TaskInput& input, ThreadPool& pool, ProgressFn progress) override {
+    ASSIGN_OR_RETURN(TaskOutcome outcome, Do(input, pool, progress));
+    if (after_task) after_task(input, outcome);
     return outcome;
   }
 
@@ -89,8 +64,42 @@ class FakeRunner : public TaskRunner {
   absl::Status gate;
   std::function<absl::Status(const TaskRecord&, ProgressFn)> before_task;
   std::function<void(const TaskInput&, TaskOutcome&)> after_evaluate;  // may change what an evaluate task says
+  std::function<void(const TaskInput&, TaskOutcome&)> after_task;      // and any task
+  std::function<void(ThreadPool&)> with_pool;
 
  private:
+  absl::StatusOr<TaskOutcome> Do(const TaskInput& input, ThreadPool& pool, ProgressFn progress) {
+    const TaskRecord& task = input.task;
+    {
+      std::lock_guard lock(mutex_);
+      ++runs_[task.name];
+    }
+    // What the contract promises: lower stages are done.
+    for (const TaskRecord& other : input.tasks) {
+      if (other.round == task.round && other.stage < task.stage && other.state != TaskState::kDone)
+        return Internal("STAGE_ORDER", "too early");
+    }
+    if (with_pool) with_pool(pool);
+    if (before_task) RETURN_IF_ERROR(before_task(task, progress));
+    RETURN_IF_ERROR(progress(0.5));
+    TaskOutcome outcome;
+    ASSIGN_OR_RETURN(const BlobInfo blob, catalog_.blobs().CommitBytes(input.spec.checkpoint + task.name));
+    outcome.blobs = {blob.digest};
+    outcome.json = task.name;
+    if (task.stage == TaskStage::kQuantize) outcome.tensor = TensorOutcome{.name = task.name, .rows = 10, .cols = 10};
+    if (task.stage != TaskStage::kEvaluate) return outcome;
+    outcome.quality = QualityReport();
+    outcome.gate = gate;
+    if (input.spec.kind == JobKind::kEvaluate || !gate.ok()) return outcome;
+    ArtifactRecord artifact;
+    artifact.checkpoint = input.job.checkpoint;
+    artifact.files = {{.name = "model.safetensors", .sha256 = blob.digest, .size_bytes = blob.size}};
+    artifact.digest = Sha256Hex(ManifestJson(artifact.files));
+    outcome.artifact = artifact;
+    if (after_evaluate) after_evaluate(input, outcome);
+    return outcome;
+  }
+
   Catalog& catalog_;
   std::mutex mutex_;
   std::map<std::string, int> runs_;

@@ -16,6 +16,12 @@ namespace {
 
 constexpr int64_t kLongMs = 20'000;
 
+TaskFilter Of(const std::string& pool) {
+  TaskFilter filter;
+  filter.pools = {pool};
+  return filter;
+}
+
 class JobManagerTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -60,8 +66,8 @@ class JobManagerTest : public testing::Test {
   }
 
   void StartWorker(int threads = 1) {
-    worker_ = std::make_unique<Worker>(WorkerOptions{.name = "w1", .pool = "cpu", .threads = threads, .lease_ms = 1000},
-                                       *manager_, *runner_);
+    worker_ = std::make_unique<Worker>(WorkerOptions{.name = "w1", .threads = threads, .lease_ms = 1000}, *manager_,
+                                       *runner_);
   }
 
   JobView Create(const std::string& request_id = "", uint64_t seed = 1) {
@@ -90,7 +96,7 @@ class JobManagerTest : public testing::Test {
   }
 
   std::optional<TaskGrant> Lease(const std::string& worker = "hand") {
-    const auto grant = manager_->WaitForTask(worker, {"cpu"}, 0, never_);
+    const auto grant = manager_->WaitForTask(worker, Of("cpu"), 0, never_);
     EXPECT_TRUE(grant.ok()) << grant.status();
     return grant.ok() ? *grant : std::nullopt;
   }
@@ -256,7 +262,7 @@ TEST_F(JobManagerTest, TaskThatKillsItsWorkersFailsTheJob) {
 
 TEST_F(JobManagerTest, RetryableErrorsRestAndThenFail) {
   const std::string id = Create().job.id;
-  for (int i = 0; i < kMaxTaskAttempts; ++i) {
+  for (int i = 0; i < kMaxUnavailableAttempts; ++i) {
     const auto grant = Lease();
     ASSERT_TRUE(grant) << i;
     ASSERT_TRUE(manager_->FailTask(grant->lease, Unavailable("FILE_IO", "the disk hiccups")).ok());
@@ -381,7 +387,7 @@ TEST_F(JobManagerTest, TasksArePutBackWithoutTheirWorker) {
     ASSERT_TRUE(manager_->PutBackTasks().ok());
     EXPECT_TRUE(*grant->stop) << "the worker is told";
     EXPECT_EQ(ReasonOf(Run(*grant)), "LEASE_LOST");
-    EXPECT_EQ(ReasonOf(manager_->WaitForTask("late", {"cpu"}, kLongMs, never_).status()), "SHUTTING_DOWN");
+    EXPECT_EQ(ReasonOf(manager_->WaitForTask("late", Of("cpu"), kLongMs, never_).status()), "SHUTTING_DOWN");
     EXPECT_EQ(manager_->GetJob(id)->job.state, JobState::kQueued);
     EXPECT_EQ(store_->GetTask(id, 0)->attempts, 0) << "not the task's fault";
     Close();
@@ -476,7 +482,7 @@ TEST_F(JobManagerTest, StopWakesWaiters) {
   const uint64_t seen = manager_->GetJob(id)->change;
   absl::Status watched, waited;
   std::thread watcher([&] { watched = manager_->WaitForChange(id, seen, 0, kLongMs).status(); });
-  std::thread waiter([&] { waited = manager_->WaitForTask("w", {"cuda"}, kLongMs, never_).status(); });
+  std::thread waiter([&] { waited = manager_->WaitForTask("w", Of("cuda"), kLongMs, never_).status(); });
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   manager_->Stop();
   watcher.join();

@@ -84,17 +84,41 @@ TEST(TaskMachineTest, FollowsTheDrawingAndNothingElse) {
       }
       EXPECT_TRUE(status.ok());
       EXPECT_EQ(task.state, arrow->second);
-      EXPECT_EQ(task.lease_id != 0, task.state == S::kLeased);
+      EXPECT_EQ(task.lease_id != 0, task.state == S::kLeased || task.state == S::kDone);
       EXPECT_EQ(task.blobs.empty(), static_cast<E>(e) == E::kReset);
     }
   }
+}
+
+TEST(TaskMachineTest, OnlyAResetForgetsWhatWentWrong) {
+  TaskRecord task;
+  task.state = TaskState::kLeased;
+  task.attempts = 3;
+  task.lapses = 2;
+  task.progress = 0.5;
+  ASSERT_TRUE(TaskMachine(task).Apply(TaskEvent::kGiveUp, Internal("WHY", "because")).ok());
+  EXPECT_EQ(task.attempts, 3);
+  EXPECT_EQ(task.lapses, 2);
+  EXPECT_EQ(task.progress, 0);
+  ASSERT_TRUE(TaskMachine(task).Apply(TaskEvent::kReset).ok());
+  EXPECT_EQ(task.attempts, 0);
+  EXPECT_EQ(task.lapses, 0);
+}
+
+TEST(TaskBackoffTest, BridgesMinutesWhereSomethingElseIsDown) {
+  const absl::Status away = Unavailable("STORE_UNAVAILABLE", "the store is away");
+  EXPECT_EQ(MaxTaskAttempts(ResourceExhausted("DISK_FULL", "full")), kMaxTaskAttempts);
+  int64_t rested_ms = 0;
+  for (int32_t attempt = 1; attempt < MaxTaskAttempts(away); ++attempt) rested_ms += TaskBackoffMs(attempt);
+  EXPECT_GE(rested_ms, int64_t{5} * 60 * 1000);
 }
 
 TEST(TaskBackoffTest, Doubles) {
   EXPECT_EQ(TaskBackoffMs(1), 1000);
   EXPECT_EQ(TaskBackoffMs(2), 2000);
   EXPECT_EQ(TaskBackoffMs(4), 8000);
-  EXPECT_GT(TaskBackoffMs(1000), 0);
+  EXPECT_EQ(TaskBackoffMs(7), kMaxTaskBackoffMs);
+  EXPECT_EQ(TaskBackoffMs(1000), kMaxTaskBackoffMs);
 }
 
 TEST(JobSpecTest, NormalizesAndComesBackFromJson) {
