@@ -4,6 +4,7 @@
 #include "client/qamctl/checks.h"
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
+#include "client/qamctl/share_flags.h"
 #include "client/qamctl/text.h"
 #include "client/qamctl/text_flags.h"
 #include "client/qamctl/watch_view.h"
@@ -15,6 +16,7 @@ struct EvalFlags {
   std::string artifact;
   TextFlags text;
   int window_tokens = 0;
+  ShareFlags share;
   bool no_watch = false;
   bool validate_only = false;
 };
@@ -96,6 +98,8 @@ absl::Status Eval(Session& session, const EvalFlags& flags) {
   v1::CreateEvaluateJobRequest request;
   ASSIGN_OR_RETURN(*request.mutable_artifact(), ResolveArtifact(session, flags.artifact));
   ASSIGN_OR_RETURN(*request.mutable_evaluation(), ResolveSelection(session, flags.text, flags.window_tokens));
+  request.set_pool(flags.share.pool);
+  request.set_project(flags.share.project);
   request.set_validate_only(flags.validate_only);
   ASSIGN_OR_RETURN(const v1::Job job, session.client().CreateEvaluateJob(request));
   if (flags.validate_only) return PrintEstimate(session, job);
@@ -165,6 +169,7 @@ Action BuildEval(CLI::App& app) {
   app.add_option("--window-tokens", flags->window_tokens, "Tokens in a window (default 1024)")
       ->check(Positive())
       ->type_name("N");
+  AddShareFlags(app, flags->share);
   app.add_flag("--no-watch", flags->no_watch, "Start the job and return");
   app.add_flag("--validate-only", flags->validate_only, "Check the request and estimate its cost; start nothing");
   return [flags](Session& session) { return Eval(session, *flags); };

@@ -3,6 +3,7 @@
 #include "client/qamctl/checks.h"
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
+#include "client/qamctl/share_flags.h"
 #include "client/qamctl/text.h"
 #include "client/qamctl/text_flags.h"
 #include "client/qamctl/watch_view.h"
@@ -41,6 +42,7 @@ struct QuantizeFlags {
   std::string name;
   std::string load_as;
   int priority = 0;
+  ShareFlags share;
   bool watch = false;
   bool validate_only = false;
 };
@@ -93,6 +95,8 @@ absl::StatusOr<v1::CreateQuantizeJobRequest> ToRequest(Session& session, const Q
   request.set_display_name(flags.name);
   request.set_load_as(flags.load_as);
   request.set_priority(flags.priority);
+  request.set_pool(flags.share.pool);
+  request.set_project(flags.share.project);
   request.set_validate_only(flags.validate_only);
   return request;
 }
@@ -216,6 +220,7 @@ Action BuildQuantize(CLI::App& app) {
   app.add_option("--name", flags->name, "Display name of job and artifact")->type_name("NAME");
   app.add_option("--load-as", flags->load_as, "Serve the artifact under this name when it is ready")->type_name("NAME");
   app.add_option("--priority", flags->priority, "Higher runs first (default 0)")->type_name("N");
+  AddShareFlags(app, flags->share);
   app.add_flag("--watch", flags->watch, "Follow the job to its end");
   app.add_flag("--validate-only", flags->validate_only, "Check the request and estimate its cost; start nothing")
       ->excludes("--watch");

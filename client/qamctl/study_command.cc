@@ -4,6 +4,7 @@
 
 #include "client/qamctl/commands.h"
 #include "client/qamctl/resolve.h"
+#include "client/qamctl/share_flags.h"
 #include "client/qamctl/text.h"
 #include "client/qamctl/text_flags.h"
 #include "client/qamctl/watch_view.h"
@@ -45,6 +46,7 @@ struct StudyFlags {
   int window_tokens = 0;
   std::string name;
   int priority = 0;
+  ShareFlags share;
   bool no_probes = false;
   bool watch = false;
   bool validate_only = false;
@@ -79,6 +81,8 @@ absl::StatusOr<v1::CreateStudyJobRequest> ToRequest(Session& session, const Stud
   ASSIGN_OR_RETURN(*request.mutable_evaluation(), ResolveSelection(session, flags.evaluation, flags.window_tokens));
   request.set_display_name(flags.name);
   request.set_priority(flags.priority);
+  request.set_pool(flags.share.pool);
+  request.set_project(flags.share.project);
   request.set_validate_only(flags.validate_only);
   request.set_without_probes(flags.no_probes);
   return request;
@@ -151,6 +155,7 @@ Action BuildStudy(CLI::App& app) {
                "Do not try tensors one by one, from which KL is predicted: much faster");
   app.add_option("--name", flags->name, "Display name of the study")->type_name("NAME");
   app.add_option("--priority", flags->priority, "Higher runs first (default 0)")->type_name("N");
+  AddShareFlags(app, flags->share);
   app.add_flag("--watch", flags->watch, "Follow the job to its end");
   app.add_flag("--validate-only", flags->validate_only, "Check the request and estimate its cost; start nothing");
   CLI::App* table = app.add_subcommand("table", "The table of what a job has measured, so far or at its end");

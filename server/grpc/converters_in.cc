@@ -172,6 +172,8 @@ absl::StatusOr<CreateQuantizeJobArgs> QuantizeArgsFromProto(const v1::CreateQuan
   if (!args.load_as.empty()) RETURN_IF_ERROR(Annotate(CheckModelName(args.load_as), "load_as"));
   args.request_id = request.request_id();
   args.validate_only = request.validate_only();
+  args.pool = request.pool();
+  args.project = request.project();
   return args;
 }
 
@@ -205,6 +207,8 @@ absl::StatusOr<CreateQuantizeJobArgs> StudyArgsFromProto(const v1::CreateStudyJo
   args.priority = request.priority();
   args.request_id = request.request_id();
   args.validate_only = request.validate_only();
+  args.pool = request.pool();
+  args.project = request.project();
   return args;
 }
 
@@ -214,6 +218,8 @@ absl::StatusOr<CreateEvaluateJobArgs> EvaluateArgsFromProto(const v1::CreateEval
   ASSIGN_OR_RETURN(args.evaluation, TextSelectionFromProto(request.evaluation()));
   args.request_id = request.request_id();
   args.validate_only = request.validate_only();
+  args.pool = request.pool();
+  args.project = request.project();
   return args;
 }
 

@@ -95,10 +95,11 @@ class AsyncClient:
     # --- Jobs ---
 
     async def quantize(self, checkpoint: Any, bpw: Optional[float] = None, codec: Union[str, int, None] = None, *,
-                       display_name: str = "", priority: int = 0, load_as: str = "", **spec: Any) -> AsyncJobHandle:
+                       display_name: str = "", priority: int = 0, load_as: str = "", pool: str = "",
+                       project: str = "", **spec: Any) -> AsyncJobHandle:
         request = job_pb2.CreateQuantizeJobRequest(
             checkpoint=_requests.name_of(checkpoint), display_name=display_name, priority=priority, load_as=load_as,
-            spec=_requests.quantize_spec({"bpw": bpw, "codec": codec, **spec}))
+            pool=pool, project=project, spec=_requests.quantize_spec({"bpw": bpw, "codec": codec, **spec}))
         return AsyncJobHandle(self, await self._change("jobs.CreateQuantizeJob", request))
 
     async def estimate(self, checkpoint: Any, bpw: Optional[float] = None, codec: Union[str, int, None] = None,
@@ -108,19 +109,22 @@ class AsyncClient:
             spec=_requests.quantize_spec({"bpw": bpw, "codec": codec, **spec}))
         return (await self._call("jobs.CreateQuantizeJob", request)).estimate
 
-    async def evaluate(self, artifact: Any, evaluation: "_requests.TextSelection" = None) -> AsyncJobHandle:
+    async def evaluate(self, artifact: Any, evaluation: "_requests.TextSelection" = None, *, pool: str = "",
+                       project: str = "") -> AsyncJobHandle:
         request = job_pb2.CreateEvaluateJobRequest(artifact=_requests.name_of(artifact),
-                                                   evaluation=_requests.text_selection(evaluation))
+                                                   evaluation=_requests.text_selection(evaluation), pool=pool,
+                                                   project=project)
         return AsyncJobHandle(self, await self._change("jobs.CreateEvaluateJob", request))
 
     async def study(self, checkpoints: Union[str, Any, Sequence[Any]], methods: Sequence[Mapping[str, Any]], *,
                     calibration: "_requests.TextSelection" = None, evaluation: "_requests.TextSelection" = None,
-                    display_name: str = "", priority: int = 0, without_probes: bool = False) -> AsyncJobHandle:
+                    display_name: str = "", priority: int = 0, without_probes: bool = False, pool: str = "",
+                    project: str = "") -> AsyncJobHandle:
         names = list(checkpoints) if isinstance(checkpoints, (list, tuple)) else [checkpoints]
         request = job_pb2.CreateStudyJobRequest(
             checkpoints=[_requests.name_of(name) for name in names], methods=_requests.study_methods(methods),
             calibration=_requests.text_selection(calibration), evaluation=_requests.text_selection(evaluation),
-            display_name=display_name, priority=priority, without_probes=without_probes)
+            display_name=display_name, priority=priority, without_probes=without_probes, pool=pool, project=project)
         return AsyncJobHandle(self, await self._change("jobs.CreateStudyJob", request))
 
     async def job(self, name: Any) -> AsyncJobHandle:
@@ -197,9 +201,10 @@ class AsyncClient:
 
     # --- Served models and aliases ---
 
-    async def load(self, source: Any, name: str, *, context_tokens: int = 0) -> "serving_pb2.ServedModel":
+    async def load(self, source: Any, name: str, *, context_tokens: int = 0,
+                   replicas: int = 0) -> "serving_pb2.ServedModel":
         return await self._change("serving.LoadModel", serving_pb2.LoadModelRequest(
-            name=name, source=_requests.name_of(source), context_tokens=context_tokens), slow=True)
+            name=name, source=_requests.name_of(source), context_tokens=context_tokens, replicas=replicas), slow=True)
 
     async def unload(self, name: Any, *, drain_seconds: float = 0.0) -> "serving_pb2.ServedModel":
         return await self._change("serving.UnloadModel", serving_pb2.UnloadModelRequest(

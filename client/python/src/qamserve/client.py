@@ -103,17 +103,19 @@ class Client:
     # --- Jobs ---
 
     def quantize(self, checkpoint: Any, bpw: Optional[float] = None, codec: Union[str, int, None] = None, *,
-                 display_name: str = "", priority: int = 0, load_as: str = "", **spec: Any) -> JobHandle:
+                 display_name: str = "", priority: int = 0, load_as: str = "", pool: str = "",
+                 project: str = "", **spec: Any) -> JobHandle:
         """Starts a quantize job, or finds the one that does the same.
 
         bpw: bits a weight; None = 5.5 unless `target` or `ladder` takes its place. codec: "joint" (the default), "trellis",
         "polar", "scalar", "uniform", "int8" or "full". `spec`: the other fields of QuantizeSpec: calibration and evaluation
         (a text's name, a Text, "built-in", or a dict with windows), error_feedback, max_kl, rates={"*.down_proj": 6},
-        target={"kl": 0.01}, ladder=[3, 4, 5], embedding_bits=8, ...
+        target={"kl": 0.01}, ladder=[3, 4, 5], embedding_bits=8, ... pool: whose workers do it ("" = cpu). project: jobs of
+        equal priority of several projects get workers in turn ("" = the key's).
         """
         request = job_pb2.CreateQuantizeJobRequest(
             checkpoint=_requests.name_of(checkpoint), display_name=display_name, priority=priority, load_as=load_as,
-            spec=_requests.quantize_spec({"bpw": bpw, "codec": codec, **spec}))
+            pool=pool, project=project, spec=_requests.quantize_spec({"bpw": bpw, "codec": codec, **spec}))
         return JobHandle(self, self._change("jobs.CreateQuantizeJob", request))
 
     def estimate(self, checkpoint: Any, bpw: Optional[float] = None, codec: Union[str, int, None] = None,
@@ -124,22 +126,25 @@ class Client:
             spec=_requests.quantize_spec({"bpw": bpw, "codec": codec, **spec}))
         return self._call("jobs.CreateQuantizeJob", request).estimate
 
-    def evaluate(self, artifact: Any, evaluation: "_requests.TextSelection" = None) -> JobHandle:
+    def evaluate(self, artifact: Any, evaluation: "_requests.TextSelection" = None, *, pool: str = "",
+                 project: str = "") -> JobHandle:
         """Measures an artifact against its checkpoint again, on a text of your choice."""
         request = job_pb2.CreateEvaluateJobRequest(artifact=_requests.name_of(artifact),
-                                                   evaluation=_requests.text_selection(evaluation))
+                                                   evaluation=_requests.text_selection(evaluation), pool=pool,
+                                                   project=project)
         return JobHandle(self, self._change("jobs.CreateEvaluateJob", request))
 
     def study(self, checkpoints: Union[str, Any, Sequence[Any]], methods: Sequence[Mapping[str, Any]], *,
               calibration: "_requests.TextSelection" = None, evaluation: "_requests.TextSelection" = None,
-              display_name: str = "", priority: int = 0, without_probes: bool = False) -> JobHandle:
+              display_name: str = "", priority: int = 0, without_probes: bool = False, pool: str = "",
+              project: str = "") -> JobHandle:
         """Measures every method at every rate on every checkpoint: methods=[{"codec": "joint", "rates": [4, 5]}, ...]. The
         table is JobHandle.study()."""
         names = list(checkpoints) if isinstance(checkpoints, (list, tuple)) else [checkpoints]
         request = job_pb2.CreateStudyJobRequest(
             checkpoints=[_requests.name_of(name) for name in names], methods=_requests.study_methods(methods),
             calibration=_requests.text_selection(calibration), evaluation=_requests.text_selection(evaluation),
-            display_name=display_name, priority=priority, without_probes=without_probes)
+            display_name=display_name, priority=priority, without_probes=without_probes, pool=pool, project=project)
         return JobHandle(self, self._change("jobs.CreateStudyJob", request))
 
     def job(self, name: Any) -> JobHandle:
@@ -224,10 +229,11 @@ class Client:
 
     # --- Served models and aliases ---
 
-    def load(self, source: Any, name: str, *, context_tokens: int = 0) -> "serving_pb2.ServedModel":
-        """Serves an artifact or a checkpoint under a name. Returns when it is ready."""
+    def load(self, source: Any, name: str, *, context_tokens: int = 0,
+             replicas: int = 0) -> "serving_pb2.ServedModel":
+        """Serves an artifact or a checkpoint under a name. Returns when it is ready; of several replicas, when one is."""
         return self._change("serving.LoadModel", serving_pb2.LoadModelRequest(
-            name=name, source=_requests.name_of(source), context_tokens=context_tokens), slow=True)
+            name=name, source=_requests.name_of(source), context_tokens=context_tokens, replicas=replicas), slow=True)
 
     def unload(self, name: Any, *, drain_seconds: float = 0.0) -> "serving_pb2.ServedModel":
         """Lets running requests finish for so long, then frees the model."""
