@@ -1,5 +1,6 @@
 """A server of its own on loopback, with stores of its own, whose jobs are watched and timed through qamctl."""
 import json
+import pathlib
 import shutil
 import subprocess
 import time
@@ -43,6 +44,13 @@ class JobServer:
             self.process.wait()
         self.process.stdout.close()
         self.remove_stores()
+
+    def peak_rss_bytes(self):
+        """The most memory the server ever held, mapped files included."""
+        for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
+        raise Unmeasurable("the kernel does not tell the server's peak memory")
 
     def remove_stores(self):
         if not self.keep:
