@@ -138,7 +138,7 @@ ConstraintMatcher::ConstraintMatcher(ConstraintMatcher&&) noexcept = default;
 bool ConstraintMatcher::IsComplete() const { return state_->complete; }
 bool ConstraintMatcher::IsOver() const { return state_->over; }
 
-absl::StatusOr<bool> ConstraintMatcher::Allow(std::span<float> logits, bool ignore_eos) {
+absl::StatusOr<bool> ConstraintMatcher::AllowedBits(size_t tokens, std::vector<uint64_t>& bits, bool ignore_eos) {
   RETURN_IF_ERROR(state_->status);
   std::shared_ptr<const constraint::AllowedTokens> allowed;
   {
@@ -148,30 +148,34 @@ absl::StatusOr<bool> ConstraintMatcher::Allow(std::span<float> logits, bool igno
     if (!found.ok()) return state_->status = found.status();
     allowed = std::move(*found);
   }
-  constexpr float kNever = -std::numeric_limits<float>::infinity();
   // Rows of logits may be longer than the vocabulary, or shorter by special tokens.
-  struct Stop {
-    size_t token;
-    float logit;
-  };
-  std::vector<Stop> stops;
+  const size_t words = (tokens + 63) / 64;
+  bits.assign(words, 0);
+  std::copy_n(allowed->bits.begin(), std::min(words, allowed->bits.size()), bits.begin());
+  bool stops = false;
   for (const int32_t stop : vocabulary_stops()) {
     const auto token = static_cast<size_t>(stop);
-    if (token < logits.size() && state_->complete && !ignore_eos) stops.push_back({token, logits[token]});
+    if (token >= tokens || !state_->complete || ignore_eos) continue;
+    bits[token / 64] |= uint64_t{1} << (token % 64);
+    stops = true;
   }
-  const std::span<const uint64_t> bits = allowed->bits;
-  for (size_t word = 0; word * 64 < logits.size(); ++word) {
-    const uint64_t kept = word < bits.size() ? bits[word] : 0;
-    if (kept == ~uint64_t{0}) continue;
-    const size_t end = std::min(logits.size(), word * 64 + 64);
-    for (size_t token = word * 64; token < end; ++token) {
-      if ((kept >> (token % 64) & 1) == 0) logits[token] = kNever;
-    }
-  }
-  for (const Stop& stop : stops) logits[stop.token] = stop.logit;
-  if (allowed->any || !stops.empty()) return true;
+  if (allowed->any || stops) return true;
   if (state_->complete) return false;
   return Internal("CONSTRAINT_DEAD_END", "no token of the vocabulary can go on from here to what the constraint wants");
+}
+
+absl::StatusOr<bool> ConstraintMatcher::Allow(std::span<float> logits, bool ignore_eos) {
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  std::vector<uint64_t> bits;
+  ASSIGN_OR_RETURN(const bool goes_on, AllowedBits(logits.size(), bits, ignore_eos));
+  for (size_t word = 0; word < bits.size(); ++word) {
+    if (bits[word] == ~uint64_t{0}) continue;
+    const size_t end = std::min(logits.size(), word * 64 + 64);
+    for (size_t token = word * 64; token < end; ++token) {
+      if ((bits[word] >> (token % 64) & 1) == 0) logits[token] = kNever;
+    }
+  }
+  return goes_on;
 }
 
 std::span<const int32_t> ConstraintMatcher::vocabulary_stops() const {

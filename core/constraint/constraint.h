@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/base/status.h"
 #include "core/constraint/token_trie.h"
@@ -69,6 +70,8 @@ class ConstraintMatcher {
   // is complete: it ends here. INTERNAL (CONSTRAINT_DEAD_END) if none is left and it is not: the vocabulary lacks what
   // the constraint wants.
   absl::StatusOr<bool> Allow(std::span<float> logits, bool ignore_eos = false);
+  // The same as bits of `tokens` tokens: bit t % 64 of bits[t / 64] says whether token t can come next.
+  absl::StatusOr<bool> AllowedBits(size_t tokens, std::vector<uint64_t>& bits, bool ignore_eos = false);
   // Goes on by a token that Allow left; one that ends a generation changes nothing. INTERNAL (CONSTRAINT_TOKEN) for
   // others.
   absl::Status Accept(int32_t token);

@@ -1,6 +1,7 @@
 #include "core/engine/engine.h"
 
 #include <absl/base/thread_annotations.h>
+#include <absl/functional/function_ref.h>
 #include <absl/synchronization/mutex.h>
 
 #include <algorithm>
@@ -64,6 +65,12 @@ int64_t ContextFor(const EngineOptions& options, const ModelConfig& config) {
 
 int64_t BlocksFor(const EngineOptions& options, const KvLayout& layout) {
   return std::min<int64_t>(options.kv_bytes / layout.block_bytes(), std::numeric_limits<KvPool::Block>::max());
+}
+
+// Tokens of prompts, and of every sequence its next one with guesses.
+StepLimits LimitsOf(const EngineOptions& options, const ModelConfig& config) {
+  const int64_t logits = int64_t{options.max_running} * (1 + options.draft_tokens);
+  return {options.prefill_tokens + logits, logits, ContextFor(options, config)};
 }
 
 absl::Status CheckPrompt(std::span<const int32_t> prompt, int64_t limit, int64_t vocab_size) {
@@ -148,7 +155,12 @@ struct Engine::Impl {
                    .quantum_tokens = options.quantum_tokens,
                    .draft_tokens = options.draft_tokens,
                    .prefix_cache = options.prefix_cache},
-                  blocks) {}
+                  blocks) {
+    const auto most = static_cast<size_t>(options.max_running);
+    choices.reserve(most);
+    rows.reserve(most);
+    results.reserve(most);
+  }
 
   using Ended = std::vector<std::unique_ptr<Sequence>>;
 
@@ -187,9 +199,16 @@ struct Engine::Impl {
   const std::unique_ptr<ThreadPool> threads;
   ThreadPool& pool;
   const std::unique_ptr<Forwarder> forwarder;
-  // Of a step. Kept, as memory of this size is asked of the system anew each time.
-  std::vector<float> hidden;  // [positions][hidden_size]
-  std::vector<float> logits;  // [rows][vocab]
+  std::vector<float> hidden;  // of a step: [positions][hidden_size]
+  // Of a step's choices, with room for all sequences that one can have, so that no memory is asked for in between.
+  struct Choice {
+    Sequence* sequence = nullptr;
+    int64_t row = 0;
+    bool is_planned = false;
+  };
+  std::vector<Choice> choices;
+  std::vector<SampleRow> rows;
+  std::vector<SampleResult> results;
   KvPool blocks;
   Scheduler scheduler;
   EngineJob* job = nullptr;  // the one that is under way
@@ -198,6 +217,8 @@ struct Engine::Impl {
   int64_t tokens_generated = 0;
   int64_t draft_tokens = 0;
   int64_t accepted_draft_tokens = 0;
+  int64_t decode_steps = 0;
+  double decode_seconds = 0;
 
   std::thread thread;  // last: starts when all else is there
 };
@@ -249,6 +270,9 @@ void Engine::Impl::PublishStats() {
   stats.prefix_hit_tokens_total = scheduler.totals().prompt_tokens_found;
   stats.draft_tokens_total = draft_tokens;
   stats.accepted_draft_tokens_total = accepted_draft_tokens;
+  stats.decode_steps_total = decode_steps;
+  stats.decode_seconds_total = decode_seconds;
+  stats.decode_weight_bytes_total = decode_steps * model->bytes_per_token();
 }
 
 void Engine::Impl::TakeCancelled(Ended& cancelled) {
@@ -258,8 +282,8 @@ void Engine::Impl::TakeCancelled(Ended& cancelled) {
   cancels.clear();
 }
 
-// Feeds one batch. `choosing` gets the sequences whose logits choose tokens, and the first of their rows of `logits`
-// [rows][vocab]; the number of all rows stands behind the last.
+// Feeds one batch. `choosing` gets the sequences whose logits choose tokens, and the first of their rows of the logits
+// that the forwarder keeps; the number of all rows stands behind the last.
 absl::Status Engine::Impl::Feed(const std::vector<Sequence*>& step, std::vector<Sequence*>& choosing,
                                 std::vector<int64_t>& first_rows) {
   std::vector<SequenceChunk> chunks;
@@ -283,19 +307,42 @@ absl::Status Engine::Impl::Feed(const std::vector<Sequence*>& step, std::vector<
     from += given;
   }
   first_rows.push_back(to);
-  logits.resize(static_cast<size_t>(to * model->config().vocab_size));
-  return to > 0 ? forwarder->Head(hidden.data(), to, logits.data()) : absl::OkStatus();
+  return to > 0 ? forwarder->KeepLogits(hidden.data(), to) : absl::OkStatus();
 }
 
+// One token of each sequence at a time: whether a guess's row is chosen from depends on the one before. Without guesses
+// that is one round.
 void Engine::Impl::Choose(const std::vector<Sequence*>& choosing, const std::vector<int64_t>& first_rows) {
-  const int64_t vocab = model->config().vocab_size;
-  pool.ParallelFor(static_cast<int64_t>(choosing.size()), 1, [&](int64_t begin, int64_t end) {
-    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-      const int64_t rows = first_rows[i + 1] - first_rows[i];
-      choosing[i]->Choose(
-          std::span(logits).subspan(static_cast<size_t>(first_rows[i] * vocab), static_cast<size_t>(rows * vocab)));
+  choices.clear();
+  for (size_t i = 0; i < choosing.size(); ++i) {
+    choosing[i]->BeginChoices();
+    choices.push_back({choosing[i], first_rows[i]});
+  }
+  const auto for_all = [&](absl::FunctionRef<void(size_t)> body) {
+    pool.ParallelFor(static_cast<int64_t>(choices.size()), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) body(static_cast<size_t>(i));
+    });
+  };
+  while (!choices.empty()) {
+    rows.assign(choices.size(), SampleRow());
+    for_all([&](size_t i) {
+      rows[i].row = choices[i].row++;
+      choices[i].is_planned = choices[i].sequence->PlanChoice(rows[i]);
+    });
+    size_t kept = 0;
+    for (size_t i = 0; i < choices.size(); ++i) {
+      if (!choices[i].is_planned) continue;
+      choices[kept] = choices[i];
+      rows[kept++] = rows[i];
     }
-  });
+    choices.resize(kept);
+    rows.resize(kept);
+    if (kept == 0) break;
+    results.resize(kept);
+    const absl::Status status = WithMemoryErrors("choosing tokens", [&] { return forwarder->Sample(rows, results); });
+    for_all([&](size_t i) { choices[i].sequence->TakeChoice(status, results[i]); });
+  }
+  for (Sequence* sequence : choosing) sequence->EndChoices();
 }
 
 void Engine::Impl::Step() {
@@ -318,14 +365,22 @@ void Engine::Impl::Step() {
   std::vector<int64_t> lengths;
   lengths.reserve(step.size());
   for (const Sequence* sequence : step) lengths.push_back(sequence->cache().length());
+  const auto start = std::chrono::steady_clock::now();
   const absl::Status status = WithMemoryErrors("a step", [&] { return Feed(step, choosing, first_rows); });
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   if (!status.ok()) {
     for (size_t i = 0; i < step.size(); ++i) step[i]->cache().SetLength(lengths[i]);
     return FailStep(step, status);
   }
+  int64_t prompt_tokens = 0;
   for (size_t i = 0; i < step.size(); ++i) {
     const int64_t fed = step[i]->cache().length() - lengths[i];
-    prompt_tokens_fed += std::clamp<int64_t>(step[i]->prompt_tokens() - lengths[i], 0, fed);
+    prompt_tokens += std::clamp<int64_t>(step[i]->prompt_tokens() - lengths[i], 0, fed);
+  }
+  prompt_tokens_fed += prompt_tokens;
+  if (prompt_tokens == 0) {
+    ++decode_steps;
+    decode_seconds += seconds.count();
   }
   Choose(choosing, first_rows);
   for (size_t i = 0; i < choosing.size(); ++i) {
@@ -444,6 +499,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const Mod
   const int64_t blocks = BlocksFor(options, layout);
   auto threads = std::make_unique<ThreadPool>(options.threads > 0 ? options.threads : cores);
   ASSIGN_OR_RETURN(std::unique_ptr<Forwarder> forwarder, open(options.device, model, layout, blocks, *threads));
+  RETURN_IF_ERROR(forwarder->Reserve(LimitsOf(options, config)));
   auto impl = std::make_unique<Impl>(std::move(model), std::move(tokenizer), options, layout, blocks,
                                      std::move(threads), std::move(forwarder));
   impl->thread = std::thread([state = impl.get()] { state->Run(); });

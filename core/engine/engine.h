@@ -137,6 +137,10 @@ struct EngineStats {
   int64_t prefix_hit_tokens_total = 0;     // of these, found in the prefix cache
   int64_t draft_tokens_total = 0;
   int64_t accepted_draft_tokens_total = 0;
+  // Steps that fed no part of a prompt: their time in the model, and the bytes of weights that they read.
+  int64_t decode_steps_total = 0;
+  double decode_seconds_total = 0;
+  int64_t decode_weight_bytes_total = 0;
 };
 
 // Thread-safe.

@@ -1,17 +1,19 @@
 // Chooses the next token of one sequence. The order is that of transformers' generate(): repetition penalty, (logit
 // bias, presence and frequency penalty, which it has not), temperature, top-k, top-p, min-p, draw. Temperature 0 takes
 // the most likely token after penalties and bias and draws nothing. Among equal logits the lower id comes first,
-// everywhere. The draws depend on the seed and on how many tokens were drawn before, on nothing else. Not thread-safe.
+// everywhere. The draws depend on the seed and on how many tokens were drawn before, on nothing else.
+//
+// It only says how to choose (core/kernels/sampling_row.h); the choice is made where the logits are. Not thread-safe.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "core/base/rng.h"
 #include "core/engine/engine.h"
+#include "core/kernels/sampling.h"
 
 namespace qamserve {
 
@@ -24,36 +26,25 @@ struct SampledToken {
 
 class Sampler {
  public:
-  // `params` has passed ValidateSamplingParams. `prompt` counts as seen for the repetition penalty.
+  // `params` has passed ValidateSamplingParams; tokens of its bias are below vocab_size. `prompt` counts as seen for
+  // the repetition penalty.
   Sampler(const SamplingParams& params, std::span<const int32_t> prompt, int64_t vocab_size);
 
-  // `logits` holds vocab_size values and is used as scratch. The chosen token counts as seen. A logit of minus infinity
-  // is never chosen while there is another; where the caller has put such, `own` are the model's logits, for the
-  // report.
-  SampledToken Sample(std::span<float> logits, std::span<const float> own = {});
+  // Fills all of `row` but the number of its logits and what constrains them. Its adjustments are this sampler's own
+  // and are good until Take.
+  void Plan(SampleRow& row);
+  // What was chosen as planned (SampleOutcome::kChosen). The token counts as seen.
+  SampledToken Take(const SampleResult& result);
 
  private:
-  struct Candidate {
-    float logit;
-    int32_t token;
-  };
-  void ReportLogprobs(std::span<const float> logits, SampledToken& out) const;
-  // Penalties and bias, in place; Restore takes them back. Both cost what is penalized or biased, not a vocabulary.
-  void Adjust(std::span<float> logits);
-  void Restore(std::span<float> logits);
-  void SetLogit(std::span<float> logits, int32_t token, float value);
-  int32_t Draw(std::span<const float> logits);
-  void CutCandidates();
+  LogitAdjustment& AdjustmentOf(int32_t token);
   void MarkSeen(int32_t token);
 
   SamplingParams params_;
   Rng rng_;
-  std::vector<bool> is_seen_;                      // by token; empty without a penalty
-  std::vector<int32_t> seen_;                      // each token once
-  std::unordered_map<int32_t, int32_t> said_;      // how often the answer has a token; empty without its penalties
-  std::vector<std::pair<int32_t, float>> before_;  // logits that Adjust changed, if Restore is wanted
-  std::vector<Candidate> candidates_;              // scratch of Draw
-  std::vector<double> weights_;                    // scratch of Draw: probabilities of candidates_, not normalized
+  const int64_t vocab_size_;
+  std::vector<LogitAdjustment> adjustments_;   // by token
+  std::unordered_map<int32_t, int32_t> said_;  // how often the answer has a token; empty without its penalties
 };
 
 // log p of each of `tokens`' entries is one number: logits[token] less this.

@@ -1,7 +1,6 @@
 #include "core/engine/sequence.h"
 
 #include <algorithm>
-#include <bit>
 #include <new>
 
 #include "core/base/digest.h"
@@ -14,13 +13,6 @@ constexpr int64_t kFirstDraft = 4;
 constexpr int64_t kLongestDraftPause = 16;
 
 double Seconds(Sequence::Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
-
-bool AllFinite(std::span<const float> values) {
-  constexpr uint32_t kExponent = 0x7f800000;
-  uint32_t worst = 0;
-  for (const float value : values) worst = std::max(worst, std::bit_cast<uint32_t>(value) & kExponent);
-  return worst != kExponent;
-}
 
 }  // namespace
 
@@ -39,7 +31,8 @@ Sequence::Sequence(uint64_t id, std::vector<int32_t> prompt, const SamplingParam
       draft_limit_(kFirstDraft),
       sampler_(params_, tokens_, vocab_size),
       decoder_(tokenizer),
-      stops_(params_.stop) {}
+      stops_(params_.stop),
+      vocab_size_(vocab_size) {}
 
 const std::string& Sequence::BlockName(int64_t index) {
   const auto size = static_cast<size_t>(cache_.layout().block_tokens());
@@ -93,45 +86,75 @@ int64_t Sequence::Fed() {
   return unfed() > 0 ? 0 : 1 + static_cast<int64_t>(draft_.size());
 }
 
+void Sequence::BeginChoices() { chosen_.clear(); }
+
 // Guesses are only looked at: each token is chosen from its own logits with its own draw, as if there were none.
-void Sequence::Choose(std::span<float> logits) {
-  const size_t vocab = logits.size() / (draft_.size() + 1);
-  chosen_.clear();
-  for (size_t row = 0; row <= draft_.size(); ++row) {
-    const std::span<float> one = logits.subspan(row * vocab, vocab);
-    if (!AllFinite(one)) {
-      choice_ = Internal("LOGITS_NOT_FINITE", "the model gave logits that are not finite after {} tokens",
-                         tokens_.size() + row);
-      break;
-    }
-    try {
-      choice_ = ChooseOne(one);
-    } catch (const std::bad_alloc&) {
-      choice_ = ResourceExhausted("STEP_MEMORY", "the system has no memory to choose a token among {}", vocab);
-    }
-    if (!choice_.ok() || is_over_ || row == draft_.size() || chosen_.back().token != draft_[row]) break;
+bool Sequence::PlanChoice(SampleRow& row) {
+  const size_t next = chosen_.size();
+  if (!choice_.ok() || is_over_ || next > draft_.size()) return false;
+  if (next > 0 && chosen_.back().token != draft_[next - 1]) return false;
+  try {
+    const absl::StatusOr<bool> goes_on = PlanOne(row);
+    choice_ = goes_on.status();
+    return goes_on.ok() && *goes_on;
+  } catch (const std::bad_alloc&) {
+    choice_ = ResourceExhausted("STEP_MEMORY", "the system has no memory to choose a token among {}", vocab_size_);
+    return false;
   }
+}
+
+// False if the answer is over without another token.
+absl::StatusOr<bool> Sequence::PlanOne(SampleRow& row) {
+  if (params_.constraint != nullptr) {
+    if (!matcher_.has_value()) matcher_.emplace(params_.constraint);
+    ASSIGN_OR_RETURN(const bool goes_on,
+                     matcher_->AllowedBits(static_cast<size_t>(vocab_size_), allowed_, params_.ignore_eos));
+    is_over_ = !goes_on;
+    if (is_over_) return false;
+    row.allowed = allowed_.data();
+  }
+  sampler_.Plan(row);
+  return true;
+}
+
+void Sequence::TakeChoice(const absl::Status& status, const SampleResult& result) {
+  choice_ = status;
+  if (!choice_.ok()) return;
+  try {
+    choice_ = TakeOne(result);
+  } catch (const std::bad_alloc&) {
+    choice_ = ResourceExhausted("STEP_MEMORY", "the system has no memory for a chosen token");
+  }
+}
+
+// Adds to chosen_.
+absl::Status Sequence::TakeOne(const SampleResult& result) {
+  switch (result.outcome) {
+    case SampleOutcome::kChosen:
+      break;
+    case SampleOutcome::kNotFinite:
+      return Internal("LOGITS_NOT_FINITE", "the model gave logits that are not finite after {} tokens",
+                      tokens_.size() + chosen_.size());
+    case SampleOutcome::kNoMemory:
+      return ResourceExhausted("STEP_MEMORY", "the system has no memory to choose a token among {}", vocab_size_);
+    case SampleOutcome::kNothing:
+    case SampleOutcome::kUndecided:
+      return Internal("NO_TOKEN", "no token among {} can be chosen after {} tokens", vocab_size_,
+                      tokens_.size() + chosen_.size());
+  }
+  SampledToken chosen = sampler_.Take(result);
+  if (matcher_.has_value()) {
+    RETURN_IF_ERROR(matcher_->Accept(chosen.token));
+    is_over_ = matcher_->IsOver();
+  }
+  chosen_.push_back(std::move(chosen));
+  return absl::OkStatus();
+}
+
+void Sequence::EndChoices() {
   const auto right = std::max<int64_t>(0, static_cast<int64_t>(chosen_.size()) - (choice_.ok() ? 1 : 0));
   cache_.SetLength(tokens() + right);
   CountDraft(right);
-}
-
-// Adds to chosen_, unless the answer is over without another token.
-absl::Status Sequence::ChooseOne(std::span<float> logits) {
-  if (params_.constraint == nullptr) {
-    chosen_.push_back(sampler_.Sample(logits));
-    return absl::OkStatus();
-  }
-  if (!matcher_.has_value()) matcher_.emplace(params_.constraint);
-  if (params_.logprobs >= 0) own_logits_.assign(logits.begin(), logits.end());
-  ASSIGN_OR_RETURN(const bool goes_on, matcher_->Allow(logits, params_.ignore_eos));
-  is_over_ = !goes_on;
-  if (is_over_) return absl::OkStatus();
-  SampledToken chosen = sampler_.Sample(logits, own_logits_);
-  RETURN_IF_ERROR(matcher_->Accept(chosen.token));
-  is_over_ = matcher_->IsOver();
-  chosen_.push_back(std::move(chosen));
-  return absl::OkStatus();
 }
 
 // A draft that was right is followed by a longer one; one that was wrong from the start by a pause, longer each time.

@@ -65,11 +65,16 @@ class Sequence {
   // middle of a prompt.
   int64_t Fed();
 
-  // The arithmetic of choosing, which may run beside that of other sequences; then Deliver sends what was chosen.
-  // `logits` [Fed()][vocab_size] are used as scratch. The sequence ends with INTERNAL (LOGITS_NOT_FINITE) if they
-  // hold NaN or infinity, with RESOURCE_EXHAUSTED (STEP_MEMORY) if the system has no memory to choose, with the errors
-  // of ConstraintMatcher.
-  void Choose(std::span<float> logits);
+  // Tokens are chosen from the rows of logits one after the other, while guesses are right: BeginChoices, then for each
+  // row PlanChoice, which fills all of a SampleRow but the number of its logits or says that no more are to be chosen,
+  // and TakeChoice of what came of it (a status that is not OK ends the sequence with it), then EndChoices. They may
+  // run beside those of other sequences; then Deliver sends what was chosen. The sequence ends with INTERNAL
+  // (LOGITS_NOT_FINITE) if logits hold NaN or infinity, with RESOURCE_EXHAUSTED (STEP_MEMORY) if the system has no
+  // memory to choose, with the errors of ConstraintMatcher.
+  void BeginChoices();
+  bool PlanChoice(SampleRow& row);
+  void TakeChoice(const absl::Status& status, const SampleResult& result);
+  void EndChoices();
   int64_t chosen() const { return static_cast<int64_t>(chosen_.size()); }
   // False once the sequence has ended; OnDone has then been called.
   bool Deliver();
@@ -78,7 +83,8 @@ class Sequence {
 
  private:
   bool IsStopToken(int32_t token) const;
-  absl::Status ChooseOne(std::span<float> logits);
+  absl::StatusOr<bool> PlanOne(SampleRow& row);
+  absl::Status TakeOne(const SampleResult& result);
   bool DeliverOne(SampledToken& chosen, bool is_last);
   void CountDraft(int64_t accepted);
 
@@ -106,11 +112,12 @@ class Sequence {
   Sampler sampler_;
   StreamDecoder decoder_;
   StopMatcher stops_;
+  const int64_t vocab_size_;
   std::vector<SampledToken> chosen_;
   absl::Status choice_;                       // why no further token could be chosen
   std::optional<ConstraintMatcher> matcher_;  // behind what was chosen; from the first choice on, if constrained
   bool is_over_ = false;                      // by the constraint, nothing can follow what was chosen
-  std::vector<float> own_logits_;             // scratch of ChooseOne: the model's, before the constraint
+  std::vector<uint64_t> allowed_;             // by it, of the row that is chosen from
   GenerationSummary summary_;
 
   const Clock::time_point submitted_ = Clock::now();

@@ -158,6 +158,9 @@ struct Kernels {
   // As quantize_input, with kMaxActivation8.
   float (*quantize_input8)(const float* x, int64_t n, int64_t padded, int8_t* q);
   void (*int8_wide_matmul)(const Int8WideMatmulArgs& args);
+  // weights[i] = 2^40 exp((logits[i] - largest) * inverse), rounded down (core/kernels/sampling_row.h), for logits of
+  // at most `largest`, minus infinity among them; returns their sum. `weights` may be null.
+  uint64_t (*sample_weights)(const float* logits, int64_t n, float largest, float inverse, uint64_t* weights);
 };
 
 // Built in always; the reference that others are tested against.

@@ -1,7 +1,8 @@
 // Tokens a second of one sequence from an empty cache: fed one token at a time, as llama-bench -p 0 -n N does, or all
 // at once (--prefill N), as -p N -n 0; on the processor's cores or on a GPU (--device cuda:0), of which --batch
-// sequences decode at a time. Prints one JSON object: tokens_per_second (a number for each repetition),
-// bytes_per_token, gb_per_second, read_gb_per_second (of the processor, measured here, same threads),
+// sequences decode at a time. With --sample each step also chooses the most likely tokens, where the logits are, which
+// must be finite. Prints one JSON object: tokens_per_second (a number for each repetition), bytes_per_token,
+// gb_per_second, read_gb_per_second (measured here: of the processor with the same threads, or of the GPU),
 // bandwidth_fraction, kernel, threads.
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include "core/format/file_set.h"
 #include "core/model/cuda/open.h"
 #include "core/model/model.h"
+#include "tests/bench/gpu_measure.h"
 #include "tests/bench/read_bandwidth.h"
 
 namespace qamserve {
@@ -29,14 +31,15 @@ struct Options {
   int batch = 1;    // sequences that decode together
   int repetitions = 3;
   int threads = 2;
+  bool sample = false;
   std::string device = "cpu";
   int64_t bandwidth_bytes = int64_t{512} << 20;  // 16 times a 32 MiB cache
 };
 
 class Bench {
  public:
-  Bench(const ModelConfig& config, Forwarder& forwarder, KvPool& blocks)
-      : config_(config), forwarder_(forwarder), blocks_(blocks) {}
+  Bench(const ModelConfig& config, Forwarder& forwarder, KvPool& blocks, bool sample)
+      : config_(config), forwarder_(forwarder), blocks_(blocks), sample_(sample) {}
 
   // Feeds `n` tokens to each of `batch` sequences, one after another.
   absl::Status Decode(int n, int batch) {
@@ -83,15 +86,29 @@ class Bench {
   }
   absl::Status Step(std::span<const SequenceChunk> chunks) {
     RETURN_IF_ERROR(forwarder_.ForwardHidden(chunks, hidden_));
-    const auto positions = static_cast<int64_t>(chunks.size());
-    logits_.resize(static_cast<size_t>(positions * config_.vocab_size));
-    return forwarder_.Head(hidden_.data(), positions, logits_.data());
+    const size_t positions = chunks.size();
+    if (!sample_) {
+      logits_.resize(positions * static_cast<size_t>(config_.vocab_size));
+      return forwarder_.Head(hidden_.data(), static_cast<int64_t>(positions), logits_.data());
+    }
+    RETURN_IF_ERROR(forwarder_.KeepLogits(hidden_.data(), static_cast<int64_t>(positions)));
+    rows_.assign(positions, SampleRow());
+    results_.resize(positions);
+    for (size_t i = 0; i < positions; ++i) rows_[i].row = static_cast<int64_t>(i);
+    RETURN_IF_ERROR(forwarder_.Sample(rows_, results_));
+    for (const SampleResult& result : results_) {
+      if (result.outcome != SampleOutcome::kChosen) return Internal("LOGITS_NOT_FINITE", "the logits are not finite");
+    }
+    return absl::OkStatus();
   }
 
   const ModelConfig& config_;
   Forwarder& forwarder_;
   KvPool& blocks_;
+  const bool sample_;
   std::vector<float> hidden_, logits_;
+  std::vector<SampleRow> rows_;
+  std::vector<SampleResult> results_;
 };
 
 absl::StatusOr<nlohmann::json> Run(const Options& options) {
@@ -105,7 +122,7 @@ absl::StatusOr<nlohmann::json> Run(const Options& options) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Forwarder> forwarder,
                    OpenForwarder(options.device, model, layout, block_count, pool));
   KvPool blocks(layout, block_count, forwarder->kv_memory());
-  Bench bench(model->config(), *forwarder, blocks);
+  Bench bench(model->config(), *forwarder, blocks, options.sample);
   RETURN_IF_ERROR(bench.Decode(std::min(options.tokens, 16), batch));  // pages in, caches warm
   if (prefill) RETURN_IF_ERROR(bench.Prefill(tokens));
   std::vector<double> rates;
@@ -119,7 +136,13 @@ absl::StatusOr<nlohmann::json> Run(const Options& options) {
   std::sort(sorted.begin(), sorted.end());
   const double median = sorted[sorted.size() / 2];
   const double bytes_per_second = median / batch * static_cast<double>(model->bytes_per_token());
-  const double read = MeasureReadBandwidth(options.bandwidth_bytes, 5, pool);
+  ASSIGN_OR_RETURN(const int device, ParseDevice(options.device));
+  double read = 0;
+  if (device < 0) {
+    read = MeasureReadBandwidth(options.bandwidth_bytes, 5, pool);
+  } else {
+    ASSIGN_OR_RETURN(read, MeasureGpuRead(device));
+  }
   return nlohmann::json{{"tokens_per_second", rates},
                         {"median_tokens_per_second", median},
                         {"bytes_per_token", model->bytes_per_token()},
@@ -143,6 +166,7 @@ int main(int argc, char** argv) {
   app.add_option("--tokens", options.tokens, "Tokens of a repetition")->check(CLI::Range(1, 100000));
   app.add_option("--prefill", options.prefill, "Tokens of a prompt, fed at once")->check(CLI::Range(1, 100000));
   app.add_option("--batch", options.batch, "Sequences that decode together")->check(CLI::Range(1, 1024));
+  app.add_flag("--sample", options.sample, "Choose tokens, too");
   app.add_option("--device", options.device, "cpu, or cuda: and a number");
   app.add_option("--repetitions", options.repetitions)->check(CLI::Range(1, 1000));
   app.add_option("--threads", options.threads)->check(CLI::Range(1, 1024));

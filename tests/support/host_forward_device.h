@@ -18,6 +18,7 @@
 #include "core/kernels/cuda/forward/dense_block.h"
 #include "core/kernels/cuda/forward/forward_device.h"
 #include "core/kernels/cuda/forward/row_blocks.h"
+#include "core/kernels/cuda/forward/sample_block.h"
 
 namespace qamserve {
 
@@ -52,19 +53,25 @@ void RunBlocks(const typename Block::Args& args, bool backwards) {
 
 class HostForwardDevice : public ForwardDevice {
  public:
-  // Calls after which every one fails, as on a device that is lost; and bytes that can be allocated.
+  // Calls after which every one fails, as on a device that is lost; and bytes that can be allocated from now on, those
+  // that are freed again not counted.
   void FailAfter(int64_t calls) { calls_left_ = calls; }
-  void LimitMemory(int64_t bytes) { bytes_left_ = bytes; }
+  void LimitMemory(int64_t bytes) { *bytes_left_ = bytes; }
+  // The one call after so many that has no memory, whatever it does.
+  void LackMemoryAfter(int64_t calls) { lacks_after_ = calls; }
   int64_t calls() const { return calls_; }
   int64_t repeats() const { return repeats_; }
 
   std::string name() const override { return "host"; }
   absl::StatusOr<Memory> Allocate(int64_t bytes) override {
     RETURN_IF_ERROR(Count());
-    if (bytes > bytes_left_) return ResourceExhausted("CUDA_MEMORY", "allocating {} bytes", bytes);
-    bytes_left_ -= bytes;
+    if (bytes > *bytes_left_) return ResourceExhausted("CUDA_MEMORY", "allocating {} bytes", bytes);
+    *bytes_left_ -= bytes;
     const auto rounded = static_cast<size_t>((bytes + 256) / 256 * 256);
-    Memory memory(std::aligned_alloc(256, rounded), [](void* p) { std::free(p); });
+    Memory memory(std::aligned_alloc(256, rounded), [left = bytes_left_, bytes](void* p) {
+      *left += bytes;
+      std::free(p);
+    });
     std::memset(memory.get(), 0xff, rounded);
     return memory;
   }
@@ -87,16 +94,13 @@ class HostForwardDevice : public ForwardDevice {
     RETURN_IF_ERROR(Run<SoftmaxBlock>(args));
     return Run<ValuesBlock>(args);
   }
+  absl::Status Sample(const SampleArgs& args) override { return Run<SampleBlock>(args); }
   absl::Status DenseMatmul(const DenseMatmulArgs& args) override { return Run<DenseBlock>(args); }
 
   // Products of packed weights have tests of their own (cuda_packed_warp_test, cuda_int8_warp_test).
+  int64_t PackedScratchBytes(int64_t, int64_t) const override { return kPackedScratchBytes; }
   absl::Status PackedMatmul(const PackedMatmulArgs& args) override {
-    return Do([args] {
-      alignas(64) char scratch[kPackedScratchBytes];
-      PackedMatmulArgs with_scratch = args;
-      with_scratch.scratch = scratch;
-      BestKernels().packed_matmul(with_scratch);
-    });
+    return Do([args] { BestKernels().packed_matmul(args); });
   }
   absl::Status Int8Matmul(const Int8MatmulArgs& args) override {
     return Do([args] { BestKernels().int8_matmul(args); });
@@ -127,6 +131,7 @@ class HostForwardDevice : public ForwardDevice {
  private:
   absl::Status Count() {
     ++calls_;
+    if (lacks_after_-- == 0) return ResourceExhausted("CUDA_MEMORY", "there is no memory, as a test wanted");
     if (calls_left_ == 0) return Internal("CUDA_ERROR", "the device is lost, as a test wanted");
     --calls_left_;
     return absl::OkStatus();
@@ -147,7 +152,8 @@ class HostForwardDevice : public ForwardDevice {
   std::map<std::vector<int64_t>, std::vector<std::function<void()>>> recorded_;
   std::vector<std::function<void()>>* recording_ = nullptr;
   int64_t calls_left_ = INT64_MAX;
-  int64_t bytes_left_ = INT64_MAX;
+  int64_t lacks_after_ = -1;
+  std::shared_ptr<int64_t> bytes_left_ = std::make_shared<int64_t>(INT64_MAX / 2);
 };
 
 }  // namespace qamserve

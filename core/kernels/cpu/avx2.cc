@@ -375,9 +375,9 @@ void PackedMatmul(const PackedMatmulArgs& a) {
 
 const Kernels* Avx2Kernels() {
   static constexpr Kernels kKernels = {
-      "avx2",           avx2::DenseMatmul,    avx2::PackedMatmul,  avx2::QuantizeInput, avx2::RmsNorm,
-      avx2::Softmax,    avx2::SiluMul,        avx2::GeluMul,       avx2::ToFloat,       avx2::TrellisStep,
-      avx2::Int8Matmul, avx2::QuantizeInput8, avx2::Int8WideMatmul};
+      "avx2",           avx2::DenseMatmul,    avx2::PackedMatmul,   avx2::QuantizeInput, avx2::RmsNorm,
+      avx2::Softmax,    avx2::SiluMul,        avx2::GeluMul,        avx2::ToFloat,       avx2::TrellisStep,
+      avx2::Int8Matmul, avx2::QuantizeInput8, avx2::Int8WideMatmul, avx2::SampleWeights};
   // The builtin asks the system, too, whether it keeps the wide registers; clang's does not know F16C.
   unsigned eax, ebx, ecx, edx;
   const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;

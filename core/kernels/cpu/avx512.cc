@@ -77,7 +77,8 @@ const Kernels* AmxKernels() {
                                        avx512::TrellisStep,
                                        avx512::Int8MatmulTiles,
                                        avx512::QuantizeInput8,
-                                       avx512::Int8WideMatmulTiles};
+                                       avx512::Int8WideMatmulTiles,
+                                       avx512::SampleWeights};
   return Avx512Kernels() != nullptr && amx::Usable() ? &kKernels : nullptr;
 }
 
@@ -94,7 +95,8 @@ const Kernels* Avx512Kernels() {
                                        avx512::TrellisStep,
                                        avx512::Int8Matmul,
                                        avx512::QuantizeInput8,
-                                       avx512::Int8WideMatmul};
+                                       avx512::Int8WideMatmul,
+                                       avx512::SampleWeights};
   // The builtin asks the system, too, whether it keeps the wide registers and the masks.
   const bool runs = Avx2Kernels() != nullptr && __builtin_cpu_supports("avx512f") &&
                     __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&

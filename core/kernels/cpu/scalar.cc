@@ -90,9 +90,9 @@ void Int8WideMatmul(const Int8WideMatmulArgs& a) { Int8MatmulBlocks<kInt8WideBlo
 
 const Kernels& ScalarKernels() {
   static constexpr Kernels kKernels = {
-      "scalar",           scalar::DenseMatmul,    scalar::PackedMatmul,  scalar::QuantizeInput, scalar::RmsNorm,
-      scalar::Softmax,    scalar::SiluMul,        scalar::GeluMul,       scalar::ToFloat,       scalar::TrellisStep,
-      scalar::Int8Matmul, scalar::QuantizeInput8, scalar::Int8WideMatmul};
+      "scalar",           scalar::DenseMatmul,    scalar::PackedMatmul,   scalar::QuantizeInput, scalar::RmsNorm,
+      scalar::Softmax,    scalar::SiluMul,        scalar::GeluMul,        scalar::ToFloat,       scalar::TrellisStep,
+      scalar::Int8Matmul, scalar::QuantizeInput8, scalar::Int8WideMatmul, scalar::SampleWeights};
   return kKernels;
 }
 

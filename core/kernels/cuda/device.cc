@@ -53,4 +53,11 @@ absl::StatusOr<CudaPlatform> FindCudaDevices() {
   return JudgeCudaProbe(probe);
 }
 
+absl::StatusOr<CudaMemory> CudaMemoryOf(int ordinal) {
+  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(ordinal), "choosing a device"));
+  size_t free_bytes = 0, bytes = 0;
+  RETURN_IF_ERROR(CudaStatus(cudaMemGetInfo(&free_bytes, &bytes), "asking for a device's memory"));
+  return CudaMemory{.bytes = static_cast<int64_t>(bytes), .used_bytes = static_cast<int64_t>(bytes - free_bytes)};
+}
+
 }  // namespace qamserve

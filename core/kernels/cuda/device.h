@@ -52,6 +52,13 @@ absl::StatusOr<CudaPlatform> JudgeCudaProbe(const CudaProbe& probe);
 // JudgeCudaProbe of this machine.
 absl::StatusOr<CudaPlatform> FindCudaDevices();
 
+// Memory of a device and what of it is taken, by this program or another. Makes a context on a device that has none yet.
+struct CudaMemory {
+  int64_t bytes = 0;
+  int64_t used_bytes = 0;
+};
+absl::StatusOr<CudaMemory> CudaMemoryOf(int ordinal);
+
 // "NVIDIA H200 (9.0, 139.8 GiB); driver runs CUDA 13.0, built with 13.0" or "none: there is no NVIDIA driver": one line
 // for a log.
 std::string DescribeCuda(const absl::StatusOr<CudaPlatform>& platform);

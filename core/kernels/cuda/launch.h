@@ -23,6 +23,15 @@ struct PackedQueue {
 };
 PackedQueue TablePackedQueue(int pair_bits, int tokens);
 PackedQueue TrellisPackedQueue(int pair_bits, int tokens);
+struct PackedWideArgs;  // packed_wide_block.h
+// The kernel for 64 tokens, and the shared memory of one of its blocks with kMostWideWarps warps and with half of them.
+struct PackedWideQueue {
+  cudaError_t (*queue)(const PackedWideArgs& args, cudaStream_t stream);
+  int64_t shared_bytes;
+  int64_t shared_bytes_of_half;
+};
+PackedWideQueue TablePackedWideQueue(int pair_bits);
+PackedWideQueue TrellisPackedWideQueue(int pair_bits);
 // Activations as fragments of `tokens` tokens, of which x may have fewer.
 cudaError_t QueueFragments(const PackedInput& x, int64_t cols, int tokens, void* scratch, cudaStream_t stream);
 

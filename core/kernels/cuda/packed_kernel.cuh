@@ -21,6 +21,7 @@
 #pragma once
 
 #include "core/kernels/cuda/launch.h"
+#include "core/kernels/cuda/mma.cuh"
 #include "core/kernels/cuda/packed_warp.h"
 #include "core/kernels/kernels.h"
 
@@ -42,13 +43,6 @@ struct PackedShared {
   static constexpr int64_t kBytes = kSums + int64_t{kSteps} * kTokens * kSumStride * 4;
 };
 
-__device__ inline void Multiply(float (&c)[4], const uint32_t (&a)[4], uint2 b) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
-}
-
 // A lane's 16 bytes of each line of its tile, and of the one that comes next. Weights pass once: they need no cache.
 template <int kBits>
 struct LaneLines {
@@ -65,17 +59,6 @@ __device__ inline void RowsOf(const uint4& own, uint32_t (&rows)[kBack + kLaneRo
   for (int i = 0; i < kLaneRows; ++i) rows[kBack + i] = words[i];
   const int above = (static_cast<int>(threadIdx.x) + 28) & 31;
   for (int i = 0; i < kBack; ++i) rows[i] = __shfl_sync(~0u, words[kLaneRows - kBack + i], above);
-}
-
-template <typename Decoder, int kThreads>
-__device__ inline void FillTable(const int32_t* table, unsigned char* shared) {
-  if constexpr (Decoder::kTableBytes > 0) {
-    for (uint32_t i = threadIdx.x; i < Decoder::kEntries * 32u; i += kThreads) {
-      const int32_t entry = table[i / 32];
-      const uint32_t halves = HalfOfInt(static_cast<int16_t>(entry & 0xffff)) | HalfOfInt(entry >> 16) << 16;
-      *reinterpret_cast<uint32_t*>(shared + Decoder::TableOffset(i / 32) + 4 * (i % 32)) = halves;
-    }
-  }
 }
 
 // Where a block's work goes on: strips of a round, then the next round.
@@ -154,7 +137,7 @@ struct PackedBlock {
           for (int h = 0; h < 2; ++h) {
             const uint32_t weights[4] = {halves[2 * h][2 * k], halves[2 * h + 1][2 * k], halves[2 * h][2 * k + 1],
                                          halves[2 * h + 1][2 * k + 1]};
-            Multiply(c[n][h], weights, b);
+            MultiplyHalves(c[n][h], weights, b.x, b.y);
           }
         }
       }
@@ -194,7 +177,7 @@ struct PackedBlock {
 #pragma unroll
       for (int i = 0; i < kBits; ++i) lines.Load(TileAt(at), i);
     }
-    FillTable<Decoder, kThreads>(a.w.table, shared);
+    FillTable<Decoder>(a.w.table, shared, static_cast<int>(threadIdx.x), kThreads);
     for (int64_t loaded = -1; rounds > at.round; at = After(at)) {
       if (loaded != at.round) {
         LoadActivations(loaded = at.round);  // nobody reads the last ones: sums were waited for

@@ -21,6 +21,7 @@
 #include "core/codec/packing.h"
 #include "core/codec/trellis.h"
 #include "core/kernels/cuda/bytes.h"
+#include "core/kernels/kernels.h"
 #if !defined(__CUDA_ARCH__)
 #include "core/codec/half.h"
 #endif
@@ -87,6 +88,7 @@ struct TableDecoder {
     return (entry & 255u) << 8 | (entry >> 8 & 1u) << 7 | (entry >> 9 & 1u) << 16;
   }
   static constexpr uint32_t kTableBytes = kEntryBits == 10 ? 131072 : kEntryBits >= 8 ? 65536 : 256 << kEntryBits;
+  static constexpr int kMaxWeight = kBits <= 9 ? 127 : 255;  // see PackedMatrix
 
   QAMSERVE_HOST_DEVICE static void Decode(const Lane& lane, int v, uint32_t lane_offset, const unsigned char* table,
                                           uint32_t (&out)[kLaneRows][kGroupPairs]) {
@@ -119,6 +121,19 @@ struct TableDecoder {
   }
 };
 
+// This thread's share of a block's table, from one of a codebook's form (PackedMatrix).
+template <typename Decoder>
+QAMSERVE_HOST_DEVICE inline void FillTable(const int32_t* table, unsigned char* shared, int thread, int threads) {
+  if constexpr (Decoder::kTableBytes > 0) {
+    for (int i = thread; i < 32 * Decoder::kEntries; i += threads) {
+      const int32_t entry = table[i / 32];
+      const uint32_t halves = HalfOfInt(static_cast<int16_t>(entry & 0xffff)) | HalfOfInt(entry >> 16) << 16;
+      *reinterpret_cast<uint32_t*>(shared + Decoder::TableOffset(static_cast<uint32_t>(i / 32)) + 4 * (i % 32)) =
+          halves;
+    }
+  }
+}
+
 // half2 of a trellis state, of which bits above the 16th do not matter. A sum of four bytes is below 1024: as the
 // mantissa of a half between 1024 and 2048 it is 1024 too large.
 QAMSERVE_HOST_DEVICE inline uint32_t TrellisHalves(uint32_t state) {
@@ -144,6 +159,7 @@ struct TrellisDecoder {
   static constexpr int kBack = (kTrellisStateBits + kBits - 1) / kBits - 1;
   using Lane = PackedLane<kBits, kBack>;
   static constexpr uint32_t kTableBytes = 0;
+  static constexpr int kMaxWeight = kTrellisMaxValue;
 
   // The code of a pair; with 8 bits or more, bytes 2 and 3 are noise.
   QAMSERVE_HOST_DEVICE static uint32_t Code(const Lane& lane, int row, int v, int pair) {
@@ -179,6 +195,17 @@ QAMSERVE_HOST_DEVICE inline int ActivationPart(int q, int part) {
 // The first of the four columns of the matrix whose activations lane 4 g + t has in b0 and b1.
 QAMSERVE_HOST_DEVICE inline int64_t FragmentCol(int64_t step, int s, int t) {
   return step * kStepCols + t * kTileCols + 4 * s;
+}
+// The i-th pair of words b0, b1 in the order above, of a step's `tokens` tokens; those that x does not have are zeros.
+QAMSERVE_HOST_DEVICE inline void MakeFragment(const PackedInput& x, int64_t padded, int tokens, int64_t i,
+                                              uint32_t (&words)[2]) {
+  const int t = static_cast<int>(i % kStepTiles), column = static_cast<int>(i / kStepTiles % (2 * tokens));
+  const int64_t step_and_s = i / kStepTiles / (2 * tokens);
+  const int64_t col = FragmentCol(step_and_s / kMmaSteps, static_cast<int>(step_and_s % kMmaSteps), t);
+  words[0] = words[1] = 0;
+  if (column / 2 >= x.tokens || col >= padded) return;
+  const int16_t* q = x.q + column / 2 * x.stride + col;
+  for (int k = 0; k < 4; ++k) words[k / 2] |= HalfOfInt(ActivationPart(q[k], column % 2)) << (16 * (k % 2));
 }
 // Bytes of the fragments of a step.
 QAMSERVE_HOST_DEVICE inline constexpr int64_t FragmentStepBytes(int tokens) {

@@ -14,6 +14,7 @@ absl::Status NotBuilt() {
 }  // namespace
 
 absl::StatusOr<CudaPlatform> FindCudaDevices() { return NotBuilt(); }
+absl::StatusOr<CudaMemory> CudaMemoryOf(int) { return NotBuilt(); }
 
 // No object of either class is ever made.
 void CudaStream::Destroy::operator()(CUstream_st*) const {}
@@ -30,7 +31,7 @@ absl::Status CudaTrellisSearch(int, std::span<const float>, std::span<const floa
   return NotBuilt();
 }
 
-int64_t CudaPackedScratchBytes(int64_t) { return 0; }
+int64_t CudaPackedScratchBytes(int64_t, int64_t) { return 0; }
 absl::Status LaunchPackedMatmul(const PackedMatmulArgs&, const CudaStream&, PackedFragments*) { return NotBuilt(); }
 absl::Status LaunchInt8Matmul(const Int8MatmulArgs&, const CudaStream&) { return NotBuilt(); }
 absl::Status LaunchInt8WideMatmul(const Int8WideMatmulArgs&, const CudaStream&) { return NotBuilt(); }

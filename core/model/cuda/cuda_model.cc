@@ -23,13 +23,18 @@ class Pieces {
  public:
   template <typename T>
   int64_t Add(const std::vector<T>& from) {
-    const auto at = static_cast<int64_t>(bytes_.size());
-    const size_t size = from.size() * sizeof(T);
-    bytes_.resize(bytes_.size() + (size + 15) / 16 * 16);
-    if (size > 0) std::memcpy(bytes_.data() + at, from.data(), size);
+    return Add(from.data(), static_cast<int64_t>(from.size()));
+  }
+  template <typename T>
+  int64_t Add(const T* from, int64_t count) {
+    const int64_t at = size(), bytes = count * static_cast<int64_t>(sizeof(T));
+    bytes_.resize(bytes_.size() + static_cast<size_t>(Rounded(bytes)));
+    if (bytes > 0) std::memcpy(bytes_.data() + at, from, static_cast<size_t>(bytes));
     return at;
   }
-  const std::vector<char>& bytes() const { return bytes_; }
+  const char* data() const { return bytes_.data(); }
+  int64_t size() const { return static_cast<int64_t>(bytes_.size()); }
+  static int64_t Rounded(int64_t bytes) { return (bytes + 15) / 16 * 16; }
 
  private:
   std::vector<char> bytes_;
@@ -79,10 +84,18 @@ absl::StatusOr<std::unique_ptr<CudaModel>> CudaModel::Create(std::shared_ptr<con
 
 int64_t CudaModel::memory_bytes() const {
   int64_t bytes = weights_.bytes;
-  for (const Buffer* buffer :
-       {&kv_,      &x_,     &normed_,        &q_,          &k_,      &v_,      &attention_, &projected_,
-        &gate_,    &up_,    &quantized_,     &scales_,     &hidden_, &logits_, &step_,      &scores_,
-        &cosines_, &sines_, &local_cosines_, &local_sines_}) {
+  for (const Buffer* buffer : {&kv_,         &x_,
+                               &normed_,     &q_,
+                               &k_,          &v_,
+                               &attention_,  &projected_,
+                               &gate_,       &up_,
+                               &quantized_,  &scales_,
+                               &scratch_,    &hidden_,
+                               &logits_,     &step_,
+                               &scores_,     &sample_,
+                               &sampled_,    &cosines_,
+                               &sines_,      &local_cosines_,
+                               &local_sines_}) {
     bytes += buffer->bytes;
   }
   return bytes;
@@ -105,7 +118,35 @@ absl::Status CudaModel::GrowAmply(Buffer& buffer, int64_t bytes) {
   return bytes <= buffer.bytes ? absl::OkStatus() : Grow(buffer, std::max(kLeast, 2 * bytes));
 }
 
-absl::Status CudaModel::Reserve(int64_t rows) {
+absl::Status CudaModel::Reserve(const StepLimits& limits) {
+  const absl::Status status = TakeMemory(limits);
+  if (status.ok()) return status;
+  return Annotate(status,
+                  fmt::format("{}: taking memory on {} for steps of {} tokens at positions below {}, beside {} "
+                              "bytes of weights and {} of keys and values",
+                              model_->origin(), name(), limits.rows, limits.positions, weights_.bytes, kv_.bytes));
+}
+
+// Sizes of UploadStep and Sample at their most; see AddTiles for the tiles and their scores.
+absl::Status CudaModel::TakeMemory(const StepLimits& limits) {
+  const ModelConfig& config = model_->config();
+  RETURN_IF_ERROR(ReserveRows(limits.rows));
+  RETURN_IF_ERROR(ReserveRope(limits.positions));
+  RETURN_IF_ERROR(Grow(logits_, std::max(kHeadRows, limits.logits) * config.vocab_size * 4));
+  const int64_t queries = limits.rows * config.num_heads, keys = limits.positions + 16;
+  RETURN_IF_ERROR(Grow(scores_, std::max(kTileQueries * keys, std::min(kMostScores, queries * keys)) * 4));
+  constexpr auto kTileBytes = static_cast<int64_t>(2 * sizeof(AttentionTile));  // of global and sliding layers
+  const int64_t blocks = limits.logits * layout_.BlocksFor(limits.positions);
+  RETURN_IF_ERROR(Grow(step_, queries * kTileBytes + (4 * limits.rows + blocks) * 4 + 128));
+  // The largest number of biases and everything that was said.
+  const int64_t adjusted = std::min(config.vocab_size, limits.positions + 1024);
+  const int64_t choice = static_cast<int64_t>(sizeof(SampleRow)) + config.vocab_size / 8 +
+                         adjusted * static_cast<int64_t>(sizeof(LogitAdjustment)) + 64;
+  RETURN_IF_ERROR(Grow(sample_, limits.logits * choice));
+  return Grow(sampled_, limits.logits * static_cast<int64_t>(sizeof(SampleResult)));
+}
+
+absl::Status CudaModel::ReserveRows(int64_t rows) {
   if (rows <= reserved_rows_) return absl::OkStatus();
   const ModelConfig& config = model_->config();
   // Steps differ by a few rows: not every one is to ask for memory.
@@ -125,6 +166,7 @@ absl::Status CudaModel::Reserve(int64_t rows) {
   const int64_t inputs = std::max(more, kHeadRows);
   RETURN_IF_ERROR(Grow(quantized_, inputs * widest_input_ * 2));
   RETURN_IF_ERROR(Grow(scales_, inputs * 4));
+  RETURN_IF_ERROR(Grow(scratch_, device_->PackedScratchBytes(widest_input_, more)));
   reserved_rows_ = more;
   return absl::OkStatus();
 }
@@ -161,9 +203,8 @@ absl::StatusOr<CudaModel::OnDevice> CudaModel::UploadStep(const StepPlan& plan) 
   const int64_t global = pieces.Add(plan.global.tiles), sliding = pieces.Add(plan.sliding.tiles);
   // Last, since their number differs from step to step: all else is where it was in a step of as many rows.
   const int64_t blocks = pieces.Add(plan.blocks);
-  const auto bytes = static_cast<int64_t>(pieces.bytes().size());
-  RETURN_IF_ERROR(GrowAmply(step_, bytes));
-  RETURN_IF_ERROR(device_->Upload(step_.memory.get(), pieces.bytes().data(), bytes));
+  RETURN_IF_ERROR(GrowAmply(step_, pieces.size()));
+  RETURN_IF_ERROR(device_->Upload(step_.memory.get(), pieces.data(), pieces.size()));
   RETURN_IF_ERROR(GrowAmply(scores_, plan.scores * 4));
   const auto* const base = step_.as<const char>();
   const auto ints = [&](int64_t at) { return reinterpret_cast<const int32_t*>(base + at); };
@@ -232,7 +273,7 @@ absl::Status CudaModel::ApplyPacked(const DeviceGroup& group, const Source& sour
       RETURN_IF_ERROR(device_->Int8Matmul({layer.int8, x, outputs[i], layer.rows, 0, strips}));
     } else {
       const PackedInput x{input.q, input.padded, input.scale, rows};
-      RETURN_IF_ERROR(device_->PackedMatmul({layer.packed, x, outputs[i], layer.rows, 0, strips, nullptr}));
+      RETURN_IF_ERROR(device_->PackedMatmul({layer.packed, x, outputs[i], layer.rows, 0, strips, scratch_.as<void>()}));
     }
   }
   return absl::OkStatus();
@@ -338,7 +379,7 @@ absl::Status CudaModel::ForwardHidden(std::span<const SequenceChunk> chunks, std
   hidden.clear();
   const StepPlan plan(config, chunks, kMostScores);
   if (plan.rows() == 0) return absl::OkStatus();
-  RETURN_IF_ERROR(Reserve(plan.rows()));
+  RETURN_IF_ERROR(ReserveRows(plan.rows()));
   RETURN_IF_ERROR(ReserveRope(int64_t{*std::max_element(plan.positions.begin(), plan.positions.end())} + 1));
   ASSIGN_OR_RETURN(const OnDevice step, UploadStep(plan));
   if (plan.rows() <= kMostRowsRepeated) {
@@ -356,33 +397,95 @@ absl::Status CudaModel::ForwardHidden(std::span<const SequenceChunk> chunks, std
   return absl::OkStatus();
 }
 
-absl::Status CudaModel::Head(const float* hidden, int64_t n, float* logits) {
-  const ModelConfig& config = model_->config();
+// ---- logits ----
+
+// Logits of the rows of hidden_.
+absl::Status CudaModel::RunHead(int64_t rows) {
   const DeviceLinear& head = weights_.head;
-  const int64_t width = config.hidden_size, vocab = config.vocab_size;
-  RETURN_IF_ERROR(Reserve(std::min(n, kHeadRows)));
+  const int64_t width = model_->config().hidden_size, vocab = model_->config().vocab_size;
+  auto* const y = logits_.as<float>();
+  if (head.kind != DeviceLinear::Kind::kInt8) {
+    return device_->DenseMatmul({hidden_.as<float>(), width, head.dense, y, vocab, rows, vocab, width});
+  }
+  InputArgs input;
+  input.x = hidden_.as<float>();
+  input.n = width;
+  input.rows = rows;
+  input.rotation = head.rotation;
+  input.q = quantized_.as<int16_t>();
+  input.padded = PaddedCols(width);
+  input.scale = scales_.as<float>();
+  RETURN_IF_ERROR(device_->Input(input));
+  const PackedInput x{input.q, input.padded, input.scale, rows};
+  return device_->Int8WideMatmul({head.int8, x, y, vocab, 0, StripsDown(vocab)});
+}
+
+absl::Status CudaModel::PutLogits(const float* hidden, int64_t n) {
+  const int64_t width = model_->config().hidden_size;
+  RETURN_IF_ERROR(ReserveRows(n));
+  RETURN_IF_ERROR(Grow(logits_, n * model_->config().vocab_size * 4));
+  RETURN_IF_ERROR(device_->Upload(hidden_.as<void>(), hidden, n * width * 4));
+  if (n > kMostRowsRepeated) return RunHead(n);
+  return device_->Repeat({generation_, n}, [&] { return RunHead(n); });
+}
+
+absl::Status CudaModel::Head(const float* hidden, int64_t n, float* logits) {
+  const int64_t width = model_->config().hidden_size, vocab = model_->config().vocab_size;
   for (int64_t first = 0; first < n; first += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, n - first);
-    RETURN_IF_ERROR(Grow(logits_, rows * vocab * 4));
-    RETURN_IF_ERROR(device_->Upload(hidden_.as<void>(), hidden + first * width, rows * width * 4));
-    auto* const y = logits_.as<float>();
-    if (head.kind == DeviceLinear::Kind::kInt8) {
-      InputArgs input;
-      input.x = hidden_.as<float>();
-      input.n = width;
-      input.rows = rows;
-      input.rotation = head.rotation;
-      input.q = quantized_.as<int16_t>();
-      input.padded = PaddedCols(width);
-      input.scale = scales_.as<float>();
-      RETURN_IF_ERROR(device_->Input(input));
-      const PackedInput x{input.q, input.padded, input.scale, rows};
-      RETURN_IF_ERROR(device_->Int8WideMatmul({head.int8, x, y, vocab, 0, StripsDown(vocab)}));
-    } else {
-      RETURN_IF_ERROR(device_->DenseMatmul({hidden_.as<float>(), width, head.dense, y, vocab, rows, vocab, width}));
-    }
-    RETURN_IF_ERROR(device_->Download(logits + first * vocab, y, rows * vocab * 4));
+    RETURN_IF_ERROR(PutLogits(hidden + first * width, rows));
+    RETURN_IF_ERROR(device_->Download(logits + first * vocab, logits_.as<void>(), rows * vocab * 4));
   }
+  return absl::OkStatus();
+}
+
+absl::Status CudaModel::KeepLogits(const float* hidden, int64_t n) { return PutLogits(hidden, n); }
+
+absl::Status CudaModel::Sample(std::span<const SampleRow> rows, std::span<SampleResult> results) {
+  const auto count = static_cast<int64_t>(rows.size());
+  const int64_t mask_words = (model_->config().vocab_size + 63) / 64;
+  Pieces pieces;
+  std::vector<int64_t> adjustments, masks;  // where they are in the pieces
+  adjustments.reserve(rows.size());
+  masks.reserve(rows.size());
+  for (const SampleRow& row : rows) {
+    adjustments.push_back(pieces.Add(row.adjustments, row.adjustment_count));
+    masks.push_back(row.allowed == nullptr ? -1 : pieces.Add(row.allowed, mask_words));
+  }
+  constexpr auto kRowBytes = static_cast<int64_t>(sizeof(SampleRow));
+  RETURN_IF_ERROR(GrowAmply(sample_, pieces.size() + Pieces::Rounded(count * kRowBytes)));
+  RETURN_IF_ERROR(GrowAmply(sampled_, count * static_cast<int64_t>(sizeof(SampleResult))));
+  auto* const base = sample_.as<char>();
+  std::vector<SampleRow> there(rows.begin(), rows.end());
+  for (size_t i = 0; i < there.size(); ++i) {
+    there[i].adjustments = reinterpret_cast<LogitAdjustment*>(base + adjustments[i]);
+    there[i].allowed = masks[i] < 0 ? nullptr : reinterpret_cast<const uint64_t*>(base + masks[i]);
+  }
+  const int64_t at = pieces.Add(there);
+  RETURN_IF_ERROR(device_->Upload(base, pieces.data(), pieces.size()));
+  RETURN_IF_ERROR(device_->Sample({logits_.as<float>(), model_->config().vocab_size,
+                                   reinterpret_cast<const SampleRow*>(base + at), sampled_.as<SampleResult>(), count}));
+  RETURN_IF_ERROR(
+      device_->Download(results.data(), sampled_.as<void>(), count * static_cast<int64_t>(sizeof(SampleResult))));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (results[i].outcome != SampleOutcome::kUndecided) continue;
+    RETURN_IF_ERROR(SampleHere(rows[i], there[i].adjustments, results[i]));
+  }
+  return absl::OkStatus();
+}
+
+// Decides what the device has not: from its adjusted logits, with all else that it has found out.
+absl::Status CudaModel::SampleHere(const SampleRow& row, const LogitAdjustment* on_device, SampleResult& result) {
+  const int64_t vocab = model_->config().vocab_size;
+  std::vector<float> logits(static_cast<size_t>(vocab));
+  RETURN_IF_ERROR(device_->Download(logits.data(), logits_.as<float>() + row.row * vocab, vocab * 4));
+  RETURN_IF_ERROR(device_->Download(row.adjustments, on_device,
+                                    row.adjustment_count * static_cast<int64_t>(sizeof(LogitAdjustment))));
+  const SampleResult chosen = SampleAdjusted(BestKernels(), logits, row, host_scratch_);
+  result.outcome = chosen.outcome;
+  result.token = chosen.token;
+  const LogitAdjustment* const adjustment = FindAdjustment(row, chosen.token);
+  result.own = adjustment != nullptr ? adjustment->own : chosen.own;
   return absl::OkStatus();
 }
 

@@ -7,9 +7,8 @@
 // has been run or measured yet.
 //
 // What limits it so far, counted and not measured: an operation is one to three kernels, 21 launches a layer of a
-// quantized Llama, which for steps of up to 64 rows that come again are one graph; products take 16 tokens at a time
-// (8-bit and dense ones 8), so a prompt of n tokens reads the weights n / 16 times; sampling is the host's, so logits
-// are copied back.
+// quantized Llama, which for steps of up to 64 rows that come again are one graph; products of long prompts take 64
+// tokens at a time, others 16 (8-bit and dense ones 8), and read the weights as often.
 #pragma once
 
 #include <cstdint>
@@ -42,9 +41,13 @@ class CudaModel : public Forwarder {
   // Of the device: weights, blocks, and what steps have needed so far.
   int64_t memory_bytes() const;
 
-  // Where the device itself is lost (INTERNAL, CUDA_ERROR), every later call fails as well.
+  // Calls beyond what was reserved take more memory. Where the device itself is lost (INTERNAL, CUDA_ERROR), every
+  // later call fails as well.
+  absl::Status Reserve(const StepLimits& limits) override;
   absl::Status ForwardHidden(std::span<const SequenceChunk> chunks, std::vector<float>& hidden) override;
   absl::Status Head(const float* hidden, int64_t n, float* logits) override;
+  absl::Status KeepLogits(const float* hidden, int64_t n) override;
+  absl::Status Sample(std::span<const SampleRow> rows, std::span<SampleResult> results) override;
 
  private:
   // Memory of the device that grows to what is asked; contents are lost then.
@@ -73,7 +76,8 @@ class CudaModel : public Forwarder {
 
   absl::Status Grow(Buffer& buffer, int64_t bytes);
   absl::Status GrowAmply(Buffer& buffer, int64_t bytes);
-  absl::Status Reserve(int64_t rows);
+  absl::Status TakeMemory(const StepLimits& limits);
+  absl::Status ReserveRows(int64_t rows);
   absl::Status ReserveRope(int64_t positions);
   absl::StatusOr<OnDevice> UploadStep(const StepPlan& plan);
   absl::Status RunLayers(const StepPlan& plan, const OnDevice& step);
@@ -86,6 +90,9 @@ class CudaModel : public Forwarder {
   absl::Status ApplyPacked(const DeviceGroup& group, const Source& source, int64_t rows,
                            std::span<float* const> outputs);
   KvView LayerOf(size_t layer) const;
+  absl::Status RunHead(int64_t rows);
+  absl::Status PutLogits(const float* hidden, int64_t n);
+  absl::Status SampleHere(const SampleRow& row, const LogitAdjustment* on_device, SampleResult& result);
 
   const std::shared_ptr<const Model> model_;
   // Before all memory, which goes first.
@@ -99,8 +106,11 @@ class CudaModel : public Forwarder {
   int64_t widest_input_ = 0;  // columns of the widest packed layer, padded
   Buffer x_, normed_, q_, k_, v_, attention_, projected_, gate_, up_;
   Buffer quantized_, scales_;  // rotated inputs of a packed group
+  Buffer scratch_;             // of packed products
   Buffer hidden_, logits_;
   Buffer step_, scores_;
+  Buffer sample_, sampled_;     // what is chosen by, and results
+  SampleScratch host_scratch_;  // of choices that the device leaves to the host
   int64_t rope_positions_ = 0;
   Buffer cosines_, sines_, local_cosines_, local_sines_;  // [rope_positions_][head_dim / 2]
 };

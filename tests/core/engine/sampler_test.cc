@@ -12,7 +12,13 @@ namespace {
 
 using testing::HasSubstr;
 
-int32_t SampleOnce(Sampler& sampler, std::vector<float> logits) { return sampler.Sample(logits).token; }
+SampledToken Sample(Sampler& sampler, std::vector<float> logits) {
+  SampleRow row;
+  sampler.Plan(row);
+  SampleScratch scratch;
+  return sampler.Take(SampleLogits(BestKernels(), logits, row, scratch));
+}
+int32_t SampleOnce(Sampler& sampler, const std::vector<float>& logits) { return Sample(sampler, logits).token; }
 
 std::map<int32_t, double> Frequencies(const SamplingParams& params, const std::vector<float>& logits, int n = 20000) {
   Sampler sampler(params, {}, static_cast<int64_t>(logits.size()));
@@ -146,7 +152,7 @@ TEST(SamplerTest, LogprobsAreOfTheModelsOwnDistribution) {
   Sampler sampler({.temperature = 0, .repetition_penalty = 10, .logprobs = 3}, std::vector<int32_t>{1}, 4);
   std::vector<float> logits = kKnown;
   for (float& logit : logits) logit += 7;  // softmax does not see it, the penalty divides positive ones
-  const SampledToken chosen = sampler.Sample(logits);
+  const SampledToken chosen = Sample(sampler, logits);
   EXPECT_EQ(chosen.token, 3);
   EXPECT_NEAR(chosen.logprob, std::log(0.3), 1e-5);
   ASSERT_EQ(chosen.top.size(), 3u);
@@ -154,7 +160,7 @@ TEST(SamplerTest, LogprobsAreOfTheModelsOwnDistribution) {
   EXPECT_NEAR(chosen.top[0].logprob, std::log(0.5), 1e-5);
   EXPECT_EQ(chosen.top[2].token, 0);
 
-  // All of them at once, on one token: what was changed several times comes back as it was.
+  // All of them at once, on one token.
   Sampler all({.temperature = 0,
                .repetition_penalty = 10,
                .logprobs = 4,
@@ -163,9 +169,7 @@ TEST(SamplerTest, LogprobsAreOfTheModelsOwnDistribution) {
                .logit_bias = {{1, -50}, {0, -50}}},
               std::vector<int32_t>{1}, 4);
   for (int i = 0; i < 3; ++i) {
-    logits = kKnown;
-    const SampledToken next = all.Sample(logits);
-    EXPECT_EQ(logits, kKnown);
+    const SampledToken next = Sample(all, kKnown);
     ASSERT_EQ(next.top.size(), 4u);
     EXPECT_EQ(next.top[0].token, 1);
     EXPECT_NEAR(next.top[0].logprob, std::log(0.5), 1e-5);
@@ -173,8 +177,7 @@ TEST(SamplerTest, LogprobsAreOfTheModelsOwnDistribution) {
   }
 
   Sampler without({.temperature = 0, .logprobs = 0}, {}, 4);
-  logits = kKnown;
-  const SampledToken bare = without.Sample(logits);
+  const SampledToken bare = Sample(without, kKnown);
   EXPECT_NEAR(bare.logprob, std::log(0.5), 1e-5);
   EXPECT_TRUE(bare.top.empty());
 }

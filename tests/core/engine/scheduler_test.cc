@@ -68,6 +68,16 @@ class SchedulerTest : public testing::Test {
     return id;
   }
 
+  // From `logits` [rows][kVocab].
+  static void Choose(Sequence& sequence, std::span<float> logits) {
+    SampleScratch scratch;
+    sequence.BeginChoices();
+    SampleRow row;
+    for (size_t at = 0; sequence.PlanChoice(row); at += kVocab, row = {}) {
+      sequence.TakeChoice(absl::OkStatus(), SampleLogits(BestKernels(), logits.subspan(at, kVocab), row, scratch));
+    }
+    sequence.EndChoices();
+  }
   // One step. Gives how many tokens each request was fed.
   std::map<uint64_t, int64_t> Step(bool admit = true) {
     std::map<uint64_t, int64_t> fed;
@@ -86,7 +96,7 @@ class SchedulerTest : public testing::Test {
       // The answer counts up: position p is followed by token p.
       for (int64_t r = 0; r < rows; ++r)
         logits[static_cast<size_t>(r * kVocab + (sequence->tokens() + r) % kVocab)] = 1;
-      sequence->Choose(logits);
+      Choose(*sequence, logits);
       choosing.push_back(sequence);
     }
     scheduler_->NameFullBlocks();
@@ -368,7 +378,7 @@ TEST_F(SchedulerTest, WhatThePoolCannotHoldAloneIsHopeless) {
       sequence->cache().SetLength(sequence->cache().length() + static_cast<int64_t>(sequence->feed().size()));
       if (sequence->Fed() == 0) continue;
       std::vector<float> logits(kVocab, 0.0f);
-      sequence->Choose(logits);
+      Choose(*sequence, logits);
       EXPECT_TRUE(sequence->Deliver());
     }
   }

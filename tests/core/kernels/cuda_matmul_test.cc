@@ -17,7 +17,7 @@ class CudaMatmul : public CudaTest {
  protected:
   std::vector<float> Packed(const PackedProblem& p) {
     const CudaBuffer codes = Upload(p.codes), row_scale = Upload(p.row_scale), scale = Upload(p.scale), q = Upload(p.q);
-    const CudaBuffer table = Upload(p.table), scratch = Allocate(CudaPackedScratchBytes(p.cols));
+    const CudaBuffer table = Upload(p.table), scratch = Allocate(CudaPackedScratchBytes(p.cols, p.tokens));
     const CudaBuffer y = Upload(std::vector<float>(static_cast<size_t>(p.tokens * p.rows), -3));
     PackedMatmulArgs args{p.w, p.x, y.as<float>(), p.rows, 0, StripsDown(p.rows), scratch.as<void>()};
     args.w.codes = codes.as<uint8_t>();
@@ -50,10 +50,30 @@ TEST_F(CudaMatmul, TrellisesGiveTheBitsOfTheReference) {
   for (int bits = kMinTrellisPairBits; bits <= kMaxTrellisPairBits; ++bits) ExpectPacked({Codec::kTrellis, bits});
 }
 
+// Groups of 64 tokens, with a rest that is a group too, one that is not, and none; blocks of 8 warps and of 4, the last
+// of them cut short.
+TEST_F(CudaMatmul, PromptsGiveTheBitsOfTheReference) {
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{9000, 320}, {21000, 700}, {4104, 64}}) {
+    for (int64_t tokens : {64, 77, 101, 200}) {
+      for (const TensorFormat format : {TensorFormat{Codec::kJoint, 6},
+                                        {Codec::kJoint, 9},
+                                        {Codec::kJoint, 11},
+                                        {Codec::kTrellis, 5},
+                                        {Codec::kTrellis, 8},
+                                        {Codec::kTrellis, 11}}) {
+        if (rows > 10000 && (tokens != 77 || format.pair_bits % 3 != 2)) continue;  // the reference is slow
+        const PackedProblem p(format, rows, cols, tokens);
+        ASSERT_EQ(Packed(p), p.Reference())
+            << format.pair_bits << " bits, " << rows << " x " << cols << ", " << tokens << " tokens";
+      }
+    }
+  }
+}
+
 TEST_F(CudaMatmul, PartOfTheStripsLeavesTheOthersAlone) {
   const PackedProblem p({Codec::kJoint, 11}, 130, 576, 2);
   const CudaBuffer codes = Upload(p.codes), row_scale = Upload(p.row_scale), scale = Upload(p.scale), q = Upload(p.q);
-  const CudaBuffer table = Upload(p.table), scratch = Allocate(CudaPackedScratchBytes(p.cols));
+  const CudaBuffer table = Upload(p.table), scratch = Allocate(CudaPackedScratchBytes(p.cols, p.tokens));
   const CudaBuffer y = Upload(std::vector<float>(260, -3));
   const PackedMatrix w{codes.as<uint8_t>(), row_scale.as<float>(), table.as<int32_t>(), 11, 130, 576};
   const PackedInput x{q.as<int16_t>(), p.x.stride, scale.as<float>(), 2};
@@ -69,7 +89,7 @@ TEST_F(CudaMatmul, PartOfTheStripsLeavesTheOthersAlone) {
 TEST_F(CudaMatmul, FragmentsThatAreHeldServeOtherMatrices) {
   const TensorFormat format{Codec::kJoint, 9};
   const PackedProblem first(format, 70, 700, 5), second(format, 33, 700, 5);
-  const CudaBuffer scratch = Allocate(CudaPackedScratchBytes(700)), scale = Upload(first.scale);
+  const CudaBuffer scratch = Allocate(CudaPackedScratchBytes(700, 5)), scale = Upload(first.scale);
   const CudaBuffer q = Upload(first.q), table = Upload(first.table);
   PackedFragments held;
   for (const PackedProblem* p : {&first, &second}) {

@@ -9,41 +9,10 @@
 #include "core/codec/half.h"
 #include "core/kernels/cuda/packed_warp.h"
 #include "tests/core/kernels/matmul_problems.h"
+#include "tests/core/kernels/mma_model.h"
 
 namespace qamserve {
 namespace {
-
-float LowHalf(uint32_t halves) { return HalfToFloat(static_cast<uint16_t>(halves)); }
-float HighHalf(uint32_t halves) { return HalfToFloat(static_cast<uint16_t>(halves >> 16)); }
-
-// mma.m16n8k16 as the PTX manual lays out its fragments: of lane 4 g + t, a[0] is row g, columns 2 t and 2 t + 1, a[1]
-// row g + 8, a[2] and a[3] the same rows 8 columns on; b[0] is rows 2 t and 2 t + 1 of column g, b[1] 8 rows on; c[0],
-// c[1] are row g, columns 2 t and 2 t + 1, c[2], c[3] row g + 8.
-struct Lane32 {
-  uint32_t a[4];
-  uint32_t b[2];
-  float c[4];
-};
-void ModelOfMma(std::vector<Lane32>& lanes) {
-  float a[16][16], b[16][8];
-  for (int lane = 0; lane < 32; ++lane) {
-    const int g = lane / 4, t = lane % 4;
-    for (int i = 0; i < 4; ++i) {
-      a[g + 8 * (i % 2)][2 * t + 8 * (i / 2)] = LowHalf(lanes[static_cast<size_t>(lane)].a[i]);
-      a[g + 8 * (i % 2)][2 * t + 8 * (i / 2) + 1] = HighHalf(lanes[static_cast<size_t>(lane)].a[i]);
-    }
-    for (int i = 0; i < 2; ++i) {
-      b[2 * t + 8 * i][g] = LowHalf(lanes[static_cast<size_t>(lane)].b[i]);
-      b[2 * t + 8 * i + 1][g] = HighHalf(lanes[static_cast<size_t>(lane)].b[i]);
-    }
-  }
-  for (int lane = 0; lane < 32; ++lane) {
-    for (int i = 0; i < 4; ++i) {
-      float& c = lanes[static_cast<size_t>(lane)].c[i];
-      for (int k = 0; k < 16; ++k) c += a[lane / 4 + 8 * (i / 2)][k] * b[k][2 * (lane % 4) + i % 2];
-    }
-  }
-}
 
 template <typename Decoder>
 typename Decoder::Lane ReadLane(const uint8_t* tile, int g) {
@@ -65,22 +34,17 @@ typename Decoder::Lane ReadLane(const uint8_t* tile, int g) {
 template <typename Decoder>
 std::vector<unsigned char> SharedTable(const std::vector<int32_t>& table) {
   std::vector<unsigned char> shared(Decoder::kTableBytes);
-  if constexpr (Decoder::kTableBytes > 0) {
-    for (uint32_t i = 0; i < Decoder::kEntries; ++i) {
-      const uint32_t halves = HalfOfInt(static_cast<int16_t>(table[i] & 0xffff)) | HalfOfInt(table[i] >> 16) << 16;
-      for (uint32_t lane = 0; lane < 32; ++lane)
-        std::memcpy(&shared.at(Decoder::TableOffset(i) + 4 * lane), &halves, 4);
-    }
-  }
+  for (int thread = 0; thread < 7; ++thread) FillTable<Decoder>(table.data(), shared.data(), thread, 7);
   return shared;
 }
 
-// The fragments of B of a step and k-step, as QueueFragments lays them out.
+// A word of the fragments of B of a step and k-step.
 uint32_t Fragment(const PackedProblem& p, int64_t step, int s, int column, int t, int i) {
-  const int64_t col = FragmentCol(step, s, t) + 2 * i;
-  if (column / 2 >= p.tokens || col >= PaddedCols(p.cols)) return 0;
-  const int16_t* q = &p.q[static_cast<size_t>(column / 2 * p.x.stride + col)];
-  return HalfOfInt(ActivationPart(q[0], column % 2)) | HalfOfInt(ActivationPart(q[1], column % 2)) << 16;
+  uint32_t words[2];
+  const int tokens = static_cast<int>(p.tokens) + 1;  // the last one is not there
+  const int64_t at = ((step * kMmaSteps + s) * (2 * tokens) + column) * kStepTiles + t;
+  MakeFragment(p.x, PaddedCols(p.cols), tokens, at, words);
+  return words[i];
 }
 
 // Sums of rows and tokens over one step, [32][4].
@@ -102,7 +66,10 @@ std::vector<int32_t> StepSums(const PackedProblem& p, int64_t strip, int64_t ste
         for (int lane = 0; lane < 32; ++lane) {
           Lane32& l = halves[h][static_cast<size_t>(lane)];
           for (int i = 0; i < 4; ++i) l.a[i] = out[lane][2 * h + i % 2][2 * k + i / 2];
-          for (int i = 0; i < 2; ++i) l.b[i] = Fragment(p, step, 2 * v + k, lane / 4, lane % 4, i);
+          for (int i = 0; i < 2; ++i) {
+            const bool there = lane / 4 < 2 * (p.tokens + 1);
+            l.b[i] = there ? Fragment(p, step, 2 * v + k, lane / 4, lane % 4, i) : 0;
+          }
         }
         ModelOfMma(halves[h]);
       }

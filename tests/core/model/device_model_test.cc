@@ -213,6 +213,64 @@ TEST_F(DeviceModel, ArtifactsWithEightBitEmbeddings) {
   ASSERT_NO_FATAL_FAILURE(ExpectArtifact(model, spec, "tied"));
 }
 
+// Choices from kept logits: those of the CPU, where the device decides and where it leaves more than it sorts to the
+// host, with adjustments and masks of each row's own.
+TEST_F(DeviceModel, ChoosesWhatTheCpuChooses) {
+  constexpr int64_t kVocab = 2100, kRows = 6;
+  const std::shared_ptr<const Model> model = TinyCheckpoint({.vocab_size = kVocab, .seed = 4});
+  const KvLayout layout(model->config(), model->config().num_layers, {});
+  absl::StatusOr<std::unique_ptr<CudaModel>> on_device = CudaModel::Create(model, Open(), layout, 4);
+  ASSERT_TRUE(on_device.ok()) << on_device.status();
+  ThreadPool pool(2);
+  CpuForwarder on_cpu(model, pool);
+  Rng rng(12);
+  std::vector<float> hidden;
+  for (int64_t i = 0; i < kRows * model->config().hidden_size; ++i) {
+    hidden.push_back(static_cast<float>(rng.NextGaussian()));
+  }
+  std::vector<uint64_t> allowed((kVocab + 63) / 64);
+  for (uint64_t& word : allowed) word = rng.NextU64();
+  for (const double top_p : {1.0, 0.99999, 0.3}) {
+    std::vector<SampleResult> results[2];
+    for (Forwarder* forwarder : {static_cast<Forwarder*>(on_device->get()), static_cast<Forwarder*>(&on_cpu)}) {
+      std::vector<LogitAdjustment> adjustments[2];
+      for (int32_t token = 0; token < 50; ++token)
+        adjustments[0].push_back({.token = 7 * token, .bias = 2, .less = 0.5f});
+      adjustments[1].push_back({.token = 2099, .penalty = 1.5f, .bias = 9});
+      std::vector<SampleRow> rows(kRows);
+      for (int64_t i = 0; i < kRows; ++i) {
+        SampleRow& row = rows[static_cast<size_t>(i)];
+        row.row = kRows - 1 - i;
+        row.temperature = i == 0 ? 0 : 20;  // flat: nearly all tokens count
+        row.top_p = top_p;
+        row.top_k = i == 1 ? 1500 : 0;
+        row.logprobs = i == 2 ? 4 : -1;
+        row.draw = 0x123456789abcdef0u * static_cast<uint64_t>(i + 1);
+        std::vector<LogitAdjustment>& own = adjustments[i % 2];
+        if (i < 2) {
+          row.adjustments = own.data();
+          row.adjustment_count = static_cast<int64_t>(own.size());
+        }
+        if (i == 3) row.allowed = allowed.data();
+      }
+      std::vector<SampleResult>& out = results[forwarder == &on_cpu ? 1 : 0];
+      out.resize(kRows);
+      absl::Status status = forwarder->KeepLogits(hidden.data(), kRows);
+      ASSERT_TRUE(status.ok()) << status;
+      status = forwarder->Sample(rows, out);
+      ASSERT_TRUE(status.ok()) << status;
+    }
+    for (size_t i = 0; i < kRows; ++i) {
+      EXPECT_EQ(results[0][i].outcome, SampleOutcome::kChosen) << i;
+      EXPECT_EQ(results[0][i].outcome, results[1][i].outcome) << i;
+      EXPECT_EQ(results[0][i].token, results[1][i].token) << i << ", top_p " << top_p;
+      EXPECT_EQ(results[0][i].own, results[1][i].own) << i;
+      EXPECT_EQ(results[0][i].own_total, results[1][i].own_total) << i;
+      EXPECT_EQ(results[0][i].best_count, results[1][i].best_count) << i;
+    }
+  }
+}
+
 TEST_F(DeviceModel, RefusesWhatTheCpuRefuses) {
   Pair pair(TinyCheckpoint({.seed = 3}), Open(), {}, 1);
   ASSERT_TRUE(pair.cache(0).Reserve(4));

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/kernels/kernels.h"
+#include "core/kernels/sampling_row.h"
 
 namespace qamserve {
 
@@ -149,6 +150,16 @@ struct AttendArgs {
   const int32_t* blocks = nullptr;
   KvView kv;
   float* scores = nullptr;
+};
+
+// results[i] <- what rows[i] says is chosen from its row of logits, which are adjusted and masked in place. No two of
+// the rows are of the same one.
+struct SampleArgs {
+  float* logits = nullptr;  // [.][vocab]
+  int64_t vocab = 0;
+  const SampleRow* rows = nullptr;  // whose pointers are to memory of the device
+  SampleResult* results = nullptr;
+  int64_t count = 0;
 };
 
 }  // namespace qamserve

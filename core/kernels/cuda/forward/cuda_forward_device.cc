@@ -104,19 +104,14 @@ class CudaForwardDevice : public ForwardDevice {
   }
   absl::Status Heads(const HeadsArgs& args) override { return Queue(QueueHeads, args, "heads"); }
   absl::Status Attend(const AttendArgs& args) override { return Queue(QueueAttend, args, "attention"); }
+  absl::Status Sample(const SampleArgs& args) override { return Queue(QueueSample, args, "a choice of tokens"); }
   absl::Status DenseMatmul(const DenseMatmulArgs& args) override { return Queue(QueueDense, args, "a dense product"); }
 
+  int64_t PackedScratchBytes(int64_t cols, int64_t tokens) const override {
+    return CudaPackedScratchBytes(cols, tokens);
+  }
   absl::Status PackedMatmul(const PackedMatmulArgs& args) override {
-    const int64_t bytes = CudaPackedScratchBytes(args.w.cols);
-    if (bytes > scratch_bytes_) {
-      // The old one is freed when all work is done: freeing waits for the device.
-      ASSIGN_OR_RETURN(scratch_, Allocate(bytes));
-      scratch_bytes_ = bytes;
-      fragments_ = {};
-    }
-    PackedMatmulArgs with_scratch = args;
-    with_scratch.scratch = scratch_.get();
-    return LaunchPackedMatmul(with_scratch, stream_, &fragments_);
+    return LaunchPackedMatmul(args, stream_, &fragments_);
   }
   absl::Status Int8Matmul(const Int8MatmulArgs& args) override { return LaunchInt8Matmul(args, stream_); }
   absl::Status Int8WideMatmul(const Int8WideMatmulArgs& args) override { return LaunchInt8WideMatmul(args, stream_); }
@@ -145,9 +140,7 @@ class CudaForwardDevice : public ForwardDevice {
   CudaStream stream_;
   Graphs graphs_;  // go before the stream
   std::string name_;
-  Memory scratch_;
-  int64_t scratch_bytes_ = 0;
-  PackedFragments fragments_;  // in scratch_
+  PackedFragments fragments_;  // in the scratch memory of the last packed product
 };
 
 }  // namespace

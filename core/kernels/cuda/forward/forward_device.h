@@ -48,10 +48,12 @@ class ForwardDevice {
   virtual absl::Status Input(const InputArgs& args) = 0;
   virtual absl::Status Heads(const HeadsArgs& args) = 0;
   virtual absl::Status Attend(const AttendArgs& args) = 0;
+  virtual absl::Status Sample(const SampleArgs& args) = 0;
 
-  // As those of core/kernels/kernels.h, bit for bit; strips must be all of a matrix. PackedMatmulArgs::scratch is the
-  // device's own.
+  // As those of core/kernels/kernels.h, bit for bit; strips must be all of a matrix. PackedMatmulArgs::scratch is
+  // memory of the device, PackedScratchBytes of it, that products of one input share.
   virtual absl::Status DenseMatmul(const DenseMatmulArgs& args) = 0;
+  virtual int64_t PackedScratchBytes(int64_t cols, int64_t tokens) const = 0;
   virtual absl::Status PackedMatmul(const PackedMatmulArgs& args) = 0;
   virtual absl::Status Int8Matmul(const Int8MatmulArgs& args) = 0;
   virtual absl::Status Int8WideMatmul(const Int8WideMatmulArgs& args) = 0;

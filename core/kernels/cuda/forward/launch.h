@@ -18,6 +18,7 @@ cudaError_t QueueGate(const GateArgs& args, cudaStream_t stream);
 cudaError_t QueueInput(const InputArgs& args, cudaStream_t stream);
 cudaError_t QueueHeads(const HeadsArgs& args, cudaStream_t stream);
 cudaError_t QueueAttend(const AttendArgs& args, cudaStream_t stream);
+cudaError_t QueueSample(const SampleArgs& args, cudaStream_t stream);
 cudaError_t QueueDense(const DenseMatmulArgs& args, cudaStream_t stream);
 
 }  // namespace qamserve
