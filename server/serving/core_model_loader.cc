@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/model/checkpoint.h"
+#include "core/model/cuda/open.h"
 #include "core/model/model.h"
 #include "core/model/parameters.h"
 #include "core/tokenizer/conversations.h"
@@ -103,13 +104,21 @@ absl::StatusOr<LoadPlan> CoreModelLoader::Plan(const FileSet& files, int64_t con
                            shape.config.context_length, files.origin(), context_tokens);
   }
   LoadPlan plan;
-  plan.context_tokens =
-      context_tokens > 0 ? context_tokens : std::min(shape.config.context_length, kMaxContextTokens);
+  plan.context_tokens = context_tokens > 0 ? context_tokens : std::min(shape.config.context_length, kMaxContextTokens);
   plan.weight_bytes = shape.weight_bytes;
   const int64_t sequence_bytes = KvCache::BytesFor(shape.config, plan.context_tokens, engine_.kv);
   plan.kv_bytes = std::max(sequence_bytes, std::min(engine_.kv_bytes, engine_.max_running * sequence_bytes));
   plan.scratch_bytes = ScratchBytes(shape.config, engine_);
-  return plan;
+  ASSIGN_OR_RETURN(const int device, ParseDevice(engine_.device));
+  plan.on_device = device >= 0;
+  if (!plan.on_device) return plan;
+  ASSIGN_OR_RETURN(const CudaMemory memory, device_memory_(device));
+  const int64_t free_bytes = memory.bytes - memory.used_bytes;
+  if (plan.device_bytes() <= free_bytes) return plan;
+  return ResourceExhausted(
+      "DEVICE_MEMORY", "{} needs {} bytes of {} ({} weights, {} KV cache, {} scratch), of whose {} only {} are free",
+      files.origin(), plan.device_bytes(), engine_.device, plan.weight_bytes, plan.kv_bytes, plan.scratch_bytes,
+      memory.bytes, free_bytes);
 }
 
 absl::StatusOr<LoadedModel> CoreModelLoader::Load(const FileSet& files, const LoadPlan& plan) {

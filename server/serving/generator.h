@@ -39,7 +39,10 @@ struct LoadPlan {
   int64_t weight_bytes = 0;
   int64_t kv_bytes = 0;
   int64_t scratch_bytes = 0;
-  int64_t total_bytes() const { return weight_bytes + kv_bytes + scratch_bytes; }
+  bool on_device = false;  // KV cache, scratch and a copy of the weights are in a GPU's memory
+  // Of this machine's memory, and of the GPU's.
+  int64_t total_bytes() const { return weight_bytes + (on_device ? 0 : kv_bytes + scratch_bytes); }
+  int64_t device_bytes() const { return on_device ? weight_bytes + kv_bytes + scratch_bytes : 0; }
 };
 
 struct LoadedModel {

@@ -48,6 +48,33 @@ TEST_F(CoreModelLoaderTest, ReadsTextsAndComparesModels) {
   EXPECT_NEAR((*compared)[0].base_nll, -scores->logprobs[1], 1e-5);
 }
 
+// On a GPU the KV cache and the scratch memory are the GPU's, and so are as many bytes as the weights have here.
+TEST_F(CoreModelLoaderTest, WhatIsOnAGpuIsCountedThere) {
+  ASSERT_TRUE(WriteTinyModel({.seed = 1}, dir_ / "gpu").ok());
+  const absl::StatusOr<FileSet> files = FileSet::FromPath(dir_ / "gpu");
+  ASSERT_TRUE(files.ok());
+  const LoadPlan here = *CoreModelLoader({.threads = 1}).Plan(*files, 0);
+  EXPECT_EQ(here.total_bytes(), here.weight_bytes + here.kv_bytes + here.scratch_bytes);
+  EXPECT_EQ(here.device_bytes(), 0);
+  const auto plan = [&](int64_t free_bytes) {
+    return CoreModelLoader({.threads = 1, .device = "cuda:3"},
+                           [&](int device) -> absl::StatusOr<CudaMemory> {
+                             EXPECT_EQ(device, 3);
+                             return CudaMemory{.bytes = 3 * free_bytes, .used_bytes = 2 * free_bytes};
+                           })
+        .Plan(*files, 0);
+  };
+  const absl::StatusOr<LoadPlan> there = plan(here.total_bytes());
+  ASSERT_TRUE(there.ok()) << there.status();
+  EXPECT_EQ(there->total_bytes(), here.weight_bytes);
+  EXPECT_EQ(there->device_bytes(), here.total_bytes());
+  EXPECT_EQ(there->kv_bytes, here.kv_bytes);
+  const absl::Status too_little = plan(here.total_bytes() - 1).status();
+  EXPECT_EQ(too_little.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(too_little), "DEVICE_MEMORY");
+  EXPECT_THAT(MessageOf(too_little), HasSubstr("cuda:3"));
+}
+
 TEST_F(CoreModelLoaderTest, ATemplateThatDoesNotWorkLeavesTheRest) {
   const std::pair<const char*, const char*> bad[] = {
       {"{% if x %}", "CHAT_TEMPLATE_INVALID"},
