@@ -35,11 +35,20 @@ PEERS = {
 PEER_METHODS = {"ldlq": "", "trellis_ldlq": "trellis_"}
 JOINT_SCALE_KL_LIMIT = {"5.5": 0.016, "4.0": 0.13, "3.5": 0.25}
 
-# Codec, rate, least fraction of the read bandwidth (None: only to know the figure), what it is.
-GPU_PRODUCTS = [("joint", "5.5", 0.8, "product from codes of the joint codec"),
-                ("joint", "4.0", 0.8, "the same at 4 bpw"),
-                ("trellis", "4.0", None, "product from codes of the trellis codec"),
-                ("int8", "8.0", 0.8, "product of 8-bit weights and activations")]
+# Codec, rate, tokens, least fraction of the read bandwidth (None: only to know the figure), what it is.
+GPU_PRODUCTS = [("joint", "5.5", 1, 0.8, "product from codes of the joint codec"),
+                ("joint", "5.5", 16, 0.7, "the same for 16 tokens"),
+                ("joint", "4.0", 1, 0.8, "product from codes of the joint codec at 4 bpw"),
+                ("trellis", "4.0", 1, None, "product from codes of the trellis codec"),
+                ("int8", "8.0", 1, 0.8, "product of 8-bit weights and activations")]
+# Name: prompts from so many tokens to less than so many, least fraction of cuBLAS's speed, what it is.
+GPU_PREFILL = {"from_384.cublas_fraction": (384, 1 << 30, 0.7, "384 to 2048 tokens"),
+               "below_384.cublas_fraction": (1, 384, 0.6, "64 to 256 tokens")}
+# Name: unit, bar, what it is.
+GPU_DECODE = {"tokens_per_second": ("tokens/s", None, "greedy decoding at 5.5 bpw of a model of random codes and Mistral "
+                                    "7B's shapes, batch 1, 128 tokens, all of a step"),
+              "roofline_fraction": ("ratio", 0.6, "its weight bytes a second over what the reading kernel reaches"),
+              "ratio_full": ("ratio", 2.2, "its speed over the same engine's with 16-bit weights (codec full)")}
 # Method, rate, least weights/s, what it is.
 GPU_QUANTIZE = [("joint", "5.5", 1e9, "scale, rotate and code with the joint codebook"),
                 ("joint", "4.0", None, "the same at 4 bpw"),
@@ -161,10 +170,19 @@ KEYS = {
         "ratio", "peak resident memory of calibrating, quantizing and assembling with error feedback, over what the plan "
         "promised: a block of the model, its statistics, a tensor and its factor for each thread", "<=", 1),
     "gpu.read.gb_per_second": Key("GB/s", "what a kernel reads that does nothing else"),
-    **{f"gpu.{codec}.{rate}.read_fraction": Key(
-        "ratio", f"{about}: bytes of codes a second over what the reading kernel reaches; one token, matrices of 28672 x "
-        "4096 that are together four times the cache", ">=" if limit else "", limit or 0)
-       for codec, rate, limit, about in GPU_PRODUCTS},
+    **{f"gpu.{codec}.{rate}.{'' if tokens == 1 else f'batch{tokens}.'}read_fraction": Key(
+        "ratio", f"{about}: bytes of codes a second over what the reading kernel reaches; matrices of 28672 x 4096 that "
+        "are together four times the cache", ">=" if limit else "", limit or 0)
+       for codec, rate, tokens, limit, about in GPU_PRODUCTS},
+    "gpu.chain.5.5.read_fraction": Key(
+        "ratio", "the products of four layers of Mistral 7B's shapes, batch 1, replayed as a graph: bytes of codes a "
+        "second over what the reading kernel reaches", ">=", 0.7),
+    **{f"gpu.prefill.5.5.{name}": Key(
+        "ratio", f"products of a layer of Mistral 7B's shapes for prompts of {about}: cuBLAS's time with half-precision "
+        "weights and float sums over ours, the least. Ours give the CPU's bits: two matrix instructions where cuBLAS has "
+        "one", ">=", limit) for name, (_, _, limit, about) in GPU_PREFILL.items()},
+    **{f"gpu.decode_7b.5.5.{name}": Key(unit, about, ">=" if limit else "", limit or 0)
+       for name, (unit, limit, about) in GPU_DECODE.items()},
     "gpu.trellis_search.4.0.weights_per_second": Key(
         "weights/s", "the search of 2^16 states at 4 bpw on a GPU, the codes of the CPU's search"),
     **{f"gpu.quantize.{method}.{rate}.weights_per_second": Key(

@@ -1,18 +1,18 @@
 """The measurements. Each function takes a Context and gives rows {key: Figure} of what it measured on the way."""
 import functools
-import json
 import re
 import shutil
 import statistics
 import sys
 
+import measure_gpu
 import measure_jobs
 import measure_load
 import measure_peers
 import measure_speed
 from context import REPOSITORY, Unmeasurable
 from figure import Figure
-from keys import GPU_PRODUCTS, GPU_QUANTIZE, JOINT_KL, JOINT_SCALE_KL_LIMIT, METHOD_KL_LIMIT
+from keys import JOINT_KL, JOINT_SCALE_KL_LIMIT, METHOD_KL_LIMIT
 
 WINDOW_TOKENS = 1024
 DECODE_ROUNDS = 5
@@ -249,42 +249,6 @@ def feedback_memory(context):
         note=f"peak {peak / 2**20:.0f} MiB")}
 
 
-def gpu(context):
-    command = [context.program("tests/bench/gpu_bench"), "--tokens", 1]
-    lines = [json.loads(line) for line in context.run(command).splitlines()]
-    shown = context.show(command)
-    read = next(line for line in lines if line["kind"] == "read")
-    peer = f"reading kernel: {read['gb_per_second']:.0f} GB/s"
-    out = {"gpu.read.gb_per_second": Figure(read["gb_per_second"], shown, note=read["device"])}
-    for codec, rate, _, _ in GPU_PRODUCTS:
-        product = next(line for line in lines if line["kind"] == "product" and line["codec"] == codec and
-                       line.get("pair_bits", 16) == 2 * float(rate) and line.get("activation_bits", 8) == 8)
-        out[f"gpu.{codec}.{rate}.read_fraction"] = Figure(
-            product["read_fraction"], shown, peer=peer, ratio=product["read_fraction"],
-            note=f"{read['device']}, {product['microseconds']:.1f} us")
-    search = next(line for line in lines if line["kind"] == "trellis_search" and line["pair_bits"] == 8)
-    out["gpu.trellis_search.4.0.weights_per_second"] = Figure(search["weights_per_second"], shown, note=read["device"])
-    return out
-
-
-def gpu_quantize(context):
-    command = [context.program("tests/bench/gpu_quantize_bench")]
-    lines = [json.loads(line) for line in context.run(command).splitlines()]
-    shown = context.show(command)
-
-    def line_of(method, rate):
-        return next(line for line in lines if line["method"] == method and line["pair_bits"] == 2 * float(rate))
-
-    out = {}
-    for method, rate, _, _ in GPU_QUANTIZE:
-        line = line_of(method, rate)
-        out[f"gpu.quantize.{method}.{rate}.weights_per_second"] = Figure(
-            line["weights_per_second"], shown, note=f"{line['device']}, {line['layer_seconds']:.3f} s a layer")
-    line = line_of("ldlq", "4.0")
-    out["gpu.quantize.ldlq.4.0.seconds_7b"] = Figure(line["model_seconds"], shown, note=line["device"])
-    return out
-
-
 def measurements():
     """(keys it gives, function of a Context), in an order that leaves no artifact to be made twice."""
     out = [([f"{model}.tokenizer.mismatches"], functools.partial(tokenizer, model=model))
@@ -311,10 +275,7 @@ def measurements():
     out += measure_speed.measurements()
     out += measure_load.measurements()
     out.append((["smollm2.ldlq.peak_rss_over_plan"], feedback_memory))
-    out.append((["gpu.read.gb_per_second", *(f"gpu.{codec}.{rate}.read_fraction" for codec, rate, _, _ in GPU_PRODUCTS),
-                 "gpu.trellis_search.4.0.weights_per_second"], gpu))
-    out.append(([*(f"gpu.quantize.{method}.{rate}.weights_per_second" for method, rate, _, _ in GPU_QUANTIZE),
-                 "gpu.quantize.ldlq.4.0.seconds_7b"], gpu_quantize))
+    out += measure_gpu.measurements()
     out += measure_peers.measurements(method_command)
     out.append((["bounded.quantize.peak_rss_ratio"], bounded))
     return out

@@ -50,6 +50,17 @@ def cell(text):
     return str(text or "").replace("|", "\\|")
 
 
+def not_measured(keys):
+    """What would measure the keys that have no figure."""
+    if not keys:
+        return []
+    lines = ["", "## Not measured", "",
+             "Each of these is measured by `./run bench KEY`. Those of `gpu.` need a GPU: **nothing has been measured on one "
+             "yet**. Where there is a GPU with its driver and nothing else, `FOLDER/run.sh` of what `scripts/bundle_gpu.sh "
+             "FOLDER` makes measures the same.", ""]
+    return lines + [f"* `./run bench {key}` (bar: {KEYS[key].bar()})" for key in keys]
+
+
 def render(rows):
     lines = ["# Benchmarks", "",
              "Measured by `./run bench`, rendered from [benchmarks.json](benchmarks.json); do not edit. `./run bench KEY` "
@@ -62,13 +73,15 @@ def render(rows):
               "| key | value | unit | bar | | beside | ratio | what it is |", "|---|---|---|---|---|---|---|---|"]
     for key, spec in KEYS.items():
         if key not in rows:
-            lines.append(f"| `{key}` | not measured | {spec.unit} | {spec.bar()} | | | | {cell(spec.about)} |")
+            word = "not yet measured" if key.startswith("gpu.") else "not measured"
+            lines.append(f"| `{key}` | {word} | {spec.unit} | {spec.bar()} | | | | {cell(spec.about)} |")
             continue
         entry = rows[key]
         ratio = "" if entry.get("ratio") is None else f"{entry['ratio']:.3g}"
         about = spec.about + (f"; {entry['note']}" if entry.get("note") else "")
         lines.append(f"| `{key}` | {number(entry['value'])} | {spec.unit} | {spec.bar()} | {verdict(key, entry['value'])} | "
                      f"{cell(entry.get('peer'))} | {ratio} | {cell(about)} |")
+    lines += not_measured([key for key in KEYS if key not in rows])
     lines += ["", "## Commands", "",
               "In them `$MODELS` is `~/.cache/qamserve/models`, `$WORK` is `~/.cache/qamserve/bench` (artifacts, texts made "
               "from WikiText-2, the peer's files), `$PEER` is the folder that `scripts/build_peer.sh` prints, "
