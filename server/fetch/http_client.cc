@@ -1,13 +1,17 @@
 #include "server/fetch/http_client.h"
 
 #include <curl/curl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
-#include <memory>
+#include <cstring>
+#include <mutex>
 #include <optional>
+#include <random>
 #include <thread>
 #include <utility>
 
@@ -15,9 +19,12 @@ namespace qamserve {
 namespace {
 
 // SHA-256 of nothing: the body of a GET. Sent by ourselves, since libcurl 7.88 signs wrongly without it.
-constexpr char kEmptyBodyHeader[] =
-    "x-amz-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+constexpr char kEmptyBodySha256[] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 constexpr long kMaxRedirects = 5;
+// A server that wants to see a large body's head first says so at once; one that does not know that gets the body then.
+constexpr long kExpectContinueMs = 500;
+// Handles that are kept: as many requests as one caller ever has under way at once, a few times over.
+constexpr size_t kKeptHandles = 32;
 
 struct CurlDeleter {
   void operator()(CURL* curl) const { curl_easy_cleanup(curl); }
@@ -29,17 +36,25 @@ using HeaderList = std::unique_ptr<curl_slist, CurlDeleter>;
 // What one attempt meets.
 struct Attempt {
   const FetchRequest* request = nullptr;
-  std::function<absl::Status(long status, std::span<const std::byte>)> take;
+  std::function<absl::Status(long status, std::span<const std::byte>)> take;  // of a 2xx answer's body
+  size_t max_other_bytes = 0;                                                 // kept of any other body
   CURL* curl = nullptr;
-  std::map<std::string, std::string> fields;
+  FetchAnswer answer;
   absl::Status refused;  // by `take`
+  uint64_t sent = 0;     // of the request's body
 };
+
+bool IsSuccess(long status) { return status >= 200 && status <= 299; }
 
 size_t OnBody(char* data, size_t, size_t bytes, void* user) {
   auto& attempt = *static_cast<Attempt*>(user);
   long status = 0;
   curl_easy_getinfo(attempt.curl, CURLINFO_RESPONSE_CODE, &status);
-  if (status < 200 || status > 299) return bytes;  // an error page
+  if (!IsSuccess(status)) {
+    std::string& body = attempt.answer.body;
+    body.append(data, std::min(bytes, attempt.max_other_bytes - std::min(attempt.max_other_bytes, body.size())));
+    return bytes;
+  }
   attempt.refused = attempt.take(status, std::as_bytes(std::span(data, bytes)));
   return attempt.refused.ok() ? bytes : CURL_WRITEFUNC_ERROR;
 }
@@ -47,7 +62,7 @@ size_t OnBody(char* data, size_t, size_t bytes, void* user) {
 size_t OnHeader(char* data, size_t, size_t bytes, void* user) {
   auto& attempt = *static_cast<Attempt*>(user);
   const std::string_view line(data, bytes);
-  if (line.starts_with("HTTP/")) attempt.fields.clear();  // the answer after a redirect
+  if (line.starts_with("HTTP/")) attempt.answer.fields.clear();  // the answer after a redirect, or after "100 Continue"
   const size_t colon = line.find(':');
   if (colon == std::string_view::npos) return bytes;
   std::string name(line.substr(0, colon));
@@ -55,13 +70,61 @@ size_t OnHeader(char* data, size_t, size_t bytes, void* user) {
   std::string_view value = line.substr(colon + 1);
   while (!value.empty() && std::isspace(static_cast<unsigned char>(value.front())) != 0) value.remove_prefix(1);
   while (!value.empty() && std::isspace(static_cast<unsigned char>(value.back())) != 0) value.remove_suffix(1);
-  attempt.fields[std::move(name)] = std::string(value);
+  attempt.answer.fields[std::move(name)] = std::string(value);
   return bytes;
+}
+
+size_t OnSend(char* out, size_t, size_t bytes, void* user) {
+  auto& attempt = *static_cast<Attempt*>(user);
+  const HttpBody& body = attempt.request->body;
+  const size_t n = static_cast<size_t>(std::min<uint64_t>(bytes, body.size() - attempt.sent));
+  if (n == 0) return 0;
+  if (body.fd < 0) {
+    std::memcpy(out, body.bytes.data() + attempt.sent, n);
+    attempt.sent += n;
+    return n;
+  }
+  ssize_t got = 0;
+  do {
+    got = ::pread(body.fd, out, n, static_cast<off_t>(body.offset + attempt.sent));
+  } while (got < 0 && errno == EINTR);
+  if (got <= 0) return CURL_READFUNC_ABORT;
+  attempt.sent += static_cast<uint64_t>(got);
+  return static_cast<size_t>(got);
+}
+
+// libcurl sends a body anew if a connection that it had kept turns out to be dead.
+int OnRewind(void* user, curl_off_t offset, int origin) {
+  auto& attempt = *static_cast<Attempt*>(user);
+  if (origin != SEEK_SET || offset < 0 || static_cast<uint64_t>(offset) > attempt.request->body.size()) {
+    return CURL_SEEKFUNC_FAIL;
+  }
+  attempt.sent = static_cast<uint64_t>(offset);
+  return CURL_SEEKFUNC_OK;
 }
 
 int OnProgress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
   const auto& request = *static_cast<Attempt*>(user)->request;
   return request.cancelled && request.cancelled() ? 1 : 0;
+}
+
+void SetMethod(CURL* curl, Attempt& attempt) {
+  const FetchRequest& request = *attempt.request;
+  if (request.method == "HEAD") {
+    curl_easy_setopt(curl, CURLOPT_NOBODY, 1L);
+  } else if (request.method == "PUT" || request.method == "POST") {
+    // UPLOAD with the method's name: unlike POST, it adds no header of its own that a signature would have to know.
+    curl_easy_setopt(curl, CURLOPT_UPLOAD, 1L);
+    curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, request.method.c_str());
+    curl_easy_setopt(curl, CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(request.body.size()));
+    curl_easy_setopt(curl, CURLOPT_READFUNCTION, OnSend);
+    curl_easy_setopt(curl, CURLOPT_READDATA, &attempt);
+    curl_easy_setopt(curl, CURLOPT_SEEKFUNCTION, OnRewind);
+    curl_easy_setopt(curl, CURLOPT_SEEKDATA, &attempt);
+    curl_easy_setopt(curl, CURLOPT_EXPECT_100_TIMEOUT_MS, kExpectContinueMs);
+  } else if (request.method != "GET") {
+    curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, request.method.c_str());
+  }
 }
 
 void SetUp(CURL* curl, const HttpClientOptions& options, Attempt& attempt, uint64_t offset, HeaderList& headers) {
@@ -79,12 +142,18 @@ void SetUp(CURL* curl, const HttpClientOptions& options, Attempt& attempt, uint6
   curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, static_cast<long>(std::max<int64_t>(1, options.stall_ms / 1000)));
   if (!options.ca_file.empty()) curl_easy_setopt(curl, CURLOPT_CAINFO, options.ca_file.c_str());
   if (offset > 0) curl_easy_setopt(curl, CURLOPT_RANGE, fmt::format("{}-", offset).c_str());
+  SetMethod(curl, attempt);
   if (request.signing != nullptr) {
     const SigningKey& key = *request.signing;
-    add(kEmptyBodyHeader);
+    const bool empty = request.body.size() == 0;
+    add(fmt::format("x-amz-content-sha256: {}", empty ? kEmptyBodySha256 : request.body_sha256).c_str());
     if (!key.session_token.empty()) add(fmt::format("x-amz-security-token: {}", key.session_token).c_str());
     curl_easy_setopt(curl, CURLOPT_AWS_SIGV4, fmt::format("aws:amz:{}:s3", key.region).c_str());
-    curl_easy_setopt(curl, CURLOPT_USERPWD, fmt::format("{}:{}", key.access_key, key.secret_key).c_str());
+    // Apart, since either may have a colon in it.
+    curl_easy_setopt(curl, CURLOPT_USERNAME, key.access_key.c_str());
+    curl_easy_setopt(curl, CURLOPT_PASSWORD, key.secret_key.c_str());
+    // Many requests at once share no connection, so that one that stalls holds up itself alone.
+    curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
   } else {
     curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 1L);
     curl_easy_setopt(curl, CURLOPT_MAXREDIRS, kMaxRedirects);
@@ -99,14 +168,21 @@ void SetUp(CURL* curl, const HttpClientOptions& options, Attempt& attempt, uint6
   curl_easy_setopt(curl, CURLOPT_XFERINFODATA, &attempt);
 }
 
+// Whether the same request may find an answer later.
+bool MayPass(CURLcode code) {
+  return code != CURLE_UNSUPPORTED_PROTOCOL && code != CURLE_URL_MALFORMAT && code != CURLE_PEER_FAILED_VERIFICATION &&
+         code != CURLE_SSL_CACERT_BADFILE && code != CURLE_TOO_MANY_REDIRECTS;
+}
+
 struct Outcome {
   absl::Status status;
   bool may_pass = false;  // worth another attempt
   int64_t wait_ms = 0;    // that the other side asked for
 };
 
-Outcome OutcomeOfStatus(const FetchRequest& request, long status, const Attempt& attempt) {
-  if (status >= 200 && status <= 299) return {};
+Outcome OutcomeOfStatus(const FetchRequest& request, const FetchAnswer& answer) {
+  const int status = answer.status;
+  if (IsSuccess(status)) return {};
   Outcome outcome;
   if (status == 401 || status == 403) {
     outcome.status = MakeError(
@@ -120,96 +196,152 @@ Outcome OutcomeOfStatus(const FetchRequest& request, long status, const Attempt&
     outcome.status = Unavailable("IMPORT_SOURCE", "{}: the source answers {}", request.what, status);
     outcome.may_pass = status == 408 || status == 429 || status >= 500;
   }
-  const auto after = attempt.fields.find("retry-after");
-  int64_t seconds = 0;
-  if (after != attempt.fields.end() &&
-      std::from_chars(after->second.data(), after->second.data() + after->second.size(), seconds).ec == std::errc()) {
-    outcome.wait_ms = std::clamp<int64_t>(seconds, 0, 3600) * 1000;
-  }
+  outcome.wait_ms = RetryAfterMs(answer);
   return outcome;
 }
 
-// One attempt at the bytes from `offset`.
-Outcome Try(const HttpClientOptions& options, Attempt& attempt, uint64_t offset) {
-  const FetchRequest& request = *attempt.request;
-  const Curl curl(curl_easy_init());
-  if (curl == nullptr) return {.status = Internal("IMPORT_SOURCE", "libcurl does not start")};
-  attempt.curl = curl.get();
-  HeaderList headers;
-  SetUp(curl.get(), options, attempt, offset, headers);
-  const CURLcode code = curl_easy_perform(curl.get());
-  if (!attempt.refused.ok()) return {.status = attempt.refused};
-  if (code == CURLE_ABORTED_BY_CALLBACK) {
-    return {.status = Cancelled("CANCELLED", "{}: nobody waits for it any more", request.what)};
-  }
-  long status = 0;
-  curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
-  if (code == CURLE_OK) return OutcomeOfStatus(request, status, attempt);
-  return {.status = Unavailable("IMPORT_SOURCE", "{}: {}", request.what, curl_easy_strerror(code)),
-          .may_pass = code != CURLE_UNSUPPORTED_PROTOCOL && code != CURLE_URL_MALFORMAT &&
-                      code != CURLE_PEER_FAILED_VERIFICATION && code != CURLE_SSL_CACERT_BADFILE &&
-                      code != CURLE_TOO_MANY_REDIRECTS};
-}
-
 // Sleeps in small steps; false if cancelled.
-bool Pause(const FetchRequest& request, int64_t ms) {
+bool Pause(int64_t ms, const std::function<bool()>& cancelled) {
   constexpr int64_t kStepMs = 100;
   for (int64_t slept = 0; slept < ms; slept += kStepMs) {
-    if (request.cancelled && request.cancelled()) return false;
+    if (cancelled && cancelled()) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(std::min(kStepMs, ms - slept)));
   }
-  return true;
+  return !(cancelled && cancelled());
 }
-
-// Counts attempts that brought nothing new.
-class Attempts {
- public:
-  explicit Attempts(const HttpClientOptions& options) : options_(options), pause_ms_(options.first_pause_ms) {}
-  // Whether there is another attempt; has waited for it then.
-  bool Next(const FetchRequest& request, const Outcome& outcome) {
-    if (!outcome.may_pass || ++failed_ >= options_.attempts) return false;
-    const int64_t ms = std::min(std::max(pause_ms_, outcome.wait_ms), options_.max_pause_ms);
-    pause_ms_ = std::min(2 * pause_ms_, options_.max_pause_ms);
-    return Pause(request, ms);
-  }
-  void Progressed() {
-    failed_ = 0;
-    pause_ms_ = options_.first_pause_ms;
-  }
-
- private:
-  const HttpClientOptions& options_;
-  int failed_ = 0;
-  int64_t pause_ms_;
-};
 
 }  // namespace
 
+class HttpClient::Handles {
+ public:
+  Curl Take() {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!kept_.empty()) {
+        Curl curl = std::move(kept_.back());
+        kept_.pop_back();
+        return curl;
+      }
+    }
+    return Curl(curl_easy_init());
+  }
+  // Of one whose last attempt went well.
+  void Keep(Curl curl) {
+    curl_easy_reset(curl.get());
+    const std::lock_guard lock(mutex_);
+    if (kept_.size() < kKeptHandles) kept_.push_back(std::move(curl));
+  }
+
+  // One attempt at the bytes from `offset`. FAILED_PRECONDITION if there is no point in another one.
+  absl::Status Try(const HttpClientOptions& options, Attempt& attempt, uint64_t offset) {
+    const FetchRequest& request = *attempt.request;
+    Curl curl = Take();
+    if (curl == nullptr) return Internal("HTTP_SETUP", "libcurl does not start");
+    attempt.curl = curl.get();
+    HeaderList headers;
+    SetUp(curl.get(), options, attempt, offset, headers);
+    const CURLcode code = curl_easy_perform(curl.get());
+    if (!attempt.refused.ok()) return attempt.refused;
+    if (code == CURLE_ABORTED_BY_CALLBACK) {
+      if (request.cancelled && request.cancelled()) {
+        return Cancelled("CANCELLED", "{}: nobody waits for it any more", request.what);
+      }
+      return Unavailable("HTTP_CONNECTION", "{}: the bytes to send could not be read", request.what);
+    }
+    long status = 0;
+    curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
+    attempt.answer.status = static_cast<int>(status);
+    if (code == CURLE_OK) {
+      Keep(std::move(curl));
+      return absl::OkStatus();
+    }
+    if (MayPass(code)) return Unavailable("HTTP_CONNECTION", "{}: {}", request.what, curl_easy_strerror(code));
+    return FailedPrecondition("HTTP_SETUP", "{}: {}", request.what, curl_easy_strerror(code));
+  }
+
+  // The same as imports see it.
+  Outcome TryImport(const HttpClientOptions& options, Attempt& attempt, uint64_t offset) {
+    const absl::Status tried = Try(options, attempt, offset);
+    if (tried.ok()) return OutcomeOfStatus(*attempt.request, attempt.answer);
+    if (!attempt.refused.ok() || absl::IsCancelled(tried)) return {.status = tried};
+    return {.status = Unavailable("IMPORT_SOURCE", "{}", MessageOf(tried)), .may_pass = absl::IsUnavailable(tried)};
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Curl> kept_;
+};
+
+HttpClient::HttpClient(HttpClientOptions options)
+    : options_(std::move(options)), handles_(std::make_unique<Handles>()) {}
+HttpClient::~HttpClient() = default;
+
+bool Backoff::Next(int64_t least_ms, const std::function<bool()>& cancelled) {
+  if (++failed_ >= attempts_) return false;
+  std::random_device random;
+  const auto part = static_cast<int64_t>(random()) % (pause_ms_ + 1);
+  pause_ms_ = std::min(2 * pause_ms_, max_pause_ms_);
+  if (!Pause(std::max(part, std::min(least_ms, max_pause_ms_)), cancelled)) return false;
+  ++retries_;
+  return true;
+}
+
+void Backoff::Reset() {
+  failed_ = 0;
+  pause_ms_ = first_pause_ms_;
+}
+
+std::string FetchAnswer::Field(const std::string& name) const {
+  const auto found = fields.find(name);
+  return found == fields.end() ? std::string() : found->second;
+}
+
+int64_t RetryAfterMs(const FetchAnswer& answer) {
+  const std::string after = answer.Field("retry-after");
+  int64_t seconds = 0;
+  if (std::from_chars(after.data(), after.data() + after.size(), seconds).ec != std::errc()) return 0;
+  return std::clamp<int64_t>(seconds, 0, 3600) * 1000;
+}
+
+absl::StatusOr<FetchAnswer> HttpClient::Send(const FetchRequest& request, size_t max_bytes, const Piece& piece) const {
+  Attempt attempt;
+  attempt.request = &request;
+  attempt.max_other_bytes = max_bytes;
+  attempt.take = [&](long, std::span<const std::byte> bytes) -> absl::Status {
+    if (piece) return piece(bytes);
+    std::string& body = attempt.answer.body;
+    if (body.size() + bytes.size() > max_bytes) {
+      return ResourceExhausted("IMPORT_SIZE", "{}: the answer has more than {} bytes", request.what, max_bytes);
+    }
+    body.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(handles_->Try(options_, attempt, 0));
+  return std::move(attempt.answer);
+}
+
 absl::StatusOr<FetchAnswer> HttpClient::Get(const FetchRequest& request, size_t max_bytes) const {
-  Attempts attempts(options_);
+  Backoff backoff(options_.attempts, options_.first_pause_ms, options_.max_pause_ms);
   while (true) {
-    FetchAnswer answer;
     Attempt attempt;
     attempt.request = &request;
     attempt.take = [&](long, std::span<const std::byte> bytes) -> absl::Status {
-      if (answer.body.size() + bytes.size() > max_bytes) {
+      std::string& body = attempt.answer.body;
+      if (body.size() + bytes.size() > max_bytes) {
         return ResourceExhausted("IMPORT_SIZE", "{}: the answer has more than {} bytes", request.what, max_bytes);
       }
-      answer.body.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+      body.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
       return absl::OkStatus();
     };
-    const Outcome outcome = Try(options_, attempt, 0);
-    if (outcome.status.ok()) {
-      answer.fields = std::move(attempt.fields);
-      return answer;
-    }
-    if (!attempts.Next(request, outcome)) return outcome.status;
+    const Outcome outcome = handles_->TryImport(options_, attempt, 0);
+    if (outcome.status.ok()) return std::move(attempt.answer);
+    if (!outcome.may_pass || !backoff.Next(outcome.wait_ms, request.cancelled)) return outcome.status;
   }
 }
 
 absl::Status HttpClient::GetFrom(const FetchRequest& request, uint64_t offset, uint64_t size,
                                  const Piece& piece) const {
-  Attempts attempts(options_);
+  Backoff backoff(options_.attempts, options_.first_pause_ms, options_.max_pause_ms);
   uint64_t have = offset;
   while (have < size) {
     uint64_t at = have;  // where the next byte of this attempt belongs
@@ -229,16 +361,18 @@ absl::Status HttpClient::GetFrom(const FetchRequest& request, uint64_t offset, u
       RETURN_IF_ERROR(piece(bytes));
       at += bytes.size();
       have = at;
-      attempts.Progressed();
+      backoff.Reset();
       return absl::OkStatus();
     };
-    Outcome outcome = Try(options_, attempt, have);
+    Outcome outcome = handles_->TryImport(options_, attempt, have);
     if (outcome.status.ok() && have < size) {
       outcome = {
           .status = Unavailable("IMPORT_SOURCE", "{}: the source ended after {} of {} bytes", request.what, have, size),
           .may_pass = true};
     }
-    if (!outcome.status.ok() && !attempts.Next(request, outcome)) return outcome.status;
+    if (!outcome.status.ok() && (!outcome.may_pass || !backoff.Next(outcome.wait_ms, request.cancelled))) {
+      return outcome.status;
+    }
   }
   return absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "server/fetch/remote_source.h"
+#include "server/fetch/s3_url.h"
 
 namespace qamserve {
 namespace {
@@ -38,15 +39,11 @@ class S3Source final : public RemoteSource {
     std::vector<RemoteFile> found;
     std::string token;
     for (int page = 0; page < kMaxPages; ++page) {
-      // Names in order and everything encoded, as the signature wants it.
-      const std::string query =
-          fmt::format("{}delimiter=%2F&list-type=2&prefix={}",
-                      token.empty() ? "" : fmt::format("continuation-token={}&", EncodeForUrl(token, false)),
-                      EncodeForUrl(FolderPrefix(), false));
+      std::map<std::string, std::string> query = {{"delimiter", "/"}, {"list-type", "2"}, {"prefix", FolderPrefix()}};
+      if (!token.empty()) query["continuation-token"] = token;
       ASSIGN_OR_RETURN(
           const FetchAnswer answer,
-          http_.Get(RequestFor(fmt::format("{}/{}?{}", endpoint_, object_.bucket, query), name_, cancelled),
-                    kMaxPageBytes));
+          http_.Get(RequestFor(S3Url(endpoint_, object_.bucket, "", query), name_, cancelled), kMaxPageBytes));
       RETURN_IF_ERROR(ReadPage(answer.body, FolderPrefix(), found, token));
       if (token.empty()) break;
     }
@@ -62,8 +59,8 @@ class S3Source final : public RemoteSource {
   absl::Status Read(const RemoteFile& file, uint64_t offset, const std::function<bool()>& cancelled,
                     const HttpClient::Piece& piece) const override {
     const std::string key = is_object_ ? object_.prefix : FolderPrefix() + file.name;
-    FetchRequest request = RequestFor(fmt::format("{}/{}/{}", endpoint_, object_.bucket, EncodeForUrl(key, true)),
-                                      fmt::format("{} of {}", file.name, name_), cancelled);
+    FetchRequest request =
+        RequestFor(S3Url(endpoint_, object_.bucket, key), fmt::format("{} of {}", file.name, name_), cancelled);
     // A range of another version would give a file that never was.
     if (!file.version.empty()) request.headers.push_back("If-Match: " + file.version);
     return http_.GetFrom(request, offset, file.size, piece);
@@ -73,7 +70,12 @@ class S3Source final : public RemoteSource {
   std::string FolderPrefix() const { return object_.prefix.empty() ? "" : object_.prefix + "/"; }
 
   FetchRequest RequestFor(std::string url, std::string what, const std::function<bool()>& cancelled) const {
-    return {.url = std::move(url), .headers = {}, .signing = &key_, .what = std::move(what), .cancelled = cancelled};
+    FetchRequest request;
+    request.url = std::move(url);
+    request.signing = &key_;
+    request.what = std::move(what);
+    request.cancelled = cancelled;
+    return request;
   }
 
   // Adds the objects of a page; `token` is that of the next one, or empty.
@@ -107,10 +109,9 @@ class S3Source final : public RemoteSource {
   absl::Status FindOne(const std::function<bool()>& cancelled, std::vector<RemoteFile>& found) {
     const size_t slash = object_.prefix.rfind('/');
     const std::string folder = slash == std::string::npos ? "" : object_.prefix.substr(0, slash + 1);
-    const std::string query = fmt::format("delimiter=%2F&list-type=2&prefix={}", EncodeForUrl(object_.prefix, false));
-    ASSIGN_OR_RETURN(const FetchAnswer answer,
-                     http_.Get(RequestFor(fmt::format("{}/{}?{}", endpoint_, object_.bucket, query), name_, cancelled),
-                               kMaxPageBytes));
+    const std::string url =
+        S3Url(endpoint_, object_.bucket, "", {{"delimiter", "/"}, {"list-type", "2"}, {"prefix", object_.prefix}});
+    ASSIGN_OR_RETURN(const FetchAnswer answer, http_.Get(RequestFor(url, name_, cancelled), kMaxPageBytes));
     std::string token;
     RETURN_IF_ERROR(ReadPage(answer.body, folder, found, token));
     std::erase_if(found, [&](const RemoteFile& file) { return folder + file.name != object_.prefix; });

@@ -22,7 +22,7 @@ namespace qamserve {
 
 class ScriptedHttpServer {
  public:
-  // Gets the request's head and gives all bytes that are sent before the connection is closed.
+  // Gets the request's head, once its body has come, and gives all bytes that are sent before the connection is closed.
   using Script = std::function<std::string(const std::string& head)>;
 
   explicit ScriptedHttpServer(Script script) : script_(std::move(script)), fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
@@ -46,11 +46,23 @@ class ScriptedHttpServer {
   ScriptedHttpServer(const ScriptedHttpServer&) = delete;
   ScriptedHttpServer& operator=(const ScriptedHttpServer&) = delete;
 
+  static std::string FieldOf(const std::string& head, const std::string& name) {
+    const size_t at = head.find("\r\n" + name + ": ");
+    if (at == std::string::npos) return "";
+    const size_t begin = at + name.size() + 4;
+    return head.substr(begin, head.find("\r\n", begin) - begin);
+  }
+
   std::string url() const { return "http://127.0.0.1:" + std::to_string(port_); }
   // Heads of all requests, in the order in which they came.
   std::vector<std::string> requests() {
     const std::lock_guard lock(mutex_);
     return requests_;
+  }
+  // Their bodies, likewise.
+  std::vector<std::string> bodies() {
+    const std::lock_guard lock(mutex_);
+    return bodies_;
   }
 
  private:
@@ -62,17 +74,33 @@ class ScriptedHttpServer {
     }
   }
 
+  static constexpr char kContinue[] = "HTTP/1.1 100 Continue\r\n\r\n";
+
   void Serve(int connection) {
     std::string head;
     char buffer[4096];
-    while (head.find("\r\n\r\n") == std::string::npos) {
+    size_t end = std::string::npos;
+    while ((end = head.find("\r\n\r\n")) == std::string::npos) {
       const ssize_t got = ::recv(connection, buffer, sizeof(buffer), 0);
       if (got <= 0) break;
       head.append(buffer, static_cast<size_t>(got));
     }
+    std::string body;
+    if (end != std::string::npos) {
+      body = head.substr(end + 4);
+      head.resize(end + 4);
+    }
+    const std::string length = FieldOf(head, "Content-Length");
+    if (!FieldOf(head, "Expect").empty()) ::send(connection, kContinue, sizeof(kContinue) - 1, MSG_NOSIGNAL);
+    while (!length.empty() && body.size() < std::stoul(length)) {
+      const ssize_t got = ::recv(connection, buffer, sizeof(buffer), 0);
+      if (got <= 0) break;
+      body.append(buffer, static_cast<size_t>(got));
+    }
     {
       const std::lock_guard lock(mutex_);
       requests_.push_back(head);
+      bodies_.push_back(std::move(body));
     }
     const std::string answer = script_(head);
     for (size_t sent = 0; sent < answer.size();) {
@@ -91,14 +119,12 @@ class ScriptedHttpServer {
   std::vector<std::thread> serving_;
   std::mutex mutex_;
   std::vector<std::string> requests_;
+  std::vector<std::string> bodies_;
 };
 
 // The value of a header of a head; empty if it is not there.
 inline std::string HeaderOf(const std::string& head, const std::string& name) {
-  const size_t at = head.find("\r\n" + name + ": ");
-  if (at == std::string::npos) return "";
-  const size_t begin = at + name.size() + 4;
-  return head.substr(begin, head.find("\r\n", begin) - begin);
+  return ScriptedHttpServer::FieldOf(head, name);
 }
 inline std::string TargetOf(const std::string& head) {
   const size_t begin = head.find(' ') + 1;

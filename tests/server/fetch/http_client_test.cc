@@ -3,6 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstdio>
+
+#include "core/base/digest.h"
+#include "server/fetch/s3_url.h"
 #include "tests/support/scripted_http_server.h"
 
 namespace qamserve {
@@ -20,7 +25,10 @@ HttpClientOptions Quick() {
 }
 
 FetchRequest RequestFor(std::string url) {
-  return {.url = std::move(url), .headers = {}, .signing = nullptr, .what = "a.bin of test", .cancelled = {}};
+  FetchRequest request;
+  request.url = std::move(url);
+  request.what = "a.bin of test";
+  return request;
 }
 
 // Everything that GetFrom hands on, after `offset` bytes that were there already.
@@ -108,6 +116,106 @@ TEST(HttpClientTest, EndsWhenNobodyWaits) {
   request.cancelled = [] { return true; };
   EXPECT_FALSE(HttpClient(Quick()).Get(request, 100).ok());
   EXPECT_LE(server.requests().size(), 1U);
+}
+
+// --- Send ---
+
+TEST(HttpSendTest, GivesEveryAnswerAsItIs) {
+  ScriptedHttpServer server([](const std::string&) { return HttpAnswer(403, "why not", "Retry-After: 7\r\n"); });
+  const auto answer = HttpClient(Quick()).Send(RequestFor(server.url()), 3, {});
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->status, 403);
+  EXPECT_EQ(answer->body, "why");
+  EXPECT_EQ(RetryAfterMs(*answer), 7000);
+  EXPECT_EQ(answer->Field("none"), "");
+  EXPECT_THAT(server.requests(), SizeIs(1));
+}
+
+TEST(HttpSendTest, SendsBodiesFromMemoryAndFiles) {
+  ScriptedHttpServer server([](const std::string&) { return HttpAnswer(200, "", "ETag: \"e\"\r\n"); });
+  const HttpClient client(Quick());
+  const SigningKey key{.region = "r", .access_key = "AK", .secret_key = "S:K", .session_token = ""};
+  const std::string text = "hello";
+  FetchRequest request = RequestFor(server.url() + "/b/k");
+  request.method = "PUT";
+  request.signing = &key;
+  request.body.bytes = std::as_bytes(std::span(text.data(), text.size()));
+  request.body_sha256 = Sha256Hex(text);
+  EXPECT_EQ(client.Send(request, 10, {})->Field("etag"), "\"e\"");
+
+  // More than a buffer, from the middle of a file; large bodies wait for "100 Continue".
+  std::string large(3'000'000, 'x');
+  for (size_t i = 0; i < large.size(); i += 999) large[i] = static_cast<char>('a' + i % 26);
+  std::FILE* file = std::tmpfile();
+  ASSERT_EQ(std::fwrite(large.data(), 1, large.size(), file), large.size());
+  std::fflush(file);
+  request.method = "POST";
+  request.body = {.bytes = {}, .fd = fileno(file), .offset = 1000, .file_bytes = 2'000'000};
+  request.body_sha256 = Sha256Hex(large.substr(1000, 2'000'000));
+  EXPECT_EQ(client.Send(request, 10, {})->status, 200);
+  std::fclose(file);
+
+  request.method = "DELETE";
+  request.body = {};
+  EXPECT_EQ(client.Send(request, 10, {})->status, 200);
+  request.method = "HEAD";
+  EXPECT_EQ(client.Send(request, 10, {})->status, 200);
+
+  const auto heads = server.requests();
+  const auto bodies = server.bodies();
+  ASSERT_THAT(bodies, SizeIs(4));
+  EXPECT_TRUE(heads[0].starts_with("PUT /b/k HTTP/1.1"));
+  EXPECT_EQ(bodies[0], "hello");
+  EXPECT_EQ(HeaderOf(heads[0], "x-amz-content-sha256"), Sha256Hex("hello"));
+  EXPECT_THAT(HeaderOf(heads[0], "Authorization"), HasSubstr("Credential=AK/"));
+  EXPECT_TRUE(heads[1].starts_with("POST /b/k HTTP/1.1"));
+  EXPECT_TRUE(bodies[1] == large.substr(1000, 2'000'000));
+  EXPECT_TRUE(heads[2].starts_with("DELETE /b/k HTTP/1.1"));
+  EXPECT_EQ(HeaderOf(heads[2], "x-amz-content-sha256"), Sha256Hex(""));
+  EXPECT_TRUE(heads[3].starts_with("HEAD /b/k HTTP/1.1"));
+}
+
+TEST(HttpSendTest, TellsWhatMayPassFromWhatWillNot) {
+  std::string url;
+  {
+    ScriptedHttpServer server([](const std::string&) { return "HTTP/1.1 200 x\r\nContent-Length: 10\r\n\r\nabc"; });
+    const absl::Status cut = HttpClient(Quick()).Send(RequestFor(server.url()), 10, {}).status();
+    EXPECT_EQ(ReasonOf(cut), "HTTP_CONNECTION");
+    EXPECT_THAT(MessageOf(cut), HasSubstr("a.bin of test"));
+    url = server.url();
+  }
+  EXPECT_TRUE(absl::IsUnavailable(HttpClient(Quick()).Send(RequestFor(url), 10, {}).status()));
+  EXPECT_EQ(ReasonOf(HttpClient(Quick()).Send(RequestFor("gopher://x"), 10, {}).status()), "HTTP_SETUP");
+}
+
+TEST(HttpSendTest, EndsWhereThePieceSays) {
+  ScriptedHttpServer server([](const std::string&) { return HttpAnswer(200, "0123456789"); });
+  const auto sent = HttpClient(Quick()).Send(RequestFor(server.url()), 10, [](std::span<const std::byte>) {
+    return ResourceExhausted("DISK_FULL", "no room");
+  });
+  EXPECT_EQ(ReasonOf(sent.status()), "DISK_FULL");
+}
+
+TEST(BackoffTest, WaitsLongerEachTimeUpToItsLimit) {
+  Backoff backoff(3, 1, 20);
+  EXPECT_TRUE(backoff.Next(0, {}));
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_TRUE(backoff.Next(3'600'000, {}));  // no longer than its longest pause, whatever is asked for
+  const auto took = std::chrono::steady_clock::now() - begin;
+  EXPECT_GE(took, std::chrono::milliseconds(20));
+  EXPECT_LT(took, std::chrono::seconds(20));
+  EXPECT_FALSE(backoff.Next(0, {}));
+  backoff.Reset();
+  EXPECT_TRUE(backoff.Next(0, {}));
+  EXPECT_EQ(backoff.retries(), 3);
+  EXPECT_FALSE(Backoff(3, 1, 20).Next(0, [] { return true; }));
+}
+
+TEST(S3UrlTest, IsWrittenAsSignaturesWantIt) {
+  EXPECT_EQ(S3Url("https://s3.example/", "bucket", ""), "https://s3.example/bucket");
+  EXPECT_EQ(S3Url("http://h:1", "bucket", "a b/c=d@e:f~.bin"), "http://h:1/bucket/a%20b/c%3Dd%40e%3Af~.bin");
+  EXPECT_EQ(S3Url("http://h", "b", "k", {{"uploads", ""}, {"prefix", "x/y z"}, {"continuation-token", "a+b="}}),
+            "http://h/b/k?continuation-token=a%2Bb%3D&prefix=x%2Fy%20z&uploads=");
 }
 
 TEST(PercentTest, BothWays) {
