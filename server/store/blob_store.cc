@@ -18,12 +18,12 @@ namespace qamserve {
 // Large enough that system calls do not matter beside SHA-256 (about 1.5 GB/s with its instructions).
 constexpr size_t kCopyBytes = size_t{1} << 20;
 
-namespace {
-
-absl::Status CheckDigest(const std::string& digest) {
+absl::Status CheckBlobDigest(const std::string& digest) {
   if (IsSha256(digest)) return absl::OkStatus();
   return InvalidArgument("BLOB_DIGEST", "'{}' is not a SHA-256 of 64 lower-case hex digits", digest.substr(0, 80));
 }
+
+namespace {
 
 int64_t ModifiedMs(const struct stat& info) {
   return int64_t{info.st_mtim.tv_sec} * 1000 + info.st_mtim.tv_nsec / 1'000'000;
@@ -179,20 +179,20 @@ std::string DirectoryBlobStore::PartialPath(const std::string& digest) const {
 }
 
 absl::StatusOr<bool> DirectoryBlobStore::Has(const std::string& digest) {
-  RETURN_IF_ERROR(CheckDigest(digest));
+  RETURN_IF_ERROR(CheckBlobDigest(digest));
   ASSIGN_OR_RETURN(auto info, StatFile(BlobPath(digest)));
   return info.has_value();
 }
 
 absl::StatusOr<uint64_t> DirectoryBlobStore::Size(const std::string& digest) {
-  RETURN_IF_ERROR(CheckDigest(digest));
+  RETURN_IF_ERROR(CheckBlobDigest(digest));
   ASSIGN_OR_RETURN(auto info, StatFile(BlobPath(digest)));
   if (!info) return NotFound("BLOB_NOT_FOUND", "there is no blob {}", digest);
   return static_cast<uint64_t>(info->st_size);
 }
 
 absl::StatusOr<uint64_t> DirectoryBlobStore::CommittedBytes(const std::string& digest) {
-  RETURN_IF_ERROR(CheckDigest(digest));
+  RETURN_IF_ERROR(CheckBlobDigest(digest));
   for (const std::string& path : {BlobPath(digest), PartialPath(digest)}) {
     ASSIGN_OR_RETURN(auto info, StatFile(path));
     if (info) return static_cast<uint64_t>(info->st_size);
@@ -308,13 +308,13 @@ absl::StatusOr<std::string> DirectoryBlobStore::LocalPath(const std::string& dig
 }
 
 absl::Status DirectoryBlobStore::Delete(const std::string& digest) {
-  RETURN_IF_ERROR(CheckDigest(digest));
+  RETURN_IF_ERROR(CheckBlobDigest(digest));
   std::lock_guard lock(place_mutex_);
   return Unlink(BlobPath(digest));
 }
 
 absl::StatusOr<bool> DirectoryBlobStore::DeleteIfOlder(const std::string& digest, int64_t before_ms) {
-  RETURN_IF_ERROR(CheckDigest(digest));
+  RETURN_IF_ERROR(CheckBlobDigest(digest));
   std::lock_guard lock(place_mutex_);
   ASSIGN_OR_RETURN(auto info, StatFile(BlobPath(digest)));
   if (!info || ModifiedMs(*info) >= before_ms) return false;
@@ -363,7 +363,7 @@ absl::StatusOr<std::vector<BlobInfo>> DirectoryBlobStore::ListPartials() {
 }
 
 absl::Status DirectoryBlobStore::DeletePartial(const std::string& digest) {
-  RETURN_IF_ERROR(CheckDigest(digest));
+  RETURN_IF_ERROR(CheckBlobDigest(digest));
   std::lock_guard lock(writers_->mutex);
   if (writers_->digests.contains(digest)) {
     return Aborted("UPLOAD_BUSY", "file {} is being written by another call", digest);

@@ -2,7 +2,8 @@
 // A blob appears whole or not at all; it never changes. Thread-safe, except that a BlobWriter belongs to one thread at
 // a time.
 // Errors: NOT_FOUND (BLOB_NOT_FOUND), RESOURCE_EXHAUSTED (DISK_FULL) with nothing half-written left, INVALID_ARGUMENT
-// (BLOB_DIGEST) for a name that is not 64 lower-case hex digits, UNAVAILABLE (FILE_IO).
+// (BLOB_DIGEST) for a name that is not 64 lower-case hex digits, UNAVAILABLE (FILE_IO). s3_blob_store.h has more.
+// tests/server/store/blob_store_contract.h is the test suite of every implementation.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +29,8 @@ struct BlobInfo {
 };
 
 // One blob on its way in. What was appended survives the writer and the process: the next BeginWrite of the same digest
-// goes on behind it. Only one writer of a digest exists at a time.
+// goes on behind it. Only one writer of a digest exists in a process at a time; where other processes write to the same
+// store, a call of one whose place another one has taken is ABORTED (UPLOAD_BUSY), and the writer is of no use then.
 class BlobWriter {
  public:
   virtual ~BlobWriter() = default;
@@ -68,7 +70,8 @@ class BlobStore {
 
   // Fills `out` from `offset`; OUT_OF_RANGE (BLOB_RANGE) beyond the end.
   virtual absl::Status Read(const std::string& digest, uint64_t offset, std::span<std::byte> out) = 0;
-  // A path for reading and mapping, valid until the blob is deleted.
+  // A path for reading and mapping, valid until the blob is deleted. Where blobs lie elsewhere it is that of a copy,
+  // which may go ten minutes later: open it soon. What is open or mapped then stays readable.
   virtual absl::StatusOr<std::string> LocalPath(const std::string& digest) = 0;
 
   // A blob that is not there is fine.
@@ -76,13 +79,18 @@ class BlobStore {
   // Deletes only if it was last committed before `before_ms`, decided and done at once; returns whether it is gone.
   virtual absl::StatusOr<bool> DeleteIfOlder(const std::string& digest, int64_t before_ms) = 0;
   virtual absl::StatusOr<std::vector<BlobInfo>> List() = 0;
-  // Blobs on their way in, and removal of one (ABORTED, UPLOAD_BUSY, while a writer lives).
+  // Blobs on their way in, and removal of one (ABORTED, UPLOAD_BUSY, while a writer of this process lives).
   virtual absl::StatusOr<std::vector<BlobInfo>> ListPartials() = 0;
   virtual absl::Status DeletePartial(const std::string& digest) = 0;
+  // Removes what no list shows: leftovers, older than `before_ms`, of calls that did not come to their end.
+  virtual absl::Status SweepLeftovers(int64_t /*before_ms*/) { return absl::OkStatus(); }
 
   // RESOURCE_EXHAUSTED (DISK_FULL) names both counts if fewer than `bytes` fit.
   virtual absl::Status CheckSpace(uint64_t bytes) = 0;
 };
+
+// OK for 64 lower-case hex digits, else INVALID_ARGUMENT (BLOB_DIGEST).
+absl::Status CheckBlobDigest(const std::string& digest);
 
 struct DirectoryBlobStoreOptions {
   std::string root;

@@ -109,7 +109,7 @@ absl::Status Catalog::DeleteCheckpoint(const std::string& digest, const std::str
     RETURN_IF_ERROR(store_.GetCheckpoint(digest).status());
     RETURN_IF_ERROR(CheckUnused(ResourceName("checkpoints", digest), "CHECKPOINT_IN_USE"));
     RETURN_IF_ERROR(store_.DeleteCheckpoint(digest));
-    RETURN_IF_ERROR(CollectGarbage().status());
+    RETURN_IF_ERROR(AfterDeletion());
     return std::string();
   };
   return RunOnce(store_, request_id, "DeleteCheckpoint", digest, options_.now_ms(), action).status();
@@ -120,37 +120,10 @@ absl::Status Catalog::DeleteArtifact(const std::string& digest, const std::strin
     RETURN_IF_ERROR(store_.GetArtifact(digest).status());
     RETURN_IF_ERROR(CheckUnused(ResourceName("artifacts", digest), "ARTIFACT_IN_USE"));
     RETURN_IF_ERROR(store_.DeleteArtifact(digest));
-    RETURN_IF_ERROR(CollectGarbage().status());
+    RETURN_IF_ERROR(AfterDeletion());
     return std::string();
   };
   return RunOnce(store_, request_id, "DeleteArtifact", digest, options_.now_ms(), action).status();
-}
-
-absl::StatusOr<GarbageResult> Catalog::CollectGarbage() {
-  std::lock_guard lock(references_mutex_);
-  const int64_t now = options_.now_ms();
-  RETURN_IF_ERROR(store_.DeleteUploadsBefore(now - options_.upload_retention_ms));
-  RETURN_IF_ERROR(store_.DeleteRequestsBefore(now - kRequestRetentionMs));
-  // Blobs are listed first: one that comes in between is not looked at.
-  ASSIGN_OR_RETURN(const auto blobs, blobs_.List());
-  ASSIGN_OR_RETURN(const auto partials, blobs_.ListPartials());
-  ASSIGN_OR_RETURN(const auto referenced, store_.ReferencedBlobs(now - options_.retry_retention_ms));
-  const int64_t before = now - options_.garbage_grace_ms;
-  GarbageResult result;
-  for (const BlobInfo& blob : blobs) {
-    if (referenced.contains(blob.digest) || blob.modified_ms >= before) continue;
-    ASSIGN_OR_RETURN(const bool deleted, blobs_.DeleteIfOlder(blob.digest, before));
-    if (!deleted) continue;
-    ++result.blobs;
-    result.bytes += blob.size;
-  }
-  for (const BlobInfo& partial : partials) {
-    if (referenced.contains(partial.digest) || partial.modified_ms >= before) continue;
-    DropWriter(partial.digest);
-    const absl::Status status = blobs_.DeletePartial(partial.digest);
-    if (!status.ok() && !absl::IsAborted(status)) return status;
-  }
-  return result;
 }
 
 // --- Artifacts ---

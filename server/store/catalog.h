@@ -1,13 +1,18 @@
-// Uploads, imports, checkpoints, texts and artifacts: what rows and blobs are together. Thread-safe.
+// Uploads, imports, checkpoints, texts and artifacts: what rows and blobs are together. Thread-safe; the catalogs of
+// several processes may share their stores.
 // Digests and upload ids are bare, not resource names. Errors are those of both stores and the ones named here.
 #pragma once
 
+#include <absl/functional/function_ref.h>
+
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -53,6 +58,9 @@ struct CatalogOptions {
   int64_t upload_retention_ms = int64_t{7} * 24 * 3600 * 1000;
   // How long a FAILED or CANCELLED job can go on from its finished tasks.
   int64_t retry_retention_ms = int64_t{7} * 24 * 3600 * 1000;
+  // Whether garbage is collected after every deletion. Off where listing all blobs takes long: then what was deleted
+  // goes with the next CollectGarbage.
+  bool collect_on_delete = true;
   std::function<int64_t()> now_ms = SystemNowMs;
   std::function<absl::StatusOr<CheckpointFacts>(const FileSet&)> inspect = InspectCheckpoint;
 };
@@ -73,9 +81,20 @@ struct UploadView {
 
 using CheckpointOrText = std::variant<CheckpointRecord, TextRecord>;
 
+struct GarbageRequest {
+  bool dry_run = false;             // only looks
+  std::optional<int64_t> grace_ms;  // in place of CatalogOptions::garbage_grace_ms
+};
+inline constexpr size_t kMaxNamedGarbage = 1000;
+// What was deleted, or would be.
 struct GarbageResult {
   int64_t blobs = 0;
-  uint64_t bytes = 0;
+  uint64_t bytes = 0;  // of them
+  int64_t partials = 0;
+  uint64_t partial_bytes = 0;
+  std::vector<std::string> digests;  // of the first blobs, at most kMaxNamedGarbage
+  int64_t blobs_seen = 0;            // all that the store has
+  uint64_t bytes_seen = 0;
 };
 
 class Catalog {
@@ -107,8 +126,9 @@ class Catalog {
   absl::StatusOr<CheckpointOrText> Import(UploadKind kind, const std::string& path, const std::string& display_name,
                                           const std::string& request_id);
   // From a hub or an object store (remote_source.h); blocks until everything is here and checked. Files come side by
-  // side, as the files of an upload, and a later try goes on where this one was cut off. The errors of OpenRemoteSource,
-  // RemoteSource::Read and CompleteUpload; DATA_LOSS (UPLOAD_DIGEST) if a file is not what the source says.
+  // side, as the files of an upload, and a later try goes on where this one was cut off. The errors of
+  // OpenRemoteSource, RemoteSource::Read and CompleteUpload; DATA_LOSS (UPLOAD_DIGEST) if a file is not what the source
+  // says.
   absl::StatusOr<CheckpointOrText> ImportRemote(UploadKind kind, const std::string& source,
                                                 const std::string& display_name, const std::string& request_id,
                                                 const std::function<bool()>& cancelled);
@@ -147,9 +167,15 @@ class Catalog {
   absl::StatusOr<FileSet> FilesOf(const std::string& source);
   absl::StatusOr<FileSet> FileSetOf(const std::string& origin, const std::vector<FileRecord>& files);
 
-  // Deletes blobs and partial uploads that nothing refers to, old uploads and old request ids. Called after every
-  // deletion too.
-  absl::StatusOr<GarbageResult> CollectGarbage();
+  // Deletes blobs and partial uploads that nothing refers to, old uploads and old request ids. A dry run counts what
+  // nothing refers to now; a real one has removed old uploads before it looks.
+  absl::StatusOr<GarbageResult> CollectGarbage(const GarbageRequest& request = {});
+  // The same unless any process did so less than `interval_ms` ago; no value then.
+  absl::StatusOr<std::optional<GarbageResult>> CollectGarbageIfDue(int64_t interval_ms);
+  // For whatever has deleted rows: collects, or leaves it to the next collection (CatalogOptions::collect_on_delete).
+  absl::Status AfterDeletion();
+  // Runs `body` while no process collects: for what makes rows refer to blobs that are there already, however old.
+  absl::Status WithoutCollection(absl::FunctionRef<absl::Status()> body);
 
   BlobStore& blobs() { return blobs_; }
   MetadataStore& store() { return store_; }
@@ -158,15 +184,24 @@ class Catalog {
   struct OpenWriter {
     std::string digest;
     std::unique_ptr<BlobWriter> writer;
+    std::chrono::steady_clock::time_point used;
   };
 
   absl::StatusOr<UploadView> ViewOf(const UploadRecord& upload);
+  // Before the row is there: whether what is missing fits.
+  absl::Status CheckUploadFits(const UploadRecord& upload);
+  // Steps of CollectGarbage.
+  absl::Status DeleteOldRows(int64_t now_ms);
+  absl::Status DeleteBlobs(const std::vector<BlobInfo>& garbage, int64_t before_ms, GarbageResult& result);
+  absl::Status DeletePartials(const std::vector<BlobInfo>& garbage, GarbageResult& result);
   absl::StatusOr<CheckpointOrText> Finish(UploadKind kind, const std::string& display_name,
                                           std::vector<FileRecord> files);
   absl::StatusOr<CheckpointOrText> ResultOf(const std::string& name);
   absl::StatusOr<std::unique_ptr<BlobWriter>> TakeWriter(const FileRecord& file);
   void KeepWriter(const std::string& digest, std::unique_ptr<BlobWriter> writer);
   void DropWriter(const std::string& digest);
+  // Those that no Append has come to for a while: they may hold room on the disk.
+  void DropIdleWriters();
   absl::Status CheckUnused(const std::string& source, std::string_view reason);
   absl::StatusOr<std::vector<FileRecord>> ImportFiles(UploadKind kind, const std::string& path);
   // Steps of ImportRemote: a file whose digest the source does not tell; one of an upload; all, into an upload.
@@ -180,8 +215,6 @@ class Catalog {
   const CatalogOptions options_;
   MetadataStore& store_;
   BlobStore& blobs_;
-  // Held by garbage collection and by what makes a row refer to blobs that are there already.
-  std::mutex references_mutex_;
   // Writers between two Appends, most recent first: their running digest need not be computed again.
   std::mutex writers_mutex_;
   std::list<OpenWriter> writers_;

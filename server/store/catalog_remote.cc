@@ -9,14 +9,13 @@
 #include <atomic>
 #include <filesystem>
 #include <memory>
-#include <mutex>
-#include <thread>
 
 #include "core/base/digest.h"
 #include "core/base/file.h"
 #include "server/fetch/remote_source.h"
 #include "server/store/catalog.h"
 #include "server/store/catalog_internal.h"
+#include "server/store/parallel.h"
 #include "server/store/request_ids.h"
 
 namespace qamserve {
@@ -107,29 +106,6 @@ absl::Status CheckSourceDigest(const RemoteFile& file, const std::string& path) 
   return DataLoss("UPLOAD_DIGEST",
                   "{}: what arrived has the digest {}, the source says {}; it is fetched anew next time", file.name,
                   found, expected);
-}
-
-// Runs `body(i)` for every i below `count` on a few threads; the first error ends the others at their next look at
-// `stopped` and is returned.
-absl::Status ForEachAtOnce(size_t count, std::atomic<bool>& stopped, const std::function<absl::Status(size_t)>& body) {
-  std::mutex mutex;
-  absl::Status first;
-  std::atomic<size_t> next{0};
-  const auto work = [&] {
-    for (size_t i = next++; i < count && !stopped; i = next++) {
-      const absl::Status status = body(i);
-      if (status.ok()) continue;
-      const std::lock_guard lock(mutex);
-      if (first.ok()) first = status;
-      stopped = true;
-    }
-  };
-  std::vector<std::thread> threads;
-  threads.reserve(kTransfers);
-  for (size_t t = 1; t < std::min(kTransfers, count); ++t) threads.emplace_back(work);
-  work();
-  for (std::thread& thread : threads) thread.join();
-  return first;
 }
 
 // Gathers small pieces into the chunks that Catalog::Append takes.
@@ -226,13 +202,13 @@ absl::StatusOr<std::string> Catalog::FetchAll(UploadKind kind, const RemoteSourc
   // First what has no SHA-256 yet, since an upload is named by those of all its files.
   std::atomic<bool> stopped{false};
   const auto stop = [&] { return stopped || (cancelled && cancelled()); };
-  RETURN_IF_ERROR(ForEachAtOnce(found.size(), stopped, [&](size_t i) -> absl::Status {
+  RETURN_IF_ERROR(ForEachAtOnce(kTransfers, found.size(), stopped, [&](size_t i) -> absl::Status {
     if (!found[i].sha256.empty()) return absl::OkStatus();
     ASSIGN_OR_RETURN(files[i], Spool(source, found[i], stop));
     return absl::OkStatus();
   }));
   ASSIGN_OR_RETURN(const UploadView upload, CreateUpload(kind, files, display_name, ""));
-  RETURN_IF_ERROR(ForEachAtOnce(upload.files.size(), stopped, [&](size_t i) -> absl::Status {
+  RETURN_IF_ERROR(ForEachAtOnce(kTransfers, upload.files.size(), stopped, [&](size_t i) -> absl::Status {
     const UploadFileState& state = upload.files[i];
     if (state.complete) return absl::OkStatus();
     const auto file = std::find_if(found.begin(), found.end(),

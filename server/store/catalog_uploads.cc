@@ -1,10 +1,12 @@
 #include <algorithm>
+#include <atomic>
 #include <set>
 
 #include "core/base/digest.h"
 #include "core/tokenizer/utf8.h"
 #include "server/store/catalog.h"
 #include "server/store/catalog_internal.h"
+#include "server/store/parallel.h"
 #include "server/store/request_ids.h"
 
 namespace qamserve {
@@ -12,6 +14,9 @@ namespace {
 
 // Uploads that go on at the same time; beyond that a digest is computed again from the partial file.
 constexpr size_t kMaxKeptWriters = 16;
+constexpr std::chrono::minutes kMaxIdle{10};  // a client that lost its connection is back before that
+// Files of an upload that are looked for at a time.
+constexpr size_t kLookups = 8;
 // As core/format/safetensors.h allows.
 constexpr uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 
@@ -122,12 +127,30 @@ absl::StatusOr<UploadView> Catalog::ViewOf(const UploadRecord& upload) {
                   .files = {},
                   .result = upload.result,
                   .created_ms = upload.created_ms};
-  for (const FileRecord& file : upload.files) {
-    ASSIGN_OR_RETURN(const bool complete, blobs_.Has(file.sha256));
+  view.files.resize(upload.files.size());
+  // Side by side, since each may be a request to another machine.
+  std::atomic<bool> stopped{false};
+  RETURN_IF_ERROR(ForEachAtOnce(kLookups, upload.files.size(), stopped, [&](size_t i) -> absl::Status {
+    const FileRecord& file = upload.files[i];
     ASSIGN_OR_RETURN(const uint64_t committed, blobs_.CommittedBytes(file.sha256));
-    view.files.push_back({.file = file, .committed_bytes = committed, .complete = complete});
-  }
+    bool complete = false;
+    if (committed == file.size_bytes) {
+      ASSIGN_OR_RETURN(complete, blobs_.Has(file.sha256));
+    }
+    view.files[i] = {.file = file, .committed_bytes = committed, .complete = complete};
+    return absl::OkStatus();
+  }));
   return view;
+}
+
+absl::Status Catalog::CheckUploadFits(const UploadRecord& upload) {
+  DropIdleWriters();
+  ASSIGN_OR_RETURN(const UploadView view, ViewOf(upload));
+  uint64_t missing = 0;
+  for (const UploadFileState& file : view.files) {
+    missing += file.file.size_bytes - std::min(file.committed_bytes, file.file.size_bytes);
+  }
+  return blobs_.CheckSpace(missing);
 }
 
 absl::StatusOr<UploadView> Catalog::CreateUpload(UploadKind kind, const std::vector<FileRecord>& files,
@@ -136,9 +159,6 @@ absl::StatusOr<UploadView> Catalog::CreateUpload(UploadKind kind, const std::vec
   RETURN_IF_ERROR(CheckUploadFiles(kind, files));
   const std::string content_key = Sha256Hex(fmt::format("{} {}", static_cast<int>(kind), ManifestJson(files)));
   auto action = [&]() -> absl::StatusOr<std::string> {
-    std::lock_guard lock(references_mutex_);
-    ASSIGN_OR_RETURN(const auto open, store_.FindOpenUpload(content_key));
-    if (open) return open->id;
     UploadRecord upload{.id = RandomId(),
                         .kind = kind,
                         .display_name = display_name,
@@ -146,17 +166,20 @@ absl::StatusOr<UploadView> Catalog::CreateUpload(UploadKind kind, const std::vec
                         .result = "",
                         .files = files,
                         .created_ms = options_.now_ms()};
-    ASSIGN_OR_RETURN(const UploadView view, ViewOf(upload));
-    uint64_t missing = 0;
-    for (const UploadFileState& file : view.files) {
-      missing += file.file.size_bytes - std::min(file.committed_bytes, file.file.size_bytes);
-      // No message would ever bring its last byte.
-      if (file.file.size_bytes == 0 && file.file.sha256 == Sha256Hex("")) {
-        RETURN_IF_ERROR(blobs_.CommitBytes("").status());
-      }
-    }
-    RETURN_IF_ERROR(blobs_.CheckSpace(missing));
-    RETURN_IF_ERROR(store_.PutUpload(upload));
+    ASSIGN_OR_RETURN(const auto known, store_.FindOpenUpload(content_key));
+    if (!known) RETURN_IF_ERROR(CheckUploadFits(upload));
+    // Once the row is there, none of its blobs is collected; how much of them there is, is looked at after that.
+    RETURN_IF_ERROR(WithoutCollection([&]() -> absl::Status {
+      ASSIGN_OR_RETURN(const auto open, store_.FindOpenUpload(content_key));
+      if (!open) return store_.PutUpload(upload);
+      upload.id = open->id;
+      return absl::OkStatus();
+    }));
+    // No message would ever bring the last byte of an empty file.
+    const bool has_empty = std::any_of(files.begin(), files.end(), [](const FileRecord& file) {
+      return file.size_bytes == 0 && file.sha256 == Sha256Hex("");
+    });
+    if (has_empty) RETURN_IF_ERROR(blobs_.CommitBytes("").status());
     return upload.id;
   };
   ASSIGN_OR_RETURN(const std::string id,
@@ -183,9 +206,16 @@ absl::StatusOr<std::unique_ptr<BlobWriter>> Catalog::TakeWriter(const FileRecord
 }
 
 void Catalog::KeepWriter(const std::string& digest, std::unique_ptr<BlobWriter> writer) {
+  DropIdleWriters();
   std::lock_guard lock(writers_mutex_);
-  writers_.push_front({digest, std::move(writer)});
+  writers_.push_front({digest, std::move(writer), std::chrono::steady_clock::now()});
   if (writers_.size() > kMaxKeptWriters) writers_.pop_back();
+}
+
+void Catalog::DropIdleWriters() {
+  const auto oldest = std::chrono::steady_clock::now() - kMaxIdle;
+  std::lock_guard lock(writers_mutex_);
+  writers_.remove_if([&](const OpenWriter& open) { return open.used < oldest; });
 }
 
 void Catalog::DropWriter(const std::string& digest) {
@@ -232,7 +262,8 @@ absl::StatusOr<UploadFileState> Catalog::Append(const std::string& upload_id, co
     RETURN_IF_ERROR(Annotate((*writer)->Commit(), file.name));
     return UploadFileState{.file = file, .committed_bytes = committed, .complete = true};
   }
-  KeepWriter(sha256, *std::move(writer));
+  // One whose place another process has taken is of no use: the next call begins where the file stands by now.
+  if (!absl::IsAborted(status)) KeepWriter(sha256, *std::move(writer));
   RETURN_IF_ERROR(Annotate(status, file.name));
   return UploadFileState{.file = file, .committed_bytes = committed, .complete = false};
 }
@@ -278,15 +309,16 @@ absl::Status Catalog::CancelUpload(const std::string& id) {
   const absl::Status deleted = store_.DeleteUpload(id);
   if (!deleted.ok() && !absl::IsNotFound(deleted)) return deleted;
   // Bytes on their way go at once, unless another open upload wants them too.
-  std::lock_guard lock(references_mutex_);
-  ASSIGN_OR_RETURN(const auto referenced, store_.ReferencedBlobs(0));
-  for (const FileRecord& file : upload->files) {
-    if (referenced.contains(file.sha256)) continue;
-    DropWriter(file.sha256);
-    const absl::Status status = blobs_.DeletePartial(file.sha256);
-    if (!status.ok() && !absl::IsAborted(status)) return status;
-  }
-  return absl::OkStatus();
+  return WithoutCollection([&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const auto referenced, store_.ReferencedBlobs(0));
+    for (const FileRecord& file : upload->files) {
+      if (referenced.contains(file.sha256)) continue;
+      DropWriter(file.sha256);
+      const absl::Status status = blobs_.DeletePartial(file.sha256);
+      if (!status.ok() && !absl::IsAborted(status)) return status;
+    }
+    return absl::OkStatus();
+  });
 }
 
 absl::StatusOr<CheckpointOrText> Catalog::Finish(UploadKind kind, const std::string& display_name,

@@ -1,6 +1,7 @@
-// The test suite of every BlobStore. A second implementation plugs in with a factory of its own and
+// The test suite of every BlobStore. Another implementation plugs in with a factory of its own and
 // INSTANTIATE_TYPED_TEST_SUITE_P. Factory::Open(root) opens a store; opened again with the same root it has the same
-// content.
+// content. Factory::MakeOlder(store, digest) makes a blob older, or waits until it is, by the milliseconds that it
+// returns. Factory::Missing() says why its tests cannot run here; empty = they can.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -23,7 +24,10 @@ inline std::span<const std::byte> BytesOf(std::string_view text) {
 template <typename Factory>
 class BlobStoreContract : public testing::Test {
  protected:
-  void SetUp() override { Reopen(); }
+  void SetUp() override {
+    if (const std::string missing = Factory::Missing(); !missing.empty()) GTEST_SKIP() << missing;
+    Reopen();
+  }
   void Reopen() {
     store_.reset();
     store_ = Factory::Open(dir_ / "store");
@@ -140,15 +144,72 @@ TYPED_TEST_P(BlobStoreContract, Deletes) {
 
 TYPED_TEST_P(BlobStoreContract, CommittingAgainMakesABlobYoung) {
   const std::string digest = this->store_->CommitBytes("again")->digest;
-  const auto old = std::filesystem::file_time_type::clock::now() - std::chrono::hours(5);
-  std::filesystem::last_write_time(*this->store_->LocalPath(digest), old);
+  const int64_t older = TypeParam::MakeOlder(*this->store_, digest);
   const int64_t before = this->store_->List()->front().modified_ms;
   ASSERT_TRUE(this->store_->CommitBytes("again").ok());
-  EXPECT_GT(this->store_->List()->front().modified_ms, before + 3600'000);
+  const int64_t renewed = this->store_->List()->front().modified_ms;
+  EXPECT_GE(renewed, before + older);
+  EXPECT_FALSE(*this->store_->DeleteIfOlder(digest, renewed)) << "its first time counts";
+  EXPECT_TRUE(*this->store_->DeleteIfOlder(digest, renewed + 1));
+  EXPECT_TRUE(this->store_->List()->empty());
+}
+
+// Larger than what a store takes at once, so that it comes in pieces.
+TYPED_TEST_P(BlobStoreContract, LargeBlobsComeBackAsTheyWere) {
+  std::string text(12'000'000, 'x');
+  for (size_t i = 0; i < text.size(); i += 97) text[i] = static_cast<char>('a' + i / 97 % 26);
+  const std::string digest = Sha256Hex(text);
+  constexpr size_t kChunk = 700'001;
+  size_t sent = 0;
+  {
+    auto writer = this->store_->BeginWrite(digest, text.size());
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    for (; sent < 7'000'000; sent += kChunk) {
+      ASSERT_TRUE((*writer)->Append(sent, BytesOf(std::string_view(text).substr(sent, kChunk))).ok());
+    }
+  }
+  EXPECT_EQ(*this->store_->CommittedBytes(digest), sent);
+  ASSERT_EQ(this->store_->ListPartials()->size(), 1u);
+  EXPECT_EQ(this->store_->ListPartials()->front().digest, digest);
+  this->Reopen();
+  auto writer = this->store_->BeginWrite(digest, text.size());
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  ASSERT_EQ((*writer)->committed(), sent);
+  ASSERT_TRUE((*writer)->Append(sent, BytesOf(std::string_view(text).substr(sent))).ok());
+  const absl::Status committed = (*writer)->Commit();
+  ASSERT_TRUE(committed.ok()) << committed;
+  EXPECT_TRUE(this->ReadAll(digest) == text);
+  EXPECT_TRUE(this->store_->ListPartials()->empty());
+  // As a file, too.
+  ASSERT_TRUE(this->store_->Delete(digest).ok());
+  EXPECT_FALSE(*this->store_->Has(digest));
+  ASSERT_TRUE(WriteFileAtomically(this->dir_ / "large", text).ok());
+  ASSERT_EQ(this->store_->CommitFile(this->dir_ / "large")->digest, digest);
+  EXPECT_TRUE(this->ReadAll(digest) == text);
+  EXPECT_TRUE(this->store_->SweepLeftovers(std::numeric_limits<int64_t>::max()).ok());
+  EXPECT_EQ(*this->store_->Size(digest), text.size());
+}
+
+TYPED_TEST_P(BlobStoreContract, ThrowsAwayWhatIsDiscarded) {
+  const std::string text(9'000'000, 'd');
+  const std::string digest = Sha256Hex(text);
+  auto writer = this->store_->BeginWrite(digest, text.size());
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  ASSERT_TRUE((*writer)->Append(0, BytesOf(std::string_view(text).substr(0, 8'500'000))).ok());
+  ASSERT_TRUE((*writer)->Discard().ok());
+  writer->reset();
+  EXPECT_EQ(*this->store_->CommittedBytes(digest), 0u);
+  EXPECT_TRUE(this->store_->ListPartials()->empty());
+  auto again = this->store_->BeginWrite(digest, text.size());
+  ASSERT_TRUE((*again)->Append(0, BytesOf(text)).ok());
+  again->reset();
+  EXPECT_EQ(*this->store_->CommittedBytes(digest), text.size());
+  ASSERT_TRUE(this->store_->DeletePartial(digest).ok());
+  EXPECT_EQ(*this->store_->CommittedBytes(digest), 0u);
 }
 
 REGISTER_TYPED_TEST_SUITE_P(BlobStoreContract, WritesInPiecesAndReadsBack, GoesOnAfterARestart,
                             RefusesWrongOffsetsSizesAndDigests, HasOneWriterOfADigest, TakesFilesIn, Deletes,
-                            CommittingAgainMakesABlobYoung);
+                            CommittingAgainMakesABlobYoung, LargeBlobsComeBackAsTheyWere, ThrowsAwayWhatIsDiscarded);
 
 }  // namespace qamserve

@@ -2,7 +2,9 @@
 
 #include <sys/resource.h>
 
+#include <chrono>
 #include <csignal>
+#include <filesystem>
 
 #include "tests/server/store/blob_store_contract.h"
 
@@ -10,6 +12,12 @@ namespace qamserve {
 namespace {
 
 struct DirectoryFactory {
+  static std::string Missing() { return ""; }
+  static int64_t MakeOlder(BlobStore& store, const std::string& digest) {
+    constexpr std::chrono::hours kOlder(5);
+    std::filesystem::last_write_time(*store.LocalPath(digest), std::filesystem::file_time_type::clock::now() - kOlder);
+    return std::chrono::duration_cast<std::chrono::milliseconds>(kOlder).count();
+  }
   static std::unique_ptr<BlobStore> Open(const std::string& root) {
     auto store = DirectoryBlobStore::Open({.root = root, .reserve_bytes = 0, .free_bytes = {}});
     return store.ok() ? *std::move(store) : nullptr;

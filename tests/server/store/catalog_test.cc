@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <filesystem>
+#include <thread>
 
 #include "core/base/digest.h"
 #include "core/base/file.h"
@@ -34,6 +37,7 @@ class CatalogTest : public testing::Test {
   }
 
   void Reopen(ImportMode mode = ImportMode::kCopy) {
+    second_.reset();
     catalog_.reset();
     blobs_ = DirectoryBlobStore::Open({.root = dir_ / "blobs", .reserve_bytes = 0, .free_bytes = {}}).value();
     store_ = OpenSqliteMetadataStore(dir_ / "meta").value();
@@ -47,7 +51,10 @@ class CatalogTest : public testing::Test {
       RETURN_IF_ERROR(inspection_);
       return CheckpointFacts{.architecture = "llama", .parameters = 42};
     };
+    options.collect_on_delete = collect_on_delete_;
     catalog_ = std::make_unique<Catalog>(options, *store_, *blobs_);
+    // As another process with the same stores has it.
+    second_ = std::make_unique<Catalog>(options, *store_, *blobs_);
   }
 
   std::string Upload(const std::vector<std::pair<std::string, std::string>>& files,
@@ -76,7 +83,9 @@ class CatalogTest : public testing::Test {
   absl::Status inspection_;
   std::unique_ptr<BlobStore> blobs_;
   std::unique_ptr<MetadataStore> store_;
+  bool collect_on_delete_ = true;
   std::unique_ptr<Catalog> catalog_;
+  std::unique_ptr<Catalog> second_;
 };
 
 TEST_F(CatalogTest, UploadBecomesACheckpoint) {
@@ -289,6 +298,92 @@ TEST_F(CatalogTest, DeletesAndCollects) {
   EXPECT_TRUE(catalog_->DeleteCheckpoint(checkpoint.digest, "del").ok());
   EXPECT_EQ(ReasonOf(catalog_->DeleteCheckpoint(checkpoint.digest, "")), "CHECKPOINT_NOT_FOUND");
   EXPECT_TRUE(blobs_->List()->empty());
+}
+
+TEST_F(CatalogTest, ADryRunOnlyCounts) {
+  MakeCheckpoint();
+  const std::string digest = blobs_->CommitBytes("nobody's")->digest;
+  const auto upload = catalog_->CreateUpload(UploadKind::kText, {FileOf("a.txt", "hello")}, "", "");
+  ASSERT_TRUE(catalog_->Append(upload->id, Sha256Hex("hello"), 0, BytesOf("he")).ok());
+  ASSERT_TRUE(store_->DeleteUpload(upload->id).ok());
+  const GarbageResult counted = catalog_->CollectGarbage({.dry_run = true}).value();
+  EXPECT_EQ(counted.blobs, 1);
+  EXPECT_EQ(counted.bytes, 8u);
+  EXPECT_EQ(counted.partials, 1);
+  EXPECT_EQ(counted.partial_bytes, 2u);
+  EXPECT_THAT(counted.digests, testing::ElementsAre(digest));
+  EXPECT_EQ(counted.blobs_seen, 3);
+  EXPECT_TRUE(*blobs_->Has(digest));
+  // With an hour's grace it is too young.
+  EXPECT_EQ(catalog_->CollectGarbage({.dry_run = true, .grace_ms = 3'600'000})->blobs, 0);
+  const GarbageResult deleted = catalog_->CollectGarbage().value();
+  EXPECT_EQ(deleted.blobs, 1);
+  EXPECT_EQ(deleted.bytes, 8u);
+  EXPECT_EQ(deleted.partials, 1);
+  EXPECT_THAT(deleted.digests, testing::ElementsAre(digest));
+  EXPECT_FALSE(*blobs_->Has(digest));
+  EXPECT_TRUE(blobs_->ListPartials()->empty());
+  EXPECT_EQ(catalog_->CollectGarbage({.dry_run = true})->blobs_seen, 2);
+}
+
+TEST_F(CatalogTest, DeletionsMayWaitForACollection) {
+  collect_on_delete_ = false;
+  Reopen();
+  const CheckpointRecord checkpoint = MakeCheckpoint();
+  ASSERT_TRUE(catalog_->DeleteCheckpoint(checkpoint.digest, "").ok());
+  EXPECT_EQ(blobs_->List()->size(), 2u);
+  EXPECT_EQ(catalog_->CollectGarbage()->blobs, 2);
+}
+
+TEST_F(CatalogTest, OneProcessCollectsForAll) {
+  blobs_->CommitBytes("nobody's").value();
+  EXPECT_EQ(catalog_->CollectGarbageIfDue(3'600'000).value()->blobs, 1);
+  EXPECT_FALSE(second_->CollectGarbageIfDue(3'600'000)->has_value());
+  now_ms_ += 3'600'000;
+  EXPECT_EQ(second_->CollectGarbageIfDue(3'600'000).value()->blobs, 0);
+  EXPECT_FALSE(catalog_->CollectGarbageIfDue(3'600'000)->has_value());
+}
+
+// While one process makes rows refer to blobs that are there, none collects: not the same one, nor another.
+TEST_F(CatalogTest, CollectionAndReferencesExcludeEachOther) {
+  const std::string digest = blobs_->CommitBytes("old but wanted")->digest;
+  std::atomic<bool> referred{false};
+  std::thread collecting;
+  ASSERT_TRUE(catalog_
+                  ->WithoutCollection([&] {
+                    collecting = std::thread([&] {
+                      EXPECT_TRUE(second_->CollectGarbage().ok());
+                      EXPECT_TRUE(referred);
+                    });
+                    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+                    EXPECT_TRUE(*blobs_->Has(digest));
+                    referred = true;
+                    return store_->PutText({.digest = digest,
+                                            .display_name = "t",
+                                            .file = FileOf("t.txt", "old but wanted"),
+                                            .created_ms = now_ms_});
+                  })
+                  .ok());
+  collecting.join();
+  EXPECT_TRUE(*blobs_->Has(digest));
+}
+
+TEST_F(CatalogTest, PartsOfWhatIsThereAsAWholeAreGarbage) {
+  const CheckpointRecord checkpoint = MakeCheckpoint();
+  // Its writer was killed between the whole and the removal of the part.
+  ASSERT_TRUE(WriteFileAtomically(dir_ / ("blobs/partial/" + Sha256Hex("{}")), "{").ok());
+  EXPECT_EQ(catalog_->CollectGarbage()->partials, 1);
+  EXPECT_TRUE(blobs_->ListPartials()->empty());
+  EXPECT_TRUE(catalog_->FilesOfCheckpoint(checkpoint.digest).ok());
+}
+
+// Two processes: a client goes on at another one; the writer that the first one keeps does not stand in the way.
+TEST_F(CatalogTest, AnUploadGoesOnAtAnotherProcess) {
+  const auto upload = catalog_->CreateUpload(UploadKind::kText, {FileOf("a.txt", "hello")}, "", "");
+  EXPECT_EQ(second_->CreateUpload(UploadKind::kText, {FileOf("a.txt", "hello")}, "", "")->id, upload->id);
+  ASSERT_TRUE(second_->Append(upload->id, Sha256Hex("hello"), 0, BytesOf("hello"))->complete);
+  EXPECT_TRUE(catalog_->QueryUpload(upload->id)->files[0].complete);
+  EXPECT_TRUE(catalog_->CompleteUpload(upload->id, "").ok());
 }
 
 TEST_F(CatalogTest, KeepsWhatIsInUse) {
