@@ -1,14 +1,31 @@
-// What the server tells the outside of itself: metrics, log and health.
+// What the server tells the outside of itself: metrics, traces, log and health.
 #include <absl/strings/ascii.h>
+#include <absl/strings/str_join.h>
 
 #include <array>
 #include <map>
 #include <string>
 
+#include "core/kernels/cuda/device.h"
+#include "core/model/cuda/open.h"
 #include "server/server.h"
+#include "server/telemetry/otlp_exporter.h"
+#include "server/telemetry/process_stats.h"
 
 namespace qamserve {
 namespace {
+
+// A scrape goes on without the numbers of a store that is slow or away; Prometheus itself waits 10 s by default.
+constexpr absl::Duration kStoreFactsLimit = absl::Seconds(3);
+
+constexpr std::array<ServedModelState, 4> kModelStates = {ServedModelState::kLoading, ServedModelState::kReady,
+                                                          ServedModelState::kDraining, ServedModelState::kFailed};
+
+constexpr std::array<std::pair<ServedModelState, ReplicaState>, 4> kReplicaStates = {
+    {{ServedModelState::kLoading, ReplicaState::kLoading},
+     {ServedModelState::kReady, ReplicaState::kReady},
+     {ServedModelState::kDraining, ReplicaState::kDraining},
+     {ServedModelState::kFailed, ReplicaState::kFailed}}};
 
 std::string Lower(std::string_view text) {
   std::string lower(text);
@@ -16,61 +33,43 @@ std::string Lower(std::string_view text) {
   return lower;
 }
 
-// GATE_COVERAGE -> coverage.
-std::string GateLabel(const std::string& reason) {
-  constexpr std::string_view kPrefix = "GATE_";
-  return reason.starts_with(kPrefix) ? Lower(std::string_view(reason).substr(kPrefix.size())) : Lower(reason);
-}
-
-constexpr std::array<std::string_view, 3> kGates = {"coverage", "reconstruction", "quality"};
-constexpr std::array<TaskState, 4> kTaskStates = {TaskState::kReady, TaskState::kLeased, TaskState::kDone,
-                                                  TaskState::kFailed};
-constexpr std::array<JobState, 3> kActiveStates = {JobState::kQueued, JobState::kRunning, JobState::kGating};
-constexpr std::array<ServedModelState, 4> kModelStates = {ServedModelState::kLoading, ServedModelState::kReady,
-                                                          ServedModelState::kDraining, ServedModelState::kFailed};
-
 }  // namespace
 
+absl::Status Server::OpenTraces() {
+  log_->SetInstance(instance_id_);
+  tracer_ = std::make_shared<Tracer>();
+  if (options_.otlp_endpoint.empty()) return absl::OkStatus();
+  OtlpOptions otlp;
+  otlp.endpoint = options_.otlp_endpoint;
+  otlp.resource = {{"service.instance.id", instance_id_}, {"qamserve.roles", absl::StrJoin(options_.roles, ",")}};
+  otlp.on_count = [this](size_t exported, size_t dropped) {
+    metrics_.Add(Metric::kTraceSpansTotal, {"exported"}, static_cast<double>(exported));
+    metrics_.Add(Metric::kTraceSpansTotal, {"dropped"}, static_cast<double>(dropped));
+  };
+  otlp.on_error = [log = log_](const absl::Status& error) {
+    log->Warning("traces_not_sent", {{"reason", ReasonOf(error)}, {"message", MessageOf(error)}});
+  };
+  ASSIGN_OR_RETURN(std::shared_ptr<SpanSink> exporter, OtlpExporter::Start(std::move(otlp)));
+  tracer_ = std::make_shared<Tracer>(options_.trace_ratio, std::move(exporter));
+  return absl::OkStatus();
+}
+
 void Server::OnJobNotice(const JobNotice& notice) {
-  Log::Fields fields = {{"job", notice.job.id}, {"kind", JobKindName(notice.job.kind)}};
-  switch (notice.kind) {
-    case JobNotice::Kind::kTaskDone:
-      metrics_.Observe(Metric::kTaskSeconds, {TaskStageName(notice.stage)}, notice.task_seconds);
-      metrics_.Add(Metric::kQuantizedWeightsTotal, {}, static_cast<double>(notice.weights));
-      return;
-    case JobNotice::Kind::kLeaseExpired:
-      metrics_.Add(Metric::kLeaseExpiriesTotal);
-      log_->Warning("lease_expired", fields);
-      return;
-    case JobNotice::Kind::kTaskRetried:
-      fields["stage"] = TaskStageName(notice.stage);
-      fields["reason"] = notice.reason;
-      log_->Warning("task_retried", fields);
-      return;
-    case JobNotice::Kind::kGateRefused:
-      metrics_.Add(Metric::kGateResultsTotal, {GateLabel(notice.reason), "refused"});
-      fields["reason"] = notice.reason;
-      log_->Warning("gate_refused", fields);
-      return;
-    case JobNotice::Kind::kJobState:
-      break;
-  }
+  job_signals_->Tell(notice);
   const JobRecord& job = notice.job;
-  fields["state"] = JobStateName(job.state);
-  if (!job.error.ok()) fields["reason"] = job.error.reason;
-  log_->Info("job_state", fields);
-  if (!IsFinal(job.state)) return;
-  metrics_.Add(Metric::kJobsFinishedTotal, {JobKindName(job.kind), Lower(JobStateName(job.state))});
-  if (job.state != JobState::kSucceeded || job.kind != JobKind::kQuantize) return;
-  for (const std::string_view gate : kGates) metrics_.Add(Metric::kGateResultsTotal, {gate, "passed"});
-  const absl::StatusOr<JobSpec> spec = JobSpecFromJson(job.spec_json);
-  if (spec.ok() && spec->target.any()) metrics_.Add(Metric::kGateResultsTotal, {"target", "passed"});
-  if (!job.load_as.empty()) LoadLater(job.load_as, ResourceName("artifacts", job.artifact));
+  if (notice.kind != JobNotice::Kind::kJobState || job.state != JobState::kSucceeded) return;
+  if (job.kind == JobKind::kQuantize && !job.load_as.empty()) {
+    LoadLater(job.load_as, ResourceName("artifacts", job.artifact));
+  }
 }
 
 void Server::LoadLater(const std::string& name, const std::string& source) {
   const absl::Status queued = slow_->Run([this, name, source] {
-    const absl::Status loaded = models_->Load({name, source, 0, ""}).status();
+    LoadArgs args;
+    args.name = name;
+    args.source = source;
+    // In a fleet it is written down, and whoever takes it up tells how it went.
+    const absl::Status loaded = in_fleet_ ? fleet_models_->Want(args) : models_->Load(args).status();
     if (!loaded.ok()) {
       log_->Warning("load_failed", {{"model", name}, {"source", source}, {"message", MessageOf(loaded)}});
     }
@@ -80,44 +79,69 @@ void Server::LoadLater(const std::string& name, const std::string& source) {
 
 void Server::OnModelChange(const ServedModelView& model) {
   Log::Fields fields = {{"model", model.name}, {"source", model.source}, {"state", ServedModelStateName(model.state)}};
-  if (!model.error.ok()) fields["message"] = MessageOf(model.error);
+  if (!model.error.ok()) {
+    fields["reason"] = ReasonOf(model.error);
+    fields["message"] = MessageOf(model.error);
+  }
   log_->Info("model_state", fields);
   if (model.state == ServedModelState::kReady && !model.chat_error.ok()) {
-    log_->Warning("chat_not_offered", {{"model", model.name},
-                                       {"reason", ReasonOf(model.chat_error)},
-                                       {"message", MessageOf(model.chat_error)}});
+    log_->Warning(
+        "chat_not_offered",
+        {{"model", model.name}, {"reason", ReasonOf(model.chat_error)}, {"message", MessageOf(model.chat_error)}});
   }
-  if (rpc_ != nullptr) rpc_->SetModelHealth(model.name, model.state == ServedModelState::kReady);
+  // An api process of a fleet tells what the fleet serves (OnFleetState).
+  if (router_ == nullptr && rpc_ != nullptr) rpc_->SetModelHealth(model.name, model.state == ServedModelState::kReady);
 }
 
-void Server::WriteJobGauges(Metrics::GaugeWriter& writer) {
-  const absl::StatusOr<JobManager::QueueStats> stats = jobs_->Stats();
-  if (stats.ok()) {
-    writer.Set(Metric::kJobQueueDepth, {}, static_cast<double>(stats->queued_jobs));
-    writer.Set(Metric::kJobQueueAgeSeconds, {}, stats->oldest_queued_seconds);
+void Server::AddGauges() {
+  if (options_.HasRole("api")) {
+    store_facts_ = std::make_unique<PatientQuery<StoreFacts>>([this]() -> std::optional<StoreFacts> {
+      absl::StatusOr<StoreFacts> facts = LoadStoreFacts(*store_);
+      if (!facts.ok()) return std::nullopt;
+      return *std::move(facts);
+    });
+    metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) {
+      std::optional<StoreFacts> facts = store_facts_->Ask(kStoreFactsLimit);
+      if (!facts) return;
+      if (!in_fleet_) AddToFacts(*facts);
+      WriteStoreGauges(*facts, writer);
+    });
   }
-  const absl::StatusOr<std::vector<JobRecord>> jobs = store_->ListUnfinishedJobs();
-  if (!jobs.ok()) return;
-  std::map<JobState, int64_t> by_state;
-  std::map<TaskState, int64_t> tasks_by_state;
-  for (const JobRecord& job : *jobs) {
-    ++by_state[job.state];
-    const absl::StatusOr<std::vector<TaskRecord>> tasks = store_->ListTasks(job.id);
-    if (!tasks.ok()) continue;
-    for (const TaskRecord& task : *tasks) ++tasks_by_state[task.state];
+  metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) { store_metrics_->WriteGauges(writer); });
+  metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) { WriteDiskStats(data_dir_.path(), writer); });
+  metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) { WriteGpuGauges(writer); });
+  metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) { WriteModelGauges(writer); });
+}
+
+// A process on its own has no rows of instances and replicas. It counts as a fleet of one.
+void Server::AddToFacts(StoreFacts& facts) const {
+  InstanceRecord& instance = facts.instances.emplace_back(DescribeInstance());
+  instance.draining = draining_;
+  instance.seen_ms = facts.now_ms;
+  for (const ServedModelView& model : models_->List()) {
+    for (const auto& [state, replica_state] : kReplicaStates) {
+      if (model.state != state) continue;
+      ReplicaRecord& replica = facts.replicas.emplace_back();
+      replica.model = model.name;
+      replica.instance = instance_id_;
+      replica.state = replica_state;
+    }
   }
-  for (const JobState state : kActiveStates) {
-    writer.Set(Metric::kJobs, {Lower(JobStateName(state))}, static_cast<double>(by_state[state]));
+}
+
+// Of the GPUs that this process was given.
+void Server::WriteGpuGauges(Metrics::GaugeWriter& writer) {
+  std::map<int, std::string> devices;
+  for (const auto& [role, name] :
+       {std::pair("inference", options_.device), std::pair("worker", options_.quantize_device)}) {
+    const absl::StatusOr<int> ordinal = ParseDevice(name);
+    if (options_.HasRole(role) && ordinal.ok() && *ordinal >= 0) devices[*ordinal] = name;
   }
-  for (const TaskState state : kTaskStates) {
-    writer.Set(Metric::kTasks, {Lower(TaskStateName(state))}, static_cast<double>(tasks_by_state[state]));
-  }
-  const absl::StatusOr<Page<ArtifactRecord>> newest = store_->ListArtifacts({1, ""}, "");
-  if (!newest.ok() || newest->items.empty()) return;
-  const ArtifactRecord& artifact = newest->items.front();
-  writer.Set(Metric::kLastArtifactBitsPerWeight, {}, artifact.bpw);
-  if (const auto quality = QualityReportFromJson(artifact.quality_json); quality.ok()) {
-    writer.Set(Metric::kLastArtifactKlNats, {}, quality->kl_mean);
+  for (const auto& [ordinal, name] : devices) {
+    const absl::StatusOr<CudaMemory> memory = CudaMemoryOf(ordinal);
+    if (!memory.ok()) continue;
+    writer.Set(Metric::kGpuMemoryBytes, {name}, static_cast<double>(memory->bytes));
+    writer.Set(Metric::kGpuMemoryUsedBytes, {name}, static_cast<double>(memory->used_bytes));
   }
 }
 
@@ -133,6 +157,9 @@ void Server::WriteModelGauges(Metrics::GaugeWriter& writer) {
     writer.Set(Metric::kKvCacheBlocks, {model.name}, static_cast<double>(model.kv_blocks_total));
     writer.Set(Metric::kKvCacheBlocksUsed, {model.name}, static_cast<double>(model.kv_blocks_used));
     writer.Set(Metric::kKvCacheBlocksCached, {model.name}, static_cast<double>(model.kv_blocks_cached));
+    writer.Set(Metric::kDecodeStepsTotal, {model.name}, static_cast<double>(model.decode_steps));
+    writer.Set(Metric::kDecodeStepSecondsTotal, {model.name}, model.decode_seconds);
+    writer.Set(Metric::kDecodeWeightBytesTotal, {model.name}, static_cast<double>(model.decode_weight_bytes));
   }
   for (const ServedModelState state : kModelStates) {
     writer.Set(Metric::kServedModels, {Lower(ServedModelStateName(state))}, static_cast<double>(by_state[state]));

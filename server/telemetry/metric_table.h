@@ -14,14 +14,21 @@ enum class Metric {
   kJobQueueAgeSeconds,
   kJobs,
   kTasks,
+  kStrandedJobs,
   kJobsFinishedTotal,
   kTaskSeconds,
-  kQuantizedWeightsTotal,
+  kTaskRetriesTotal,
   kLeaseExpiriesTotal,
+  kDuplicateTasksTotal,
+  kNondeterministicTasksTotal,
+  kQuantizedWeightsTotal,
   kGateResultsTotal,
+  kArtifactKlNats,
+  kArtifactBitsPerWeight,
+  kArtifactBytesTotal,
   kLastArtifactKlNats,
   kLastArtifactBitsPerWeight,
-  // Stores.
+  // Uploads and downloads.
   kUploadBytesTotal,
   kUploadsTotal,
   kDownloadBytesTotal,
@@ -46,21 +53,63 @@ enum class Metric {
   kRequestSeconds,
   kRequestQueueSeconds,
   kRequestsTotal,
+  kDecodeStepsTotal,
+  kDecodeStepSecondsTotal,
+  kDecodeWeightBytesTotal,
+  kGpuMemoryBytes,
+  kGpuMemoryUsedBytes,
+  // Fleet.
+  kInstances,
+  kInstancesDraining,
+  kInstanceHeartbeatAgeSeconds,
+  kReplicasWanted,
+  kReplicas,
+  // Stores.
+  kStoreTransactionsTotal,
+  kStoreTransactionSeconds,
+  kStoreRetriesTotal,
+  kStoreReconnectsTotal,
+  kBlobRequestsTotal,
+  kBlobRequestSeconds,
+  kBlobRequestRetriesTotal,
+  kBlobBytesTotal,
+  kBlobCacheLookupsTotal,
+  kBlobCacheEvictionsTotal,
+  kBlobCacheEvictedBytesTotal,
+  kBlobCacheBytes,
+  kBlobCacheLimitBytes,
+  kCorruptBlobsTotal,
   // Process.
   kRpcTotal,
   kRpcSeconds,
   kHttpRequestsTotal,
   kHttpConnections,
+  kTraceSpansTotal,
   kBuildInfo,
+  kStartTimeSeconds,
+  kCpuSecondsTotal,
   kResidentMemoryBytes,
+  kOpenFds,
+  kMaxFds,
+  kDataDiskBytes,
+  kDataDiskFreeBytes,
 };
 
-enum class MetricType { kCounter, kGauge, kHistogram };
+// A kScrapedCounter is counted elsewhere (by the engine, by the system): a gauge source tells what it stands at.
+enum class MetricType { kCounter, kScrapedCounter, kGauge, kHistogram };
+
+// Where the values of a label come from. Whatever is not among them becomes "other".
+enum class LabelSource {
+  kFixed,    // LabelSpec::values
+  kModel,    // names of served models, checked by Metrics
+  kPool,     // pools of the workers that are there; only in gauges, whose source knows them
+  kService,  // services and methods of the API, as server/access/method_table.h has them
+  kMethod,
+};
 
 struct LabelSpec {
   std::string_view name;
-  // What the label may say; any other value becomes "other". Empty: a served model's name, checked by Metrics against
-  // the models that are served.
+  LabelSource source = LabelSource::kFixed;
   std::span<const std::string_view> values;
 };
 
@@ -68,9 +117,9 @@ struct MetricSpec {
   Metric id;
   std::string_view name;
   MetricType type;
-  std::string_view help;
+  std::string_view help;  // a sentence that tells the unit, where there is one
   std::span<const LabelSpec> labels;
-  std::span<const double> buckets;  // upper bounds, seconds; histograms only
+  std::span<const double> buckets;  // upper bounds, in the metric's unit; histograms only
 };
 
 // In the order of the enum.

@@ -9,6 +9,8 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,7 +23,8 @@ class Metrics {
  public:
   using LabelValues = std::initializer_list<std::string_view>;
 
-  // What a gauge source says in one scrape.
+  // What a gauge source says in one scrape: gauges, and counters that are counted elsewhere (kScrapedCounter). What
+  // several sources say of one series is added up.
   class GaugeWriter {
    public:
     virtual ~GaugeWriter() = default;
@@ -38,6 +41,8 @@ class Metrics {
   void Observe(Metric histogram, LabelValues labels, double value);
 
   // Which model names may stand in a label. Without it all are "other". `known` must be callable until it is replaced.
+  // Counters and histograms of a model that is gone stay; so only the first kMaxModels names get series of their own.
+  static constexpr size_t kMaxModels = 256;
   void SetKnownModels(KnownModel known);
   // Called at each scrape until ClearSources.
   void AddGaugeSource(GaugeSource source);
@@ -50,11 +55,15 @@ class Metrics {
  private:
   struct Families;
   std::string LabelValue(const LabelSpec& label, std::string_view value) const;
+  bool IsModelLabel(std::string_view name) const;
 
   std::unique_ptr<Families> families_;
-  mutable absl::Mutex mutex_;
+  const std::optional<double> start_time_;
+  mutable absl::Mutex mutex_;  // held for moments only: tokens are counted under it
   KnownModel known_model_ ABSL_GUARDED_BY(mutex_);
-  std::vector<GaugeSource> sources_ ABSL_GUARDED_BY(mutex_);
+  mutable std::set<std::string, std::less<>> models_ ABSL_GUARDED_BY(mutex_);  // that have series of their own
+  mutable absl::Mutex sources_mutex_;  // held while sources run; taken before mutex_
+  std::vector<GaugeSource> sources_ ABSL_GUARDED_BY(sources_mutex_);
 };
 
 }  // namespace qamserve
