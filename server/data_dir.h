@@ -21,6 +21,7 @@ class DataDir {
   const std::string& path() const { return path_; }
   std::string database() const { return path_ + "/metadata.sqlite"; }
   std::string blobs() const { return path_ + "/store"; }
+  std::string cache() const { return path_ + "/cache"; }  // of blobs that lie elsewhere
   std::string work() const { return path_ + "/work"; }
   std::string imports() const { return path_ + "/imports"; }  // files on their way in
 

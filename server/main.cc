@@ -1,4 +1,5 @@
-// qamserve: reads the options, runs one Server, drains it at SIGTERM or SIGINT, and ends at once at a second one.
+// qamserve: reads the options, runs one Server, drains it at SIGTERM or SIGINT, and ends at once at a second one. Or does
+// something with its store instead (store_commands.h).
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -8,17 +9,23 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "core/kernels/kernels.h"
 #include "server/options.h"
 #include "server/server.h"
+#include "server/store_commands.h"
 #include "server/telemetry/log.h"
 
 namespace qamserve {
 namespace {
+
+// The exit code of options that were not understood.
+constexpr int kMisunderstood = 2;
 
 const char* FromEnvironment(const char* name) { return std::getenv(name); }
 
@@ -105,10 +112,25 @@ int Fail(const std::string& message) {
 }
 
 int Main(int argc, char** argv) {
-  const ParsedOptions parsed = ParseOptions(argc, argv, FromEnvironment);
+  std::vector<std::string> arguments(argv, argv + argc);
+  const absl::StatusOr<std::optional<StoreCommand>> command = TakeStoreCommand(arguments);
+  if (!command.ok()) {
+    Fail(MessageOf(command.status()));
+    return kMisunderstood;
+  }
+  std::vector<const char*> flags;
+  flags.reserve(arguments.size());
+  for (const std::string& argument : arguments) flags.push_back(argument.c_str());
+  const ParsedOptions parsed = ParseOptions(static_cast<int>(flags.size()), flags.data(), FromEnvironment);
   if (parsed.exit_code) {
     std::fputs(parsed.output.c_str(), *parsed.exit_code == 0 ? stdout : stderr);
     return *parsed.exit_code;
+  }
+  if (command->has_value()) {
+    const absl::StatusOr<std::string> done = RunStoreCommand(**command, parsed.options);
+    if (!done.ok()) return Fail(MessageOf(done.status()));
+    std::printf("%s\n", done->c_str());
+    return 0;
   }
   // Before any thread starts: kernels are looked up all over core/.
   if (!parsed.options.kernels.empty()) setenv(kKernelsVariable, parsed.options.kernels.c_str(), 1);

@@ -1,27 +1,23 @@
 #include "server/options.h"
 
 #include <absl/strings/ascii.h>
-#include <absl/strings/numbers.h>
-#include <arpa/inet.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <fstream>
 #include <sstream>
-
-#include "core/kernels/kernels.h"
-#include "core/model/cuda/open.h"
-#include "server/telemetry/log.h"
 
 namespace qamserve {
 namespace {
 
 constexpr char kAdminKeyVariable[] = "QAMSERVE_ADMIN_KEY";
-constexpr const char* kRoles[] = {"api", "worker", "inference"};
+// What programs that send traces have in common.
+constexpr char kOtlpVariable[] = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 constexpr char kFooter[] =
     "A flag goes before its environment variable, and that before the file of --config.\n"
+    "\n"
+    "qamserve migrate, qamserve backup FILE and qamserve restore FILE, with the flags that say where the metadata store is,\n"
+    "bring its schema up to date, write its rows to a file, or fill an empty store with them; then they end.\n"
     "\n"
     "SIGTERM or SIGINT ends the server in order: new requests are refused, running tasks of jobs are put back, running\n"
     "generations get --drain-seconds. A second signal ends it at once: tasks are put back, streams break off. Either\n"
@@ -70,7 +66,7 @@ void AddAddressFlags(Flags& flags, ServerOptions& o) {
   flags.Add("--data-dir", o.data_dir, "Folder of the stores; made if it is not there, owned by one server at a time");
   flags.Add("--listen", o.listen, "HOST:PORT of gRPC; port 0 takes any free one and prints it");
   flags.Add("--http-listen", o.http_listen,
-            "HOST:PORT of HTTP; port 0 takes any free one; \"off\" = none");
+            "HOST:PORT of HTTP (role api); port 0 takes any free one; \"off\" = none");
   flags.Add("--metrics-listen", o.metrics_listen,
             "HOST:PORT of /metrics, /livez, /readyz and /startupz; port 0 takes any free one; \"off\" = none");
   flags.AddSwitch("--insecure-allow-remote", o.insecure_allow_remote,
@@ -85,6 +81,26 @@ void AddAddressFlags(Flags& flags, ServerOptions& o) {
             "holds such a key itself");
   flags.Add("--roles", o.roles, "What this process does: any of api, worker, inference, separated by commas")
       ->delimiter(',');
+  flags.Add("--metadata-store", o.metadata_store,
+            "postgresql://... of the metadata that several processes share; empty = a file in --data-dir, for this "
+            "process alone. A password may also stand in PGPASSWORD or the file of PGPASSFILE");
+  flags.Add("--blob-store", o.blob_store,
+            "s3://BUCKET[/PREFIX] at --s3-endpoint, of the models and artifacts that several processes share; empty = a "
+            "folder in --data-dir. Given together with --metadata-store, or neither");
+  flags.Add("--blob-cache-mib", o.blob_cache_mib,
+            "MiB of --data-dir that copies of what is in --blob-store may take; 0 = what the disk has");
+  flags.AddSwitch("--no-migrate", o.no_migrate,
+                  "End where an older program has left the metadata, instead of bringing it up to date");
+  flags.Add("--advertise", o.advertise,
+            "HOST:PORT under which the other processes reach --listen; port 0 = that of --listen; empty = --listen, with "
+            "the name of this machine if that is all addresses");
+  flags.Add("--fleet-ca", o.fleet_ca,
+            "PEM file of the CAs of the other processes' certificates, with --tls-cert; empty = those of the system");
+  flags.Add("--pools", o.pools,
+            "Whose tasks a worker takes, separated by commas; empty = cpu, and cuda where --quantize-device is a GPU")
+      ->delimiter(',');
+  flags.Add("--worker-nice", o.worker_nice,
+            "Priority of a worker's threads, as of nice(1), so that serving on the same machine goes first: 0 to 19");
   flags.Add("--import-root", o.import_root, "Folder below which ImportCheckpoint may read; empty = no imports");
   flags.Add("--import-mode", o.import_mode,
             "copy: imported files are copied into the store; reference: they stay where they are and must not change");
@@ -93,7 +109,7 @@ void AddAddressFlags(Flags& flags, ServerOptions& o) {
   flags.Add("--hub-token-file", o.hub_token_file,
             "File with the token that the hub is shown; without it HF_TOKEN of the environment, if there is one");
   flags.Add("--s3-endpoint", o.s3_endpoint,
-            "URL of the object store that s3:// imports read from (path style); empty = none. Its keys are "
+            "URL of the object store of s3:// imports and --blob-store (path style); empty = none. Its keys are "
             "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN of the environment");
   flags.Add("--s3-region", o.s3_region, "Region that requests to the object store are signed for");
 }
@@ -121,9 +137,17 @@ void AddLimitFlags(Flags& flags, ServerOptions& o) {
   flags.Add("--disk-reserve-mib", o.disk_reserve_mib, "MiB left free on the disk of --data-dir");
   flags.Add("--upload-retention-hours", o.upload_retention_hours,
             "Hours after which an unfinished upload is forgotten");
+  flags.Add("--garbage-grace-seconds", o.garbage_grace_seconds,
+            "Age at which what nothing refers to may be deleted: longer than anything takes from its bytes to its row, and the "
+            "same for all processes of a fleet");
   flags.Add("--lease-seconds", o.lease_seconds, "Seconds after which the task of a silent worker is given to another");
   flags.Add("--drain-seconds", o.drain_seconds, "Seconds that running generations get after SIGTERM");
   flags.Add("--log-level", o.log_level, "debug, info, warning, error or off; the log is JSON lines on stderr");
+  flags.Add("--otlp-endpoint", o.otlp_endpoint,
+            "URL of an OpenTelemetry collector that gets traces by OTLP/HTTP, such as http://127.0.0.1:4318; empty = "
+            "OTEL_EXPORTER_OTLP_ENDPOINT of the environment, or no traces");
+  flags.Add("--trace-ratio", o.trace_ratio,
+            "Part of the traces that begin here that is kept, 0 to 1; a request with a traceparent says it itself");
 }
 
 struct Parser {
@@ -155,48 +179,6 @@ struct Parser {
 
 constexpr char kConfigHelp[] = "File of `name = value` lines (names as the flags, without --; TOML or INI)";
 
-absl::Status CheckDevice(std::string_view flag, const std::string& name) {
-  const absl::StatusOr<int> device = ParseDevice(name);
-  if (device.ok()) return absl::OkStatus();
-  return InvalidArgument("OPTION", "{}: {}", flag, MessageOf(device.status()));
-}
-
-absl::Status CheckRange(std::string_view flag, double value, double low, double high) {
-  if (value >= low && value <= high) return absl::OkStatus();
-  return InvalidArgument("OPTION", "{} must be {} to {}; got {}", flag, low, high, value);
-}
-
-absl::Status CheckAddress(std::string_view flag, const std::string& text, bool allow_remote) {
-  ASSIGN_OR_RETURN(const ListenAddress address, ParseListenAddress(flag, text));
-  if (allow_remote || IsLoopback(address.host)) return absl::OkStatus();
-  return InvalidArgument("REMOTE_ADDRESS",
-                         "{} {} can be reached from other machines, and nothing here asks who calls. Use 127.0.0.1, or "
-                         "give --insecure-allow-remote if the network is trusted",
-                         flag, text);
-}
-
-// A port that clients call: with TLS, Server asks further who may come in (keys or certificates).
-absl::Status CheckClientAddress(std::string_view flag, const std::string& text, const ServerOptions& options) {
-  ASSIGN_OR_RETURN(const ListenAddress address, ParseListenAddress(flag, text));
-  if (options.insecure_allow_remote || !options.tls_cert.empty() || IsLoopback(address.host)) return absl::OkStatus();
-  return InvalidArgument("REMOTE_ADDRESS",
-                         "{} {} can be reached from other machines, and nothing is encrypted: API keys, models and "
-                         "prompts could be read on the way. Use 127.0.0.1; or give --tls-cert and --tls-key; or, if the "
-                         "network is trusted, --insecure-allow-remote",
-                         flag, text);
-}
-
-absl::Status CheckTls(const ServerOptions& options) {
-  if (options.tls_cert.empty() != options.tls_key.empty()) {
-    return InvalidArgument("OPTION", "--tls-cert and --tls-key belong together: give both or none");
-  }
-  if (options.tls_cert.empty() && !options.tls_client_ca.empty()) {
-    return InvalidArgument("OPTION", "--tls-client-ca needs --tls-cert and --tls-key");
-  }
-  if (options.admin_key_file.empty() || options.admin_key.empty()) return absl::OkStatus();
-  return InvalidArgument("OPTION", "--admin-key-file and QAMSERVE_ADMIN_KEY both give an admin key; give one");
-}
-
 ImportSecrets SecretsFrom(Environment environment) {
   const auto variable = [&](const char* name) {
     const char* value = environment(name);
@@ -208,73 +190,7 @@ ImportSecrets SecretsFrom(Environment environment) {
           .s3_session_token = variable("AWS_SESSION_TOKEN")};
 }
 
-absl::Status CheckUrl(std::string_view flag, const std::string& url) {
-  const bool known = url.starts_with("https://") || url.starts_with("http://");
-  if (known && url.back() != '/' && url.find_first_of(" ?#") == std::string::npos) return absl::OkStatus();
-  return InvalidArgument("OPTION", "{} must be http:// or https:// with a host, without '/' at its end; got \"{}\"",
-                         flag, url);
-}
-
-absl::Status CheckRoles(const ServerOptions& options) {
-  if (options.roles.empty()) return InvalidArgument("OPTION", "--roles must name at least one role");
-  for (const std::string& role : options.roles) {
-    if (std::find(std::begin(kRoles), std::end(kRoles), role) == std::end(kRoles)) {
-      return InvalidArgument("OPTION", "--roles: \"{}\" is none of api, worker, inference", role);
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
-
-bool ServerOptions::HasRole(std::string_view role) const {
-  return std::find(roles.begin(), roles.end(), role) != roles.end();
-}
-
-bool ServerOptions::ReachesOut() const {
-  if (insecure_allow_remote) return false;
-  const auto reaches_out = [](const std::string& listen_address) {
-    const absl::StatusOr<ListenAddress> address = ParseListenAddress("", listen_address);
-    return address.ok() && !IsLoopback(address->host);
-  };
-  return reaches_out(listen) || (http_listen != "off" && reaches_out(http_listen));
-}
-
-absl::Status ValidateOptions(const ServerOptions& o) {
-  if (o.data_dir.empty()) return InvalidArgument("OPTION", "--data-dir must not be empty");
-  RETURN_IF_ERROR(CheckRoles(o));
-  RETURN_IF_ERROR(CheckTls(o));
-  RETURN_IF_ERROR(CheckClientAddress("--listen", o.listen, o));
-  if (o.http_listen != "off") RETURN_IF_ERROR(CheckClientAddress("--http-listen", o.http_listen, o));
-  if (o.metrics_listen != "off") {
-    RETURN_IF_ERROR(CheckAddress("--metrics-listen", o.metrics_listen, o.insecure_allow_remote));
-  }
-  if (o.import_mode != "copy" && o.import_mode != "reference") {
-    return InvalidArgument("OPTION", "--import-mode must be copy or reference; got \"{}\"", o.import_mode);
-  }
-  if (o.hub_endpoint != "off") RETURN_IF_ERROR(CheckUrl("--hub-endpoint", o.hub_endpoint));
-  if (!o.s3_endpoint.empty()) RETURN_IF_ERROR(CheckUrl("--s3-endpoint", o.s3_endpoint));
-  RETURN_IF_ERROR(CheckRange("--threads", o.threads, 0, 1024));
-  RETURN_IF_ERROR(CheckDevice("--device", o.device));
-  RETURN_IF_ERROR(CheckDevice("--quantize-device", o.quantize_device));
-  if (!o.kernels.empty() && KernelsByName(o.kernels) == nullptr) {
-    return InvalidArgument("OPTION", "--kernels is \"{}\"; this machine runs {}", o.kernels, KernelNames());
-  }
-  constexpr double kMaxMib = int64_t{1} << 30;  // a pebibyte
-  RETURN_IF_ERROR(CheckRange("--memory-limit-mib", static_cast<double>(o.memory_limit_mib), 0, kMaxMib));
-  RETURN_IF_ERROR(CheckRange("--kv-mib", static_cast<double>(o.kv_mib), 1, kMaxMib));
-  RETURN_IF_ERROR(CheckRange("--max-running", o.max_running, 1, 1024));
-  RETURN_IF_ERROR(CheckRange("--max-waiting", o.max_waiting, 1, 1'000'000));
-  if (o.kv_type != "f32" && o.kv_type != "int8") {
-    return InvalidArgument("OPTION", "--kv-type must be f32 or int8; got \"{}\"", o.kv_type);
-  }
-  RETURN_IF_ERROR(CheckRange("--draft-tokens", o.draft_tokens, 0, 64));
-  RETURN_IF_ERROR(CheckRange("--disk-reserve-mib", static_cast<double>(o.disk_reserve_mib), 0, kMaxMib));
-  RETURN_IF_ERROR(CheckRange("--upload-retention-hours", o.upload_retention_hours, 1, 24 * 366));
-  RETURN_IF_ERROR(CheckRange("--lease-seconds", o.lease_seconds, 1, 3600));
-  RETURN_IF_ERROR(CheckRange("--drain-seconds", o.drain_seconds, 0, 3600));
-  return Log::Create(o.log_level).status();
-}
 
 ParsedOptions ParseOptions(int argc, const char* const* argv, Environment environment) {
   ParsedOptions result;
@@ -297,44 +213,14 @@ ParsedOptions ParseOptions(int argc, const char* const* argv, Environment enviro
   if (const char* admin_key = environment(kAdminKeyVariable); admin_key != nullptr) {
     result.options.admin_key = admin_key;
   }
+  if (const char* otlp = environment(kOtlpVariable); otlp != nullptr && result.options.otlp_endpoint.empty()) {
+    result.options.otlp_endpoint = otlp;
+  }
   if (const absl::Status status = ValidateOptions(result.options); !status.ok()) {
     result.exit_code = 2;
     result.output = MessageOf(status) + "\n";
   }
   return result;
-}
-
-absl::StatusOr<ListenAddress> ParseListenAddress(std::string_view flag, const std::string& text) {
-  ListenAddress address;
-  const size_t colon = text.rfind(':');
-  const bool ok =
-      colon != std::string::npos && colon > 0 &&
-      absl::SimpleAtoi(absl::string_view(text.data() + colon + 1, text.size() - colon - 1), &address.port) &&
-      address.port >= 0 && address.port <= 65535;
-  if (ok) address.host = text.substr(0, colon);
-  if (address.host.size() > 2 && address.host.front() == '[' && address.host.back() == ']') {
-    address.host = address.host.substr(1, address.host.size() - 2);
-  } else if (address.host.find(':') != std::string::npos) {
-    address.host.clear();
-  }
-  if (!address.host.empty()) return address;
-  return InvalidArgument("LISTEN_ADDRESS", "{} must be HOST:PORT with a port of 0 to 65535; got \"{}\"", flag, text);
-}
-
-bool IsLoopback(const std::string& host) {
-  if (host == "localhost") return true;
-  in_addr v4;
-  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) return (ntohl(v4.s_addr) >> 24) == 127;
-  in6_addr v6;
-  return inet_pton(AF_INET6, host.c_str(), &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
-}
-
-int64_t MachineMemoryBytes() {
-  int64_t bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
-  std::ifstream group("/sys/fs/cgroup/memory.max");
-  int64_t limit = 0;
-  if (group >> limit && limit > 0) bytes = std::min(bytes, limit);
-  return bytes;
 }
 
 }  // namespace qamserve

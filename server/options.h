@@ -30,11 +30,20 @@ struct ServerOptions {
   std::string admin_key_file;                      // empty = none
   std::string admin_key;                           // itself, from QAMSERVE_ADMIN_KEY; no flag, which others could see
   std::vector<std::string> roles = {"api", "worker", "inference"};
+  // Stores that several processes share: both or none. Without, both are in data_dir and of this process alone.
+  std::string metadata_store;                      // postgresql://...
+  std::string blob_store;                          // s3://BUCKET[/PREFIX]
+  int64_t blob_cache_mib = 0;                      // of data_dir, for copies of blobs; 0 = what the disk has
+  bool no_migrate = false;                         // refuse an older schema instead of bringing it up to date
+  std::string advertise;                           // HOST:PORT of `listen` for other processes; empty: made of `listen`
+  std::string fleet_ca;                            // PEM file; empty = the system's CAs
+  std::vector<std::string> pools;                  // of a worker; empty: made of quantize_device
+  int worker_nice = 10;                            // of a worker's threads
   std::string import_root;                         // empty = no imports
   std::string import_mode = "copy";                // copy, reference
   std::string hub_endpoint = "https://huggingface.co";  // of hf:// imports; "off" = none
   std::string hub_token_file;                      // empty = HF_TOKEN of the environment, if there is one
-  std::string s3_endpoint;                         // of s3:// imports; empty = none. Keys: AWS_* of the environment
+  std::string s3_endpoint;                         // of s3:// imports and blob_store. Keys: AWS_* of the environment
   std::string s3_region = "us-east-1";
   ImportSecrets import_secrets;
   int threads = 0;                                 // 0 = all cores
@@ -50,11 +59,18 @@ struct ServerOptions {
   int32_t draft_tokens = 0;                        // guesses checked in a step of a request; 0 = none
   int64_t disk_reserve_mib = 64;                   // left free on the disk of data_dir
   int32_t upload_retention_hours = 168;
+  int32_t garbage_grace_seconds = 3600;            // age at which blobs that nothing refers to are garbage
   int32_t lease_seconds = 30;
   double drain_seconds = 30;
   std::string log_level = "info";
+  std::string otlp_endpoint;                       // of traces; empty = none are made
+  double trace_ratio = 1;                          // of traces that begin here, what part is kept
 
   bool HasRole(std::string_view role) const;
+  // Whether this process is one of several.
+  bool InFleet() const { return !metadata_store.empty(); }
+  // `pools`, or those that follow from quantize_device.
+  std::vector<std::string> WorkerPools() const;
   // Whether other machines can reach the ports that clients call, and nobody has said that this is fine.
   bool ReachesOut() const;
 };
@@ -79,6 +95,12 @@ struct ListenAddress {
 };
 absl::StatusOr<ListenAddress> ParseListenAddress(std::string_view flag, const std::string& text);
 bool IsLoopback(const std::string& host);
+
+// HOST:PORT under which others reach a process that listens on `port`: `advertise`, or `listen` with the machine's name
+// in place of an address that means all. INVALID_ARGUMENT (LISTEN_ADDRESS).
+absl::StatusOr<std::string> AdvertisedAddress(const ServerOptions& options, int port);
+// The machine's name; "localhost" if it has none.
+std::string HostName();
 
 // Memory of the machine or of the control group, whichever is less.
 int64_t MachineMemoryBytes();

@@ -14,9 +14,7 @@
 #include "core/kernels/kernels.h"
 #include "core/model/cuda/open.h"
 #include "core/quantize/cuda/quantize_device.h"
-#include "server/import_sources.h"
 #include "server/serving/core_model_loader.h"
-#include "server/store/sqlite_metadata_store.h"
 
 namespace qamserve {
 namespace {
@@ -26,6 +24,9 @@ constexpr int64_t kMib = int64_t{1} << 20;
 constexpr int kQuickThreads = 4;
 // Loads, checks of uploads and scores that run at once.
 constexpr int kSlowThreads = 4;
+// In a fleet more of both wait for others: for the metadata store, and for replicas that are being loaded.
+constexpr int kFleetQuickThreads = 16;
+constexpr int kFleetSlowThreads = 32;
 // Imports from hubs and stores that run at once; they wait for networks.
 constexpr int kTransferThreads = 2;
 constexpr size_t kMaxQuickQueued = 4096;
@@ -81,6 +82,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   ASSIGN_OR_RETURN(DataDir data_dir, DataDir::Open(options.data_dir));
   auto server = std::unique_ptr<Server>(new Server(options, std::move(log), std::move(data_dir)));
   RETURN_IF_ERROR(server->OpenTls());
+  RETURN_IF_ERROR(server->OpenTraces());
   RETURN_IF_ERROR(server->OpenStores(parts));
   RETURN_IF_ERROR(server->OpenAccess());
   RETURN_IF_ERROR(server->StartWork(parts));
@@ -104,23 +106,6 @@ std::string Server::address() const {
   return fmt::format("{}:{}", host, port());
 }
 
-absl::Status Server::OpenStores(const ServerParts& parts) {
-  ASSIGN_OR_RETURN(store_, OpenSqliteMetadataStore(data_dir_.database()));
-  DirectoryBlobStoreOptions blob_options;
-  blob_options.root = data_dir_.blobs();
-  blob_options.reserve_bytes = static_cast<uint64_t>(options_.disk_reserve_mib * kMib);
-  ASSIGN_OR_RETURN(blobs_, DirectoryBlobStore::Open(blob_options));
-  CatalogOptions catalog_options;
-  catalog_options.import_root = options_.import_root;
-  ASSIGN_OR_RETURN(catalog_options.remote, RemoteOptionsOf(options_));
-  catalog_options.import_spool = data_dir_.imports();
-  catalog_options.import_mode = options_.import_mode == "reference" ? ImportMode::kReference : ImportMode::kCopy;
-  catalog_options.upload_retention_ms = int64_t{options_.upload_retention_hours} * 3600 * 1000;
-  if (parts.inspect) catalog_options.inspect = parts.inspect;
-  catalog_ = std::make_unique<Catalog>(catalog_options, *store_, *blobs_);
-  return absl::OkStatus();
-}
-
 SystemFacts Server::DescribeSystem() const {
   return {.version = QAMSERVE_VERSION,
           .codec_version = kCodecVersion,
@@ -133,51 +118,86 @@ SystemFacts Server::DescribeSystem() const {
           .data_dir = data_dir_.path()};
 }
 
-absl::Status Server::StartWork(const ServerParts& parts) {
-  RETURN_IF_ERROR(CheckModelDevice(options_));
+void Server::StartModels(const ServerParts& parts) {
   own_loader_ = std::make_unique<CoreModelLoader>(EngineOptionsOf(options_));
-  ASSIGN_OR_RETURN(const std::shared_ptr<QuantizeDevice> quantize_device, QuantizeDeviceOf(options_));
-  own_runner_ = std::make_unique<CoreTaskRunner>(*catalog_, quantize_device);
-  TaskRunner& runner = parts.runner != nullptr ? *parts.runner : *own_runner_;
   RegistryOptions registry_options;
   registry_options.memory_limit_bytes = MemoryLimitOf(options_);
   registry_options.on_change = [this](const ServedModelView& model) { OnModelChange(model); };
+  registry_options.owns_rows = !in_fleet_;
   models_ = std::make_unique<ModelRegistry>(registry_options, *catalog_,
                                             parts.loader != nullptr ? *parts.loader : *own_loader_);
-  RETURN_IF_ERROR(models_->RestoreNames());
-  metrics_.SetKnownModels([this](std::string_view name) { return models_->IsServed(name); });
-  quick_ = std::make_unique<Executor>(kQuickThreads, kMaxQuickQueued);
-  slow_ = std::make_unique<Executor>(kSlowThreads, kMaxSlowQueued);
-  transfers_ = std::make_unique<Executor>(kTransferThreads, kMaxTransfersQueued);
+}
 
+absl::Status Server::StartJobs(TaskRunner& runner) {
   JobManagerOptions job_options;
   job_options.work_dir = data_dir_.work();
   job_options.threads = ThreadsOf(options_);
   job_options.lease_ms = int64_t{options_.lease_seconds} * 1000;
+  job_options.shared = in_fleet_;
+  job_signals_ = std::make_unique<JobSignals>(metrics_, *log_, *tracer_, *store_);
   job_options.on_notice = [this](const JobNotice& notice) { OnJobNotice(notice); };
   jobs_ = std::make_unique<JobManager>(job_options, *store_, *catalog_, runner);
+  if (in_fleet_ && !ServesApi() && !options_.HasRole("worker")) return absl::OkStatus();  // others see to the jobs
   RETURN_IF_ERROR(jobs_->Start());
-  if (options_.HasRole("worker")) {
-    WorkerOptions worker_options;
-    worker_options.name = fmt::format("local-{}", getpid());
-    worker_options.threads = ThreadsOf(options_);
-    worker_options.lease_ms = job_options.lease_ms;
-    worker_ = std::make_unique<Worker>(worker_options, *jobs_, runner);
-  }
+  if (!options_.HasRole("worker")) return absl::OkStatus();
+  WorkerOptions worker_options;
+  worker_options.name = in_fleet_ ? instance_id_ : fmt::format("local-{}", getpid());
+  worker_options.pools = options_.WorkerPools();
+  worker_options.threads = ThreadsOf(options_);
+  worker_options.lease_ms = job_options.lease_ms;
+  worker_options.nice = options_.worker_nice;
+  worker_ = std::make_unique<Worker>(worker_options, *jobs_, runner);
+  return absl::OkStatus();
+}
+
+absl::Status Server::StartWork(const ServerParts& parts) {
+  RETURN_IF_ERROR(CheckModelDevice(options_));
+  StartModels(parts);
+  if (!in_fleet_) RETURN_IF_ERROR(models_->RestoreNames());
+  RETURN_IF_ERROR(OpenServing());
+  metrics_.SetKnownModels([this](std::string_view name) {
+    return models_->IsServed(name) || (router_ != nullptr && router_->state()->models.contains(name));
+  });
+  quick_ = std::make_unique<Executor>(in_fleet_ ? kFleetQuickThreads : kQuickThreads, kMaxQuickQueued);
+  slow_ = std::make_unique<Executor>(in_fleet_ ? kFleetSlowThreads : kSlowThreads, kMaxSlowQueued);
+  transfers_ = std::make_unique<Executor>(kTransferThreads, kMaxTransfersQueued);
+  ASSIGN_OR_RETURN(const std::shared_ptr<QuantizeDevice> quantize_device, QuantizeDeviceOf(options_));
+  own_runner_ = std::make_unique<CoreTaskRunner>(*catalog_, quantize_device);
+  RETURN_IF_ERROR(StartJobs(parts.runner != nullptr ? *parts.runner : *own_runner_));
   context_ = std::unique_ptr<ServiceContext>(
-      new ServiceContext{*catalog_, *jobs_, *models_, metrics_, *log_, *quick_, *slow_, *transfers_, drain_, *access_, parts.limits,
-                         [this](std::string name, std::string source) { LoadLater(name, source); }, DescribeSystem()});
-  metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) { WriteJobGauges(writer); });
-  metrics_.AddGaugeSource([this](Metrics::GaugeWriter& writer) { WriteModelGauges(writer); });
+      new ServiceContext{.catalog = *catalog_,
+                         .jobs = *jobs_,
+                         .models = *models_,
+                         .serving = *serving_,
+                         .metrics = metrics_,
+                         .log = *log_,
+                         .quick = *quick_,
+                         .slow = *slow_,
+                         .transfers = *transfers_,
+                         .drain = drain_,
+                         .access = *access_,
+                         .limits = parts.limits,
+                         .load_later = [this](std::string name, std::string source) { LoadLater(name, source); },
+                         .system = DescribeSystem(),
+                         .tracer = tracer_,
+                         .fleet = fleet_context_.get()});
+  AddGauges();
   return absl::OkStatus();
 }
 
 absl::Status Server::Listen(const ServerParts& parts) {
-  const bool inference = options_.HasRole("inference");
-  ASSIGN_OR_RETURN(rpc_, RpcServer::Start({options_.listen, options_.HasRole("api"), inference, tls_.get()}, *context_));
+  RpcServerOptions rpc;
+  rpc.listen = options_.listen;
+  rpc.store_services = ServesApi();
+  rpc.serving_services = ServesInference();
+  rpc.inference_service = ServesInference() || options_.HasRole("inference");
+  rpc.access_service = !in_fleet_ || ServesApi();
+  rpc.tls = tls_.get();
+  ASSIGN_OR_RETURN(rpc_, RpcServer::Start(rpc, *context_));
   RETURN_IF_ERROR(ListenHttp());
   StartTlsWatch(parts.tls_reload_interval);
-  if (!inference) {
+  if (in_fleet_) return JoinFleet();
+  if (!options_.HasRole("inference")) {
     restored_ = true;
     return absl::OkStatus();
   }
@@ -204,6 +224,9 @@ void Server::PutBackTasks() {
 // Also takes down a server that was only half started.
 void Server::DrainUntil(absl::Time deadline, absl::Duration grace) {
   draining_ = true;
+  // First of all: the others stop sending requests here.
+  if (instance_ != nullptr) instance_->SetDraining();
+  if (keeper_ != nullptr) keeper_->BeginDrain();
   if (rpc_ != nullptr) rpc_->SetNotServing();
   drain_.Raise();
   // Beside the generations: a task ends at its next progress report, which may take a while.
@@ -212,15 +235,20 @@ void Server::DrainUntil(absl::Time deadline, absl::Duration grace) {
     if (jobs_ != nullptr) jobs_->Stop();
   });
   if (models_ != nullptr) models_->DrainAll(deadline);
-  const absl::Time cut = absl::Now() + grace;
+  // Generations that run elsewhere on behalf of calls here have as long as those that run here.
+  const bool forwards = router_ != nullptr;
+  const absl::Time cut = (forwards ? std::max(deadline, absl::Now()) : absl::Now()) + grace;
   if (http_ != nullptr) http_->Shutdown(cut);  // its requests are calls of rpc_
   if (rpc_ != nullptr) rpc_->Shutdown(cut);
   work.join();
   if (transfers_ != nullptr) transfers_->Stop();
   if (slow_ != nullptr) slow_->Stop();
   if (quick_ != nullptr) quick_->Stop();
+  if (keeper_ != nullptr) keeper_->Stop();
   // A model whose loading had begun before the drain.
   if (models_ != nullptr) models_->DrainAll(absl::InfinitePast());
+  if (instance_ != nullptr) instance_->Leave();
+  if (router_ != nullptr) router_->Stop();
 }
 
 }  // namespace qamserve

@@ -1,11 +1,18 @@
 // The whole server in one object: stores, jobs, worker, served models, gRPC and HTTP. Its members stand in
-// the order in which they are made; destruction, in reverse, is the shutdown order.
+// the order in which they are made; destruction, in reverse, is the shutdown order. What the parts are depends on the
+// roles, and on whether the process is on its own or one of several that share their stores (a fleet):
+//   api        all services and HTTP; in a fleet inference is forwarded to replicas
+//   worker     takes tasks from the store; in a fleet health and metrics beside that
+//   inference  serves models: those that were loaded here, in a fleet the replicas that it has claimed
 #pragma once
 
+#include <absl/base/thread_annotations.h>
+#include <absl/synchronization/mutex.h>
 #include <absl/time/time.h>
 
 #include <atomic>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,12 +20,22 @@
 #include "server/access/access_control.h"
 #include "server/access/tls_files.h"
 #include "server/data_dir.h"
+#include "server/fleet/access_refresher.h"
+#include "server/fleet/fleet_models.h"
+#include "server/fleet/instance.h"
+#include "server/fleet/replica_keeper.h"
+#include "server/fleet/router.h"
+#include "server/grpc/instance_channels.h"
 #include "server/grpc/rpc_server.h"
 #include "server/grpc/service_context.h"
 #include "server/http/http_server.h"
 #include "server/http/status_endpoints.h"
 #include "server/jobs/worker.h"
 #include "server/options.h"
+#include "server/telemetry/job_signals.h"
+#include "server/telemetry/patient_query.h"
+#include "server/telemetry/store_gauges.h"
+#include "server/telemetry/store_metrics.h"
 
 namespace qamserve {
 
@@ -31,6 +48,9 @@ struct ServerParts {
   // CA should not wait long.
   absl::Duration tls_reload_interval = absl::Seconds(5);
   std::function<absl::StatusOr<CheckpointFacts>(const FileSet&)> inspect;
+  // Stores that several servers of one process share, which are a fleet then, whatever the options say.
+  std::shared_ptr<MetadataStore> store;
+  std::shared_ptr<BlobStore> blobs;
 };
 
 // Thread-safe.
@@ -64,9 +84,28 @@ class Server {
 
  private:
   Server(const ServerOptions& options, std::shared_ptr<Log> log, DataDir data_dir);
+  // server_stores.cc
   absl::Status OpenStores(const ServerParts& parts);
+  absl::Status OpenMetadataStore(const ServerParts& parts);
+  absl::Status OpenBlobStore(const ServerParts& parts);
   absl::Status StartWork(const ServerParts& parts);
+  void StartModels(const ServerParts& parts);
+  absl::Status StartJobs(TaskRunner& runner);
   absl::Status Listen(const ServerParts& parts);
+  // server_fleet.cc. What loads, lists and routes: of this process or of its fleet.
+  absl::Status OpenServing();
+  absl::Status OpenRouter(FleetModelsOptions& serving);
+  // From here on the others know of this process.
+  absl::Status JoinFleet();
+  InstanceRecord DescribeInstance() const;
+  void SweepFleet();
+  void OnFleetState(const FleetState& state);
+  // Empty = yes; else why not.
+  std::string NotStarted() const;
+  std::string NotReady() const;
+  bool ServesApi() const { return options_.HasRole("api"); }
+  // Whether requests for inference of clients are answered here.
+  bool ServesInference() const { return options_.HasRole(in_fleet_ ? "api" : "inference"); }
   absl::Status ListenHttp();
   absl::StatusOr<std::vector<HttpPart>> HttpParts();
   StatusSources ServerStatus();
@@ -86,20 +125,30 @@ class Server {
   void OnJobNotice(const JobNotice& notice);
   void OnModelChange(const ServedModelView& model);
   void LoadLater(const std::string& name, const std::string& source);
-  void WriteJobGauges(Metrics::GaugeWriter& writer);
+  // server_events.cc. Before the stores are opened, which tell store_metrics_ what they do.
+  absl::Status OpenTraces();
+  // Once the stores and models_ are there.
+  void AddGauges();
+  void AddToFacts(StoreFacts& facts) const;
   void WriteModelGauges(Metrics::GaugeWriter& writer);
+  void WriteGpuGauges(Metrics::GaugeWriter& writer);
 
   const ServerOptions options_;
+  const std::string instance_id_ = RandomId();  // of this process among others: in the store, the log and traces
   const std::shared_ptr<Log> log_;
   const DataDir data_dir_;
-  std::atomic<bool> restored_{false};
+  bool in_fleet_ = false;  // const once the stores are open
+  std::atomic<bool> restored_{false};  // models that were served before are there again; in a fleet: it has joined
   std::atomic<bool> draining_{false};
   DrainSignal drain_;
   Metrics metrics_;
-  std::unique_ptr<MetadataStore> store_;
-  std::unique_ptr<BlobStore> blobs_;
+  const std::shared_ptr<StoreMetrics> store_metrics_ = std::make_shared<StoreMetrics>(metrics_);
+  std::shared_ptr<Tracer> tracer_;
+  std::shared_ptr<MetadataStore> store_;
+  std::shared_ptr<BlobStore> blobs_;
   std::unique_ptr<Catalog> catalog_;
   std::unique_ptr<AccessControl> access_;
+  std::unique_ptr<AccessRefresher> access_refresher_;  // in a fleet
   std::unique_ptr<TlsFiles> tls_;
   std::unique_ptr<ModelLoader> own_loader_;
   std::unique_ptr<TaskRunner> own_runner_;
@@ -107,10 +156,22 @@ class Server {
   std::unique_ptr<Executor> quick_;
   std::unique_ptr<Executor> slow_;
   std::unique_ptr<Executor> transfers_;
+  std::unique_ptr<JobSignals> job_signals_;
+  std::unique_ptr<PatientQuery<StoreFacts>> store_facts_;
   std::unique_ptr<JobManager> jobs_;
   std::unique_ptr<Worker> worker_;
+  std::unique_ptr<InstanceChannels> channels_;  // of an api process in a fleet, as the router
+  std::unique_ptr<Router> router_;
+  std::unique_ptr<FleetContext> fleet_context_;
+  FleetModels* fleet_models_ = nullptr;  // serving_, in a fleet
+  std::unique_ptr<ServingControl> serving_;
   std::unique_ptr<ServiceContext> context_;
   std::unique_ptr<RpcServer> rpc_;
+  std::unique_ptr<ReplicaKeeper> keeper_;  // of an inference process in a fleet
+  std::unique_ptr<Instance> instance_;     // in a fleet
+  absl::Mutex health_mutex_;
+  bool tells_health_ ABSL_GUARDED_BY(health_mutex_) = false;  // rpc_ is there
+  std::set<std::string> healthy_ ABSL_GUARDED_BY(health_mutex_);  // models that rpc_ was told are served
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<HttpServer> status_;
   std::unique_ptr<TlsWatcher> tls_watcher_;

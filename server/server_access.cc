@@ -11,6 +11,8 @@ namespace qamserve {
 namespace {
 
 constexpr uint64_t kMaxAdminKeyFileBytes = 4096;
+// In a fleet keys are read again after each change; this is for changes that were not told.
+constexpr absl::Duration kAccessInterval = absl::Seconds(5);
 
 // Empty: none was given.
 absl::StatusOr<std::string> AdminKeyOf(const ServerOptions& options) {
@@ -51,6 +53,7 @@ void Server::StartTlsWatch(absl::Duration interval) {
       *tls_, interval,
       [this](const TlsPem& pem) {
         ReloadHttpTls(pem);
+        if (channels_ != nullptr) channels_->Reset();  // what is connected from here on shows the new certificate
         log_->Info("tls_reloaded", {{"certificate", options_.tls_cert}});
       },
       [this](const absl::Status& error) {
@@ -105,7 +108,14 @@ absl::Status Server::OpenAccess() {
   access_options.journal.on_error = [this](const absl::Status& error) {
     log_->Error("access_not_recorded", {{"reason", ReasonOf(error)}, {"message", MessageOf(error)}});
   };
+  access_options.now_ms = [store = store_.get()] { return store->NowMs(); };
   ASSIGN_OR_RETURN(access_, AccessControl::Open(std::move(access_options), *store_));
+  if (in_fleet_) {
+    access_refresher_ = std::make_unique<AccessRefresher>(
+        *access_, *store_, kAccessInterval, [this](const absl::Status& error) {
+          log_->Warning("keys_not_read", {{"reason", ReasonOf(error)}, {"message", MessageOf(error)}});
+        });
+  }
   if (!options_.ReachesOut() || access_->keys_required() || !options_.tls_client_ca.empty()) return absl::OkStatus();
   return FailedPrecondition("REMOTE_WITHOUT_KEYS",
                             "{} can be reached from other machines, and nobody is asked who they are: there is no API "

@@ -26,17 +26,17 @@ std::string_view CodeClass(int status) {
 }
 
 // Begins what the model was loaded from, and says the version: with the same one and the same seed, answers are the same.
-std::string FingerprintOf(ModelRegistry& models, std::string_view served_model) {
-  const absl::StatusOr<std::shared_ptr<ServedModel>> model = models.Find(WithoutCollection(kServedModels, served_model));
+std::string FingerprintOf(ServingControl& serving, std::string_view served_model) {
+  const absl::StatusOr<ServedModelView> model = serving.Get(WithoutCollection(kServedModels, served_model));
   if (!model.ok()) return "";
-  const std::string& source = (*model)->source();
+  const std::string& source = model->source;
   return fmt::format("fp_{}_{}", source.substr(source.find('/') + 1, 12), QAMSERVE_VERSION);
 }
 
 }  // namespace
 
 absl::Status Server::ListenHttp() {
-  if (options_.http_listen != "off") {
+  if (options_.http_listen != "off" && (!in_fleet_ || ServesApi())) {
     HttpServerOptions http = {.flag = "--http-listen", .reason = "HTTP_LISTEN", .threads = kHttpThreads};
     ASSIGN_OR_RETURN(http.parts, HttpParts());
     if (tls_ != nullptr) {
@@ -66,10 +66,10 @@ absl::StatusOr<std::vector<HttpPart>> Server::HttpParts() {
   parts.push_back(ConsolePart());
   ASSIGN_OR_RETURN(const std::vector<std::shared_ptr<grpc::Channel>> channels, rpc_->InProcessChannels(kLocalChannels));
   const auto calls = std::make_shared<LocalCalls>(channels);
-  if (options_.HasRole("inference")) {
+  if (ServesInference()) {
     OpenAiOptions openai;
     openai.executor = quick_.get();
-    openai.fingerprint = [this](std::string_view model) { return FingerprintOf(*models_, model); };
+    openai.fingerprint = [this](std::string_view model) { return FingerprintOf(*serving_, model); };
     parts.push_back(OpenAiPart(calls, std::move(openai)));
     parts.push_back(OpenInferencePart(calls));
   }
@@ -86,10 +86,8 @@ absl::StatusOr<std::vector<HttpPart>> Server::HttpParts() {
 StatusSources Server::ServerStatus() {
   StatusSources sources;
   sources.metrics_text = [this] { return metrics_.Text(); };
-  sources.not_started = [this] { return restored_ ? "" : "served models are being loaded"; };
-  sources.not_ready = [this] {
-    return draining_ ? "the server is shutting down" : restored_ ? "" : "served models are being loaded";
-  };
+  sources.not_started = [this] { return NotStarted(); };
+  sources.not_ready = [this] { return NotReady(); };
   sources.run = [this](const std::function<void()>& task) {
     if (!quick_->Run(task).ok()) task();
   };

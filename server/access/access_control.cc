@@ -85,8 +85,10 @@ bool AccessControl::keys_required() const {
   return !by_digest_.empty();
 }
 
-void AccessControl::Insert(const KeyRecord& record) {
-  const auto entry = std::make_shared<KeyEntry>(record);
+void AccessControl::Insert(const KeyRecord& record) { Index(std::make_shared<KeyEntry>(record)); }
+
+void AccessControl::Index(const std::shared_ptr<KeyEntry>& entry) {
+  const KeyRecord& record = entry->record;
   by_id_[record.id] = entry;
   by_digest_[record.digest] = entry;
   if (!record.previous_digest.empty()) by_digest_[record.previous_digest] = entry;

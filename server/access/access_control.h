@@ -5,10 +5,14 @@
 // was used last, and what it has uploaded today, is written at most once a minute. Counts per minute and of running
 // requests begin anew with the process.
 //
+// Where several processes share the store each has all keys; Refresh takes over what the others did, and a change of keys
+// excludes those of the others. Limits are counted by each process for itself.
+//
 // Thread-safe. Callers must not outlive their AccessControl.
 #pragma once
 
 #include <absl/base/thread_annotations.h>
+#include <absl/functional/function_ref.h>
 #include <absl/synchronization/mutex.h>
 
 #include <cstdint>
@@ -129,6 +133,9 @@ class AccessControl {
   // FAILED_PRECONDITION: KEY_VALID; LAST_KEY, since without keys everyone would be admitted.
   absl::Status Delete(const std::string& id);
   int64_t now_ms() const { return options_.now_ms(); }
+  // Takes over what other processes have done to the keys. Counts of keys that stay go on. The errors of the store;
+  // FAILED_PRECONDITION (LAST_KEY) and no change if it has none any more.
+  absl::Status Refresh();
 
   // --- Audit log ---
   // Time is filled in. Of callers without a key that is known, no more than 60 events a minute are kept: they could
@@ -141,6 +148,7 @@ class AccessControl {
   friend struct RunningPlace;
   AccessControl(AccessOptions options, MetadataStore& store);
   void Insert(const KeyRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Index(const std::shared_ptr<KeyEntry>& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Replace(const KeyRecord& record) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::StatusOr<std::shared_ptr<KeyEntry>> FindSecret(std::string_view authorization, int64_t now_ms)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -148,6 +156,15 @@ class AccessControl {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void NoteUse(KeyEntry& entry, int64_t now_ms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckNewKey(const CreateKeyArgs& args) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+  // Runs `change`, which holds write_mutex_, while no other process changes keys, with the keys as they are.
+  absl::Status Change(absl::FunctionRef<absl::Status()> change) ABSL_LOCKS_EXCLUDED(write_mutex_);
+  absl::Status ReadKeys() ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+  absl::StatusOr<KeyWithSecret> CreateChecked(const CreateKeyArgs& args) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+  absl::StatusOr<KeyWithSecret> RotateChecked(const std::string& id, int64_t grace_seconds, int64_t ttl_seconds)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+  absl::Status RevokeChecked(const std::string& id, const std::string& request_id)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
+  absl::Status DeleteChecked(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mutex_);
   absl::StatusOr<KeyRecord> Stored(const std::string& id) ABSL_LOCKS_EXCLUDED(mutex_);
   bool HasOtherAdmin(const std::string& id) ABSL_LOCKS_EXCLUDED(mutex_);
   void GiveBack(KeyEntry& entry) ABSL_LOCKS_EXCLUDED(mutex_);

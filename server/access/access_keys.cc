@@ -46,8 +46,61 @@ absl::Status AccessControl::CheckNewKey(const CreateKeyArgs& args) const {
       "KEY_COUNT", "there are {} keys, which is the limit; delete some that are expired or revoked", by_id_.size());
 }
 
-absl::StatusOr<KeyWithSecret> AccessControl::Create(const CreateKeyArgs& args) {
+absl::Status AccessControl::Change(absl::FunctionRef<absl::Status()> change) {
+  const auto locked = [&]() -> absl::Status {
+    absl::MutexLock lock(&write_mutex_);
+    if (store_.shared()) RETURN_IF_ERROR(ReadKeys());
+    return change();
+  };
+  return store_.shared() ? store_.Exclusive("keys", locked) : locked();
+}
+
+absl::Status AccessControl::Refresh() {
   absl::MutexLock lock(&write_mutex_);
+  return ReadKeys();
+}
+
+absl::Status AccessControl::ReadKeys() {
+  ASSIGN_OR_RETURN(const std::vector<KeyRecord> keys, store_.ListAllKeys());
+  absl::MutexLock lock(&mutex_);
+  if (keys.empty() && !by_id_.empty()) {
+    // Nobody deletes the last key (LAST_KEY). A store that was emptied behind our back is no reason to let everyone in.
+    return FailedPrecondition("LAST_KEY", "the store has no API keys any more; the {} known here stay as they are",
+                              by_id_.size());
+  }
+  std::map<std::string, std::shared_ptr<KeyEntry>> before;
+  before.swap(by_id_);
+  by_digest_.clear();
+  if (given_ != nullptr) by_digest_[given_->record.digest] = given_;
+  for (const KeyRecord& key : keys) {
+    const auto found = before.find(key.id);
+    if (found == before.end()) {
+      Insert(key);
+      continue;
+    }
+    KeyEntry& entry = *found->second;
+    const KeyUse use = entry.record.use;
+    entry.record = key;
+    // Written at most once a minute, so what is here is newer unless another process has used the key since.
+    entry.record.use.last_used_ms = std::max(use.last_used_ms, key.use.last_used_ms);
+    entry.record.use.upload_day = use.upload_day;
+    entry.record.use.upload_bytes = use.upload_bytes;
+    Index(found->second);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<KeyWithSecret> AccessControl::Create(const CreateKeyArgs& args) {
+  absl::StatusOr<KeyWithSecret> made;
+  RETURN_IF_ERROR(Change([&]() -> absl::Status {
+    write_mutex_.AssertHeld();
+    made = CreateChecked(args);
+    return made.status();
+  }));
+  return made;
+}
+
+absl::StatusOr<KeyWithSecret> AccessControl::CreateChecked(const CreateKeyArgs& args) {
   KeyWithSecret made;
   const int64_t now = now_ms();
   ASSIGN_OR_RETURN(
@@ -115,7 +168,17 @@ void AccessControl::Replace(const KeyRecord& record) {
 absl::StatusOr<KeyWithSecret> AccessControl::Rotate(const std::string& id, int64_t grace_seconds, int64_t ttl_seconds) {
   RETURN_IF_ERROR(CheckRange("KEY_GRACE", "grace_seconds", grace_seconds, kMaxGraceSeconds));
   RETURN_IF_ERROR(CheckRange("KEY_TTL", "ttl_seconds", ttl_seconds, kMaxTtlSeconds));
-  absl::MutexLock lock(&write_mutex_);
+  absl::StatusOr<KeyWithSecret> made;
+  RETURN_IF_ERROR(Change([&]() -> absl::Status {
+    write_mutex_.AssertHeld();
+    made = RotateChecked(id, grace_seconds, ttl_seconds);
+    return made.status();
+  }));
+  return made;
+}
+
+absl::StatusOr<KeyWithSecret> AccessControl::RotateChecked(const std::string& id, int64_t grace_seconds,
+                                                           int64_t ttl_seconds) {
   KeyWithSecret made;
   ASSIGN_OR_RETURN(made.key, Stored(id));
   const int64_t now = now_ms();
@@ -146,25 +209,39 @@ bool AccessControl::HasOtherAdmin(const std::string& id) {
 }
 
 absl::StatusOr<KeyRecord> AccessControl::Revoke(const std::string& id, const std::string& request_id) {
-  absl::MutexLock lock(&write_mutex_);
-  RETURN_IF_ERROR(RunOnce(store_, request_id, "RevokeKey", id, now_ms(), [&]() -> absl::StatusOr<std::string> {
-                    ASSIGN_OR_RETURN(KeyRecord key, Stored(id));
-                    if (key.revoked_ms != 0) return ResourceName("keys", id);
-                    if (key.scopes.Has(Scope::kAdmin) && StateOf(key, now_ms()) == KeyState::kValid &&
-                        !HasOtherAdmin(id)) {
-                      return FailedPrecondition(
-                          "LAST_ADMIN_KEY", "keys/{} is the last valid key with scope admin; make another first", id);
-                    }
-                    key.revoked_ms = now_ms();
-                    RETURN_IF_ERROR(store_.UpdateKey(key));
-                    Replace(key);
-                    return ResourceName("keys", id);
-                  }).status());
+  RETURN_IF_ERROR(Change([&]() -> absl::Status {
+    write_mutex_.AssertHeld();
+    return RevokeChecked(id, request_id);
+  }));
   return Stored(id);
 }
 
+absl::Status AccessControl::RevokeChecked(const std::string& id, const std::string& request_id) {
+  return RunOnce(
+             store_, request_id, "RevokeKey", id, now_ms(),
+             [&]() -> absl::StatusOr<std::string> {
+               ASSIGN_OR_RETURN(KeyRecord key, Stored(id));
+               if (key.revoked_ms != 0) return ResourceName("keys", id);
+               if (key.scopes.Has(Scope::kAdmin) && StateOf(key, now_ms()) == KeyState::kValid && !HasOtherAdmin(id)) {
+                 return FailedPrecondition("LAST_ADMIN_KEY",
+                                           "keys/{} is the last valid key with scope admin; make another first", id);
+               }
+               key.revoked_ms = now_ms();
+               RETURN_IF_ERROR(store_.UpdateKey(key));
+               Replace(key);
+               return ResourceName("keys", id);
+             })
+      .status();
+}
+
 absl::Status AccessControl::Delete(const std::string& id) {
-  absl::MutexLock lock(&write_mutex_);
+  return Change([&]() -> absl::Status {
+    write_mutex_.AssertHeld();
+    return DeleteChecked(id);
+  });
+}
+
+absl::Status AccessControl::DeleteChecked(const std::string& id) {
   ASSIGN_OR_RETURN(const KeyRecord key, Stored(id));
   if (StateOf(key, now_ms()) == KeyState::kValid) {
     return FailedPrecondition("KEY_VALID", "keys/{} is valid; revoke it first", id);

@@ -81,6 +81,14 @@ constexpr std::array kTable = {
     Reads("AccessService", "ListAuditEvents", kAdmin),
 
     Reads("SystemService", "GetSystem", kRead),
+
+    Reads("AdminService", "ListInstances", kAdmin),
+    Reads("AdminService", "ListLeases", kAdmin),
+    Changes("AdminService", "ReleaseLease", kAdmin),
+    Reads("AdminService", "GetQueue", kAdmin),
+    Changes("AdminService", "CollectGarbage", kAdmin),
+    Reads("AdminService", "GetSchema", kAdmin),
+    Reads("AdminService", "BackupMetadata", kAdmin),
 };
 
 constexpr std::array<Scope, 5> kScopes = {Scope::kRead, Scope::kUpload, Scope::kQuantize, Scope::kInfer, Scope::kAdmin};

@@ -48,14 +48,28 @@ class CallGuard {
   // See AccessControl.
   absl::Status CountUpload(int64_t bytes) const;
   void CountTokens(int64_t tokens) const;
-  // Counts and times the call, logs it if it failed by our own fault, audits it, and gives its place back. Once, and
-  // before gRPC's Finish.
+  int64_t counted_tokens() const;
+  // W3C traceparent for what is done on behalf of the call, by this process or another one: that of the call's own
+  // span, or as it came if it is not traced here. Empty if there is none.
+  const std::string& trace_parent() const;
+  // What log lines call it by: the client's x-request-id if that is 1 to 64 of A-Z, a-z, 0-9, '.', '_', ':' and '-',
+  // else a random id. To be passed on as x-request-id.
+  const std::string& request_id() const;
+  // `request`, and `trace` if it is traced, for log lines about the call.
+  Log::Fields LogFields() const;
+  // Counts, times and traces the call, logs it (a failure by our own fault as a warning), audits it, and gives its place
+  // back. Once, and before gRPC's Finish.
   void Finished(const absl::Status& status);
 
  private:
   struct State;
   std::shared_ptr<State> state_;
 };
+
+// Of a call that was forwarded here: how many tokens it has read and made, for the limits of where it came from. In the
+// trailing metadata, so before Finish.
+inline constexpr char kTokensMetadata[] = "x-qamserve-tokens";
+void TellTokens(grpc::CallbackServerContext& call, const CallGuard& guard);
 
 // UNAVAILABLE (SHUTTING_DOWN) when the server drains, CANCELLED when nobody waits for the answer any more.
 absl::Status ReadyToBegin(const ServiceContext& context, const grpc::CallbackServerContext& call);
@@ -78,6 +92,7 @@ grpc::ServerUnaryReactor* AnswerOn(Executor& executor, ServiceContext& context, 
         if (status.ok()) status = handler();
       }
       guard.Finished(status);
+      TellTokens(*call, guard);
       reactor->Finish(ToGrpcStatus(status));
     });
   }
@@ -88,8 +103,16 @@ grpc::ServerUnaryReactor* AnswerOn(Executor& executor, ServiceContext& context, 
   return reactor;
 }
 
+// Metadata of a call that an api process makes of a replica on behalf of another call. Whoever sends it from outside gains
+// nothing: the key is checked and counted here as well.
+inline constexpr char kForwardedMetadata[] = "x-qamserve-forwarded";
+bool IsForwarded(const grpc::CallbackServerContext& call);
+// Key, deadline and peer of a call, and its trace and id by its guard, for one that is made on its behalf elsewhere.
+void ForwardTo(const grpc::CallbackServerContext& call, const CallGuard& guard, grpc::ClientContext& inner);
+
 // Where a call came from: HOST:PORT. Calls of this process itself (in_process_channel.h) are told
-// for whom they are made ("x-qamserve-peer"); the same metadata from anybody else is not heeded.
+// for whom they are made ("x-qamserve-peer"). What another process says about that is told beside its own address, as
+// "HOST:PORT for HOST:PORT"; and nothing of what others say is heeded.
 std::string PeerOf(const grpc::CallbackServerContext& call);
 
 // The resource that a call was about or made: `name` of the answer, or of the message in it; else what the request

@@ -10,13 +10,14 @@ constexpr CallName CheckpointCall(std::string_view method) { return {"Checkpoint
 
 std::string_view KindLabel(UploadKind kind) { return kind == UploadKind::kText ? "text" : "checkpoint"; }
 
-absl::Status CountUpload(ServiceContext& context, UploadKind kind, const absl::StatusOr<CheckpointOrText>& result,
-                         v1::CompleteUploadResponse* response) {
+absl::Status CountUpload(ServiceContext& context, const CallGuard& guard, UploadKind kind,
+                         const absl::StatusOr<CheckpointOrText>& result, v1::CompleteUploadResponse* response) {
   context.metrics.Add(Metric::kUploadsTotal, {KindLabel(kind), result.ok() ? "completed" : "refused"});
   if (!result.ok()) return result.status();
   *response = ToProto(*result);
-  context.log.Info("model_or_text_added", {{"name", response->has_text() ? response->text().name()
-                                                                         : response->checkpoint().name()}});
+  Log::Fields fields = guard.LogFields();
+  fields["name"] = response->has_text() ? response->text().name() : response->checkpoint().name();
+  context.log.Info("model_or_text_added", fields);
   return absl::OkStatus();
 }
 
@@ -66,10 +67,10 @@ grpc::ServerUnaryReactor* CheckpointServiceImpl::QueryUpload(grpc::CallbackServe
 grpc::ServerUnaryReactor* CheckpointServiceImpl::CompleteUpload(grpc::CallbackServerContext* call,
                                                                 const v1::CompleteUploadRequest* request,
                                                                 v1::CompleteUploadResponse* response) {
-  return AnswerOn(context_.slow, context_, call, CheckpointCall("CompleteUpload"), [this, request, response]() -> absl::Status {
+  return AnswerOn(context_.slow, context_, call, CheckpointCall("CompleteUpload"), [this, request, response](const CallGuard& guard) -> absl::Status {
     ASSIGN_OR_RETURN(const std::string id, ParseResourceName("uploads", request->name()));
     ASSIGN_OR_RETURN(const UploadView upload, context_.catalog.QueryUpload(id));
-    return CountUpload(context_, upload.kind, context_.catalog.CompleteUpload(id, request->request_id()), response);
+    return CountUpload(context_, guard, upload.kind, context_.catalog.CompleteUpload(id, request->request_id()), response);
   }, {request, response});
 }
 
@@ -86,9 +87,9 @@ grpc::ServerUnaryReactor* CheckpointServiceImpl::ImportCheckpoint(grpc::Callback
                                                                   const v1::ImportCheckpointRequest* request,
                                                                   v1::CompleteUploadResponse* response) {
   Executor& executor = request->source().empty() ? context_.slow : context_.transfers;
-  return AnswerOn(executor, context_, call, CheckpointCall("ImportCheckpoint"), [this, call, request, response]() -> absl::Status {
+  return AnswerOn(executor, context_, call, CheckpointCall("ImportCheckpoint"), [this, call, request, response](const CallGuard& guard) -> absl::Status {
     ASSIGN_OR_RETURN(const UploadKind kind, UploadKindFromProto(request->kind()));
-    return CountUpload(context_, kind, Import(context_, *call, kind, *request), response);
+    return CountUpload(context_, guard, kind, Import(context_, *call, kind, *request), response);
   }, {request, response});
 }
 

@@ -274,6 +274,8 @@ v1::Job ToProto(const JobView& view) {
   if (job.ended_ms > 0) SetTime(job.ended_ms, message.mutable_end_time());
   message.set_priority(job.priority);
   message.set_etag(view.etag());
+  message.set_pool(job.pool);
+  message.set_project(job.project);
   for (const JobCandidate& candidate : view.candidates) *message.add_candidates() = ToProto(candidate);
   return message;
 }
@@ -305,6 +307,8 @@ v1::ServedModel ToProto(const ServedModelView& model) {
   message.set_running(model.running);
   message.set_waiting(model.waiting);
   message.set_chat(model.chat);
+  message.set_replicas(model.replicas);
+  message.set_ready_replicas(model.ready_replicas);
   if (model.ready_ms > 0) SetTime(model.ready_ms, message.mutable_ready_time());
   return message;
 }

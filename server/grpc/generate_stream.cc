@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "server/grpc/converters.h"
+#include "server/grpc/generation_signals.h"
 
 namespace qamserve {
 namespace {
@@ -76,7 +77,9 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   }
 
   void Complete(const GenerationSummary& summary) {
-    CountSummary(summary);
+    const std::string_view outcome = OutcomeOf(summary);
+    CountSummary(summary, outcome);
+    TellGeneration(context_, guard_, model_name_, outcome, summary);
     guard_.CountTokens(int64_t{summary.prompt_tokens} + summary.completion_tokens);
     {
       absl::MutexLock lock(&mutex_);
@@ -214,16 +217,19 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
     context_.metrics.Add(Metric::kGenerationTokensTotal, {model_name_});
   }
 
-  void CountSummary(const GenerationSummary& summary) {
-    Metrics& metrics = context_.metrics;
-    std::string_view outcome = "error";
+  std::string_view OutcomeOf(const GenerationSummary& summary) {
     switch (summary.reason) {
-      case FinishReason::kStop: outcome = "stop"; break;
-      case FinishReason::kLength: outcome = "length"; break;
-      case FinishReason::kCancelled: outcome = IsTooSlow() ? "slow_reader" : "cancelled"; break;
-      case FinishReason::kDeadline: outcome = "deadline"; break;
+      case FinishReason::kStop: return "stop";
+      case FinishReason::kLength: return "length";
+      case FinishReason::kCancelled: return IsTooSlow() ? "slow_reader" : "cancelled";
+      case FinishReason::kDeadline: return "deadline";
       case FinishReason::kError: break;
     }
+    return "error";
+  }
+
+  void CountSummary(const GenerationSummary& summary, std::string_view outcome) {
+    Metrics& metrics = context_.metrics;
     metrics.Add(Metric::kRequestsTotal, {model_name_, outcome});
     metrics.Add(Metric::kPromptTokensTotal, {model_name_}, summary.prompt_tokens);
     metrics.Add(Metric::kPrefixCacheHitTokensTotal, {model_name_}, summary.cached_prompt_tokens);

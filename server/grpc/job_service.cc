@@ -13,6 +13,13 @@ absl::Status Fill(const absl::StatusOr<JobView>& view, v1::Job* response) {
   return view.status();
 }
 
+// What a request does not say: a job belongs to the key that asks for it, unless it names another project.
+template <typename Args>
+void FillFromCall(const CallGuard& guard, Args& args) {
+  if (args.project.empty()) args.project = guard.caller().key();
+  args.trace_parent = guard.trace_parent();
+}
+
 }  // namespace
 
 grpc::ServerUnaryReactor* JobServiceImpl::CreateQuantizeJob(grpc::CallbackServerContext* call,
@@ -24,7 +31,8 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateQuantizeJob(grpc::CallbackServer
         if (!request->load_as().empty()) {
           RETURN_IF_ERROR(guard.CheckScope(Scope::kAdmin, "load_as, which loads a model,"));
         }
-        ASSIGN_OR_RETURN(const CreateQuantizeJobArgs args, QuantizeArgsFromProto(*request));
+        ASSIGN_OR_RETURN(CreateQuantizeJobArgs args, QuantizeArgsFromProto(*request));
+        FillFromCall(guard, args);
         const absl::StatusOr<JobView> view = context_.jobs.CreateQuantizeJob(args);
         // A job that was done before ends without a notice, so what comes after success is done here.
         if (view.ok() && !args.validate_only && !args.load_as.empty() && view->job.state == JobState::kSucceeded) {
@@ -38,8 +46,9 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateEvaluateJob(grpc::CallbackServer
                                                             const v1::CreateEvaluateJobRequest* request,
                                                             v1::Job* response) {
   return AnswerOn(context_.slow, context_, call, JobCall("CreateEvaluateJob"),
-                  [this, request, response]() -> absl::Status {
-                    ASSIGN_OR_RETURN(const CreateEvaluateJobArgs args, EvaluateArgsFromProto(*request));
+                  [this, request, response](const CallGuard& guard) -> absl::Status {
+                    ASSIGN_OR_RETURN(CreateEvaluateJobArgs args, EvaluateArgsFromProto(*request));
+                    FillFromCall(guard, args);
                     return Fill(context_.jobs.CreateEvaluateJob(args), response);
                   }, {request, response});
 }
@@ -47,8 +56,9 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateEvaluateJob(grpc::CallbackServer
 grpc::ServerUnaryReactor* JobServiceImpl::CreateStudyJob(grpc::CallbackServerContext* call,
                                                          const v1::CreateStudyJobRequest* request, v1::Job* response) {
   return AnswerOn(context_.slow, context_, call, JobCall("CreateStudyJob"),
-                  [this, request, response]() -> absl::Status {
-                    ASSIGN_OR_RETURN(const CreateQuantizeJobArgs args, StudyArgsFromProto(*request));
+                  [this, request, response](const CallGuard& guard) -> absl::Status {
+                    ASSIGN_OR_RETURN(CreateQuantizeJobArgs args, StudyArgsFromProto(*request));
+                    FillFromCall(guard, args);
                     return Fill(context_.jobs.CreateStudyJob(args), response);
                   }, {request, response});
 }

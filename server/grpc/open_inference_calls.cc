@@ -15,7 +15,7 @@
 namespace qamserve {
 namespace {
 
-constexpr std::string_view kPassedOn[] = {"authorization", "traceparent", "x-qamserve-peer"};
+constexpr std::string_view kPassedOn[] = {"authorization", "traceparent", "x-request-id", "x-qamserve-peer"};
 constexpr std::string_view kPeer = "x-qamserve-peer";
 
 class Infer;

@@ -10,8 +10,10 @@
 #include <utility>
 
 #include "server/grpc/access_service.h"
+#include "server/grpc/admin_service.h"
 #include "server/grpc/artifact_service.h"
 #include "server/grpc/checkpoint_service.h"
+#include "server/grpc/forwarding_inference_service.h"
 #include "server/grpc/in_process_channel.h"
 #include "server/grpc/inference_service.h"
 #include "server/grpc/job_service.h"
@@ -25,6 +27,7 @@ namespace {
 
 // One connection cannot hold the server's memory with idle streams.
 constexpr int kMaxStreamsPerConnection = 1024;
+constexpr int kMinPingMs = 5'000;
 
 std::string ModelHealthName(const std::string& model) { return "servedModels/" + model; }
 
@@ -40,17 +43,24 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
     add(std::type_identity<v1::CheckpointService>(), std::type_identity<CheckpointServiceImpl>());
     add(std::type_identity<v1::JobService>(), std::type_identity<JobServiceImpl>());
     add(std::type_identity<v1::ArtifactService>(), std::type_identity<ArtifactServiceImpl>());
+    add(std::type_identity<v1::AdminService>(), std::type_identity<AdminServiceImpl>());
   }
-  if (options.inference_services) {
-    add(std::type_identity<v1::ServingService>(), std::type_identity<ServingServiceImpl>());
+  if (options.serving_services) add(std::type_identity<v1::ServingService>(), std::type_identity<ServingServiceImpl>());
+  if (options.inference_service && context.fleet == nullptr) {
     add(std::type_identity<v1::InferenceService>(), std::type_identity<InferenceServiceImpl>());
+  } else if (options.inference_service) {
+    rpc->services_.push_back(std::make_unique<ForwardingInferenceService>(
+        context, [server = rpc.get()] { return server->InProcessChannel(); }));
+    rpc->service_names_.emplace_back(v1::InferenceService::service_full_name());
+  }
+  if (options.serving_services && options.inference_service) {
     OpenInferenceOptions open_inference{.channel = [server = rpc.get()] { return server->InProcessChannel(); },
                                         .ready = [&context] { return !context.drain.raised(); },
                                         .version = context.system.version};
     rpc->services_.push_back(std::make_unique<OpenInferenceService>(std::move(open_inference)));
     rpc->service_names_.emplace_back(inference::GRPCInferenceService::service_full_name());
   }
-  add(std::type_identity<v1::AccessService>(), std::type_identity<AccessServiceImpl>());
+  if (options.access_service) add(std::type_identity<v1::AccessService>(), std::type_identity<AccessServiceImpl>());
   add(std::type_identity<v1::SystemService>(), std::type_identity<SystemServiceImpl>());
 
   grpc::EnableDefaultHealthCheckService(true);
@@ -60,6 +70,9 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
   // Otherwise a second server could listen on the same port and take half of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // Other processes of a fleet ask now and then whether this one is still there (instance_channels.cc).
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   rpc->credentials_ = options.tls == nullptr ? grpc::InsecureServerCredentials() : TlsCredentials(*options.tls);
   builder.AddListeningPort(options.listen, rpc->credentials_, &rpc->port_);
   for (const auto& service : rpc->services_) builder.RegisterService(service.get());

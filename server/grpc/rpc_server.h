@@ -1,5 +1,5 @@
 // The gRPC server: the services of a process's roles, grpc.health.v1 and reflection on one port. Thread-safe.
-// AccessService and SystemService are there in every role. Health and reflection ask nobody for a key.
+// SystemService is there in every role. Health and reflection ask nobody for a key.
 // Health knows "" (the process), each service by its full name and each served model as "servedModels/{name}".
 #pragma once
 
@@ -20,7 +20,9 @@ inline constexpr int kMaxMessageBytes = 4 << 20;
 struct RpcServerOptions {
   std::string listen;      // HOST:PORT; port 0 = any free one
   bool store_services = true;      // CheckpointService, JobService, ArtifactService
-  bool inference_services = true;  // ServingService, InferenceService
+  bool serving_services = true;    // ServingService, GRPCInferenceService
+  bool inference_service = true;   // InferenceService: forwards where ServiceContext::fleet is set
+  bool access_service = true;      // AccessService
   const TlsFiles* tls = nullptr;   // outlives the server; null = nothing is encrypted
 };
 

@@ -13,12 +13,16 @@
 #include <vector>
 
 #include "server/access/access_control.h"
+#include "server/fleet/router.h"
 #include "server/grpc/executor.h"
+#include "server/grpc/instance_channels.h"
 #include "server/jobs/job_manager.h"
 #include "server/serving/model_registry.h"
+#include "server/serving/serving_control.h"
 #include "server/store/catalog.h"
 #include "server/telemetry/log.h"
 #include "server/telemetry/metrics.h"
+#include "server/telemetry/trace.h"
 
 namespace qamserve {
 
@@ -59,10 +63,18 @@ struct SystemFacts {
   std::string data_dir;  // whose disk is told about; its path is not
 };
 
+// Of a process that is one of several.
+struct FleetContext {
+  Router& router;
+  InstanceChannels& channels;
+  std::string instance;  // id of this process
+};
+
 struct ServiceContext {
   Catalog& catalog;
   JobManager& jobs;
-  ModelRegistry& models;
+  ModelRegistry& models;    // those that this process has loaded
+  ServingControl& serving;  // what is served and under which names: by this process, or by the fleet that it belongs to
   Metrics& metrics;
   Log& log;
   Executor& quick;  // milliseconds: store, disk, tokenizers
@@ -74,6 +86,8 @@ struct ServiceContext {
   // Loads `source` under `name` some time soon; for jobs that end at once because their artifact is there already.
   std::function<void(std::string name, std::string source)> load_later;
   SystemFacts system;
+  std::shared_ptr<Tracer> tracer = std::make_shared<Tracer>();  // never null
+  const FleetContext* fleet = nullptr;  // of an api process in a fleet; null = requests are answered by this process
 };
 
 }  // namespace qamserve

@@ -37,10 +37,16 @@ absl::Status FillPage(const std::vector<Item>& items, const Request& request, Re
 grpc::ServerUnaryReactor* ServingServiceImpl::LoadModel(grpc::CallbackServerContext* call,
                                                         const v1::LoadModelRequest* request,
                                                         v1::ServedModel* response) {
-  return AnswerOn(context_.slow, context_, call, ServingCall("LoadModel"), [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const ServedModelView model,
-                     context_.models.Load({request->name(), request->source(), request->context_tokens(),
-                                           request->request_id()}));
+  return AnswerOn(context_.slow, context_, call, ServingCall("LoadModel"), [this, call, request, response]() -> absl::Status {
+    LoadArgs args;
+    args.name = request->name();
+    args.source = request->source();
+    args.context_tokens = request->context_tokens();
+    args.replicas = request->replicas();
+    args.request_id = request->request_id();
+    args.deadline = absl::FromChrono(call->deadline());
+    args.still_wanted = [this, call] { return ReadyToBegin(context_, *call); };
+    ASSIGN_OR_RETURN(const ServedModelView model, context_.serving.Load(args));
     *response = ToProto(model);
     return absl::OkStatus();
   }, {request, response});
@@ -49,11 +55,15 @@ grpc::ServerUnaryReactor* ServingServiceImpl::LoadModel(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* ServingServiceImpl::UnloadModel(grpc::CallbackServerContext* call,
                                                           const v1::UnloadModelRequest* request,
                                                           v1::ServedModel* response) {
-  return AnswerOn(context_.slow, context_, call, ServingCall("UnloadModel"), [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kServedModels, request->name()));
-    const double seconds =
+  return AnswerOn(context_.slow, context_, call, ServingCall("UnloadModel"), [this, call, request, response]() -> absl::Status {
+    UnloadArgs args;
+    ASSIGN_OR_RETURN(args.name, ParseResourceName(kServedModels, request->name()));
+    args.drain_seconds =
         request->drain_seconds() == 0 ? context_.limits.default_drain_seconds : request->drain_seconds();
-    ASSIGN_OR_RETURN(const ServedModelView model, context_.models.Unload(name, seconds, request->request_id()));
+    args.request_id = request->request_id();
+    args.deadline = absl::FromChrono(call->deadline());
+    args.still_wanted = [this, call] { return ReadyToBegin(context_, *call); };
+    ASSIGN_OR_RETURN(const ServedModelView model, context_.serving.Unload(args));
     *response = ToProto(model);
     return absl::OkStatus();
   }, {request, response});
@@ -64,8 +74,8 @@ grpc::ServerUnaryReactor* ServingServiceImpl::GetServedModel(grpc::CallbackServe
                                                              v1::ServedModel* response) {
   return AnswerOn(context_.quick, context_, call, ServingCall("GetServedModel"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kServedModels, request->name()));
-    ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, context_.models.Find(name));
-    *response = ToProto(model->View());
+    ASSIGN_OR_RETURN(const ServedModelView model, context_.serving.Get(name));
+    *response = ToProto(model);
     return absl::OkStatus();
   });
 }
@@ -75,7 +85,8 @@ grpc::ServerUnaryReactor* ServingServiceImpl::ListServedModels(grpc::CallbackSer
                                                                v1::ListServedModelsResponse* response) {
   return AnswerOn(context_.quick, context_, call, ServingCall("ListServedModels"),
                   [this, request, response]() -> absl::Status {
-                    return FillPage(context_.models.List(), *request, response,
+                    ASSIGN_OR_RETURN(const std::vector<ServedModelView> models, context_.serving.ListModels());
+                    return FillPage(models, *request, response,
                                     [&](const ServedModelView& model) { *response->add_models() = ToProto(model); });
                   });
 }
@@ -84,7 +95,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::UpdateAlias(grpc::CallbackServerCo
                                                           const v1::UpdateAliasRequest* request, v1::Alias* response) {
   return AnswerOn(context_.quick, context_, call, ServingCall("UpdateAlias"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const UpdateAliasArgs args, UpdateAliasFromProto(*request));
-    ASSIGN_OR_RETURN(const AliasRecord alias, context_.models.UpdateAlias(args));
+    ASSIGN_OR_RETURN(const AliasRecord alias, context_.serving.UpdateAlias(args));
     *response = ToProto(alias);
     return absl::OkStatus();
   }, {request, response});
@@ -94,7 +105,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::GetAlias(grpc::CallbackServerConte
                                                        const v1::GetAliasRequest* request, v1::Alias* response) {
   return AnswerOn(context_.quick, context_, call, ServingCall("GetAlias"), [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kAliases, request->name()));
-    ASSIGN_OR_RETURN(const AliasRecord alias, context_.models.GetAlias(name));
+    ASSIGN_OR_RETURN(const AliasRecord alias, context_.serving.GetAlias(name));
     *response = ToProto(alias);
     return absl::OkStatus();
   });
@@ -104,7 +115,8 @@ grpc::ServerUnaryReactor* ServingServiceImpl::ListAliases(grpc::CallbackServerCo
                                                           const v1::ListAliasesRequest* request,
                                                           v1::ListAliasesResponse* response) {
   return AnswerOn(context_.quick, context_, call, ServingCall("ListAliases"), [this, request, response]() -> absl::Status {
-    return FillPage(context_.models.ListAliases(), *request, response,
+    ASSIGN_OR_RETURN(const std::vector<AliasRecord> aliases, context_.serving.ListAliases());
+    return FillPage(aliases, *request, response,
                     [&](const AliasRecord& alias) { *response->add_aliases() = ToProto(alias); });
   });
 }
@@ -114,7 +126,7 @@ grpc::ServerUnaryReactor* ServingServiceImpl::DeleteAlias(grpc::CallbackServerCo
                                                           v1::DeleteAliasResponse*) {
   return AnswerOn(context_.quick, context_, call, ServingCall("DeleteAlias"), [this, request]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string name, ParseResourceName(kAliases, request->name()));
-    return context_.models.DeleteAlias(name, request->etag(), request->request_id());
+    return context_.serving.DeleteAlias(name, request->etag(), request->request_id());
   }, {request});
 }
 

@@ -1,4 +1,4 @@
-// ServingService over ModelRegistry.
+// ServingService over ServingControl.
 #pragma once
 
 #include "qamserve/v1/serving.grpc.pb.h"

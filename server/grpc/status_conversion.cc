@@ -30,6 +30,20 @@ bool MayPass(const absl::Status& status, std::string_view reason) {
 
 }  // namespace
 
+std::string GrpcReasonOf(const grpc::Status& status) {
+  google::rpc::Status wire;
+  google::rpc::ErrorInfo info;
+  if (!wire.ParseFromString(status.error_details()) || wire.details().empty()) return "";
+  return wire.details(0).UnpackTo(&info) ? info.reason() : "";
+}
+
+absl::Status FromGrpcStatus(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  const auto code = static_cast<absl::StatusCode>(status.error_code());
+  const std::string reason = GrpcReasonOf(status);
+  return MakeError(code, reason.empty() ? StatusCodeLabel(status.error_code()) : reason, status.error_message());
+}
+
 std::string ValidUtf8(std::string_view text) { return MaskSurrogates(RepairUtf8(text)); }
 
 std::string_view StatusCodeLabel(grpc::StatusCode code) {

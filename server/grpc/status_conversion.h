@@ -20,6 +20,11 @@ inline constexpr size_t kMaxStatusMessageBytes = 1500;
 // replaced.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
+// The reason in the details that ToGrpcStatus makes; empty if there is none, as in what gRPC itself says.
+std::string GrpcReasonOf(const grpc::Status& status);
+// The way back: code, message and reason. What gRPC itself says has the code's name as its reason.
+absl::Status FromGrpcStatus(const grpc::Status& status);
+
 // "INVALID_ARGUMENT" and so on.
 std::string_view StatusCodeLabel(grpc::StatusCode code);
 

@@ -3,6 +3,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "core/base/file.h"
@@ -29,22 +30,40 @@ absl::Status FillDisk(const std::string& folder, v1::System* response) {
   return absl::OkStatus();
 }
 
-void FillModels(ModelRegistry& models, v1::System* response) {
+// Of this process, or of all inference instances of its fleet.
+int64_t MemoryLimitOf(const ServiceContext& context) {
+  if (context.fleet == nullptr) return context.models.memory_limit_bytes();
+  int64_t bytes = 0;
+  for (const auto& [id, instance] : context.fleet->router.state()->instances) {
+    const bool serves = std::find(instance.roles.begin(), instance.roles.end(), "inference") != instance.roles.end();
+    if (serves) bytes += instance.memory_bytes;
+  }
+  return bytes;
+}
+
+absl::Status FillModels(ServiceContext& context, v1::System* response) {
+  ASSIGN_OR_RETURN(const std::vector<ServedModelView> models, context.serving.ListModels());
   int64_t used_bytes = 0;
   int ready = 0;
   int64_t running = 0;
   int64_t waiting = 0;
-  for (const ServedModelView& model : models.List()) {
+  for (const ServedModelView& model : models) {
     used_bytes += model.memory_bytes;
     ready += model.state == ServedModelState::kReady ? 1 : 0;
     running += model.running;
     waiting += model.waiting;
   }
-  response->set_memory_limit_bytes(models.memory_limit_bytes());
+  response->set_memory_limit_bytes(MemoryLimitOf(context));
   response->set_memory_used_bytes(used_bytes);
   response->set_models_ready(ready);
   response->set_requests_running(static_cast<int32_t>(running));
   response->set_requests_waiting(static_cast<int32_t>(waiting));
+  if (context.fleet != nullptr) {
+    response->set_instances(static_cast<int32_t>(context.fleet->router.state()->instances.size()));
+  } else if (!context.catalog.store().shared()) {
+    response->set_instances(1);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status FillSystem(ServiceContext& context, v1::System* response) {
@@ -63,7 +82,7 @@ absl::Status FillSystem(ServiceContext& context, v1::System* response) {
   ASSIGN_OR_RETURN(const JobManager::QueueStats jobs, context.jobs.Stats());
   response->set_jobs_queued(static_cast<int32_t>(jobs.queued_jobs));
   response->set_jobs_running(static_cast<int32_t>(jobs.running_jobs));
-  FillModels(context.models, response);
+  RETURN_IF_ERROR(FillModels(context, response));
   response->set_draining(context.drain.raised());
   response->set_keys_required(context.access.keys_required());
   return absl::OkStatus();

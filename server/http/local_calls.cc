@@ -32,6 +32,7 @@ std::string Printable(std::string text) {
 void Prepare(grpc::ClientContext& context, const CallMetadata& metadata) {
   if (!metadata.authorization.empty()) context.AddMetadata("authorization", Printable(metadata.authorization));
   if (!metadata.traceparent.empty()) context.AddMetadata("traceparent", Printable(metadata.traceparent));
+  if (!metadata.request_id.empty()) context.AddMetadata("x-request-id", Printable(metadata.request_id));
   if (!metadata.peer.empty()) context.AddMetadata("x-qamserve-peer", Printable(metadata.peer));
   if (metadata.timeout_seconds <= 0) return;
   const auto timeout = std::chrono::duration<double>(std::min(metadata.timeout_seconds, kMaxTimeoutSeconds));
@@ -306,7 +307,7 @@ class UploadCall final : public LocalUpload {
 }  // namespace
 
 absl::StatusOr<CallMetadata> CallMetadataOf(const HttpRequestHead& head) {
-  for (const std::string_view name : {"authorization", "x-api-key", "traceparent"}) {
+  for (const std::string_view name : {"authorization", "x-api-key", "traceparent", "x-request-id"}) {
     if (head.field(name).size() <= kMaxMetadataBytes) continue;
     return InvalidArgument("HTTP_HEADER_SIZE", "{} has {} bytes; the limit is {}", name, head.field(name).size(),
                            kMaxMetadataBytes);
@@ -317,6 +318,7 @@ absl::StatusOr<CallMetadata> CallMetadataOf(const HttpRequestHead& head) {
     metadata.authorization = fmt::format("Bearer {}", key);
   }
   metadata.traceparent = head.field("traceparent");
+  metadata.request_id = head.field("x-request-id");
   metadata.peer = head.peer;
   const std::string_view timeout = head.field("x-request-timeout");
   if (timeout.empty()) return metadata;

@@ -16,19 +16,20 @@
 
 namespace qamserve {
 
-// What an HTTP request tells a call: its key, its trace, its peer and how long it may take. Bytes that cannot be gRPC
+// What an HTTP request tells a call: its key, its trace, its id, its peer and how long it may take. Bytes that cannot be gRPC
 // metadata (anything but printable ASCII) are sent as '?'.
 struct CallMetadata {
   std::string authorization;  // "Bearer ..."; empty = none
   std::string traceparent;
+  std::string request_id;      // "x-request-id"
   std::string peer;            // of the HTTP client; trusted by the services because only this process can send it
   double timeout_seconds = 0;  // 0 = none
 };
 inline constexpr double kMaxTimeoutSeconds = 7 * 24 * 3600.0;
 // Of each of the headers below; gRPC takes 8 KiB of metadata in all.
 inline constexpr size_t kMaxMetadataBytes = 2048;
-// From "authorization", "x-api-key" (as a bearer key), "traceparent" and "x-request-timeout" (seconds, up to
-// kMaxTimeoutSeconds). INVALID_ARGUMENT: HTTP_TIMEOUT, HTTP_HEADER_SIZE.
+// From "authorization", "x-api-key" (as a bearer key), "traceparent", "x-request-id" and "x-request-timeout"
+// (seconds, up to kMaxTimeoutSeconds). INVALID_ARGUMENT: HTTP_TIMEOUT, HTTP_HEADER_SIZE.
 absl::StatusOr<CallMetadata> CallMetadataOf(const HttpRequestHead& head);
 
 // A call that runs. Dropping it cancels the call. Each callback that was given is called exactly once, after a cancel

@@ -16,11 +16,11 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::MethodDescriptor;
 using google::protobuf::ServiceDescriptor;
 
-absl::Status BadPattern(const Route& route, std::string_view why) {
+absl::Status BadPattern(const HttpRoute& route, std::string_view why) {
   return Internal("HTTP_RULE", "path '{}': {}", route.pattern, why);
 }
 
-absl::Status AddSegment(std::string_view text, Route* route) {
+absl::Status AddSegment(std::string_view text, HttpRoute* route) {
   if (!route->segments.empty() && route->segments.back().kind == PathSegment::Kind::kRest) {
     return BadPattern(*route, "'**' must be the last segment");
   }
@@ -39,7 +39,7 @@ absl::Status AddSegment(std::string_view text, Route* route) {
 }
 
 // `text` is what stands between the braces.
-absl::Status AddVariable(const Descriptor& request, std::string_view text, Route* route) {
+absl::Status AddVariable(const Descriptor& request, std::string_view text, HttpRoute* route) {
   const size_t equals = text.find('=');
   PathVariable variable;
   variable.field = request.FindFieldByName(std::string(text.substr(0, equals)));
@@ -61,7 +61,7 @@ absl::Status AddVariable(const Descriptor& request, std::string_view text, Route
   return absl::OkStatus();
 }
 
-absl::Status SetPattern(const google::api::HttpRule& rule, Route* route) {
+absl::Status SetPattern(const google::api::HttpRule& rule, HttpRoute* route) {
   switch (rule.pattern_case()) {
     case google::api::HttpRule::kGet:
       route->http_method = "GET";
@@ -94,7 +94,7 @@ absl::Status SetPattern(const google::api::HttpRule& rule, Route* route) {
 }
 
 // What its body holds.
-absl::Status SetBodies(const google::api::HttpRule& rule, Route* route) {
+absl::Status SetBodies(const google::api::HttpRule& rule, HttpRoute* route) {
   if (rule.body() == "*") {
     route->body_is_request = true;
   } else if (!rule.body().empty()) {
@@ -120,8 +120,9 @@ absl::Status SetBodies(const google::api::HttpRule& rule, Route* route) {
                   rule.response_body());
 }
 
-absl::Status AddRule(const MethodDescriptor& method, const google::api::HttpRule& rule, std::vector<Route>* routes) {
-  Route route;
+absl::Status AddRule(const MethodDescriptor& method, const google::api::HttpRule& rule,
+                     std::vector<HttpRoute>* routes) {
+  HttpRoute route;
   route.method = &method;
   RETURN_IF_ERROR(SetPattern(rule, &route));
   RETURN_IF_ERROR(SetBodies(rule, &route));
@@ -130,7 +131,7 @@ absl::Status AddRule(const MethodDescriptor& method, const google::api::HttpRule
   return absl::OkStatus();
 }
 
-absl::Status AddService(const ServiceDescriptor& service, std::vector<Route>* routes) {
+absl::Status AddService(const ServiceDescriptor& service, std::vector<HttpRoute>* routes) {
   for (int i = 0; i < service.method_count(); ++i) {
     const MethodDescriptor& method = *service.method(i);
     if (!method.options().HasExtension(google::api::http)) {
@@ -146,7 +147,7 @@ absl::Status AddService(const ServiceDescriptor& service, std::vector<Route>* ro
 }
 
 // Two routes with the same shape take the same requests.
-std::string ShapeOf(const Route& route) {
+std::string ShapeOf(const HttpRoute& route) {
   std::string shape = route.http_method;
   for (const PathSegment& segment : route.segments) {
     shape += '/';
@@ -159,7 +160,7 @@ std::string ShapeOf(const Route& route) {
   return shape;
 }
 
-bool MoreLiteral(const Route& a, const Route& b) {
+bool MoreLiteral(const HttpRoute& a, const HttpRoute& b) {
   return std::lexicographical_compare(a.segments.begin(), a.segments.end(), b.segments.begin(), b.segments.end(),
                                       [](const PathSegment& x, const PathSegment& y) { return x.kind < y.kind; });
 }
@@ -188,7 +189,7 @@ bool Split(std::string_view path, SplitPath* split) {
   return true;
 }
 
-bool Fits(const Route& route, const SplitPath& path, const std::vector<std::string>& decoded) {
+bool Fits(const HttpRoute& route, const SplitPath& path, const std::vector<std::string>& decoded) {
   if (route.verb != path.verb) return false;
   for (size_t i = 0; i < route.segments.size(); ++i) {
     const PathSegment& segment = route.segments[i];
@@ -199,7 +200,7 @@ bool Fits(const Route& route, const SplitPath& path, const std::vector<std::stri
   return decoded.size() == route.segments.size();
 }
 
-absl::StatusOr<std::string> ValueOf(const Route& route, const PathVariable& variable,
+absl::StatusOr<std::string> ValueOf(const HttpRoute& route, const PathVariable& variable,
                                     const std::vector<std::string>& decoded) {
   const bool rest = route.segments[variable.end - 1].kind == PathSegment::Kind::kRest;
   const size_t end = rest ? decoded.size() : variable.end;
@@ -217,12 +218,12 @@ absl::StatusOr<std::string> ValueOf(const Route& route, const PathVariable& vari
 
 }  // namespace
 
-bool Route::BindsInPath(const FieldDescriptor* field) const {
+bool HttpRoute::BindsInPath(const FieldDescriptor* field) const {
   return std::any_of(variables.begin(), variables.end(),
                      [field](const PathVariable& variable) { return variable.field == field; });
 }
 
-absl::Status ParsePathPattern(const Descriptor& request, Route* route) {
+absl::Status ParsePathPattern(const Descriptor& request, HttpRoute* route) {
   std::string_view rest = route->pattern;
   if (rest.empty() || rest.front() != '/') return BadPattern(*route, "it must begin with '/'");
   while (!rest.empty() && rest.front() == '/') {
@@ -253,8 +254,8 @@ absl::StatusOr<RouteTable> RouteTable::Create(const std::vector<std::string>& se
     if (service == nullptr) return Internal("HTTP_RULE", "there is no service {}", name);
     RETURN_IF_ERROR(AddService(*service, &table.routes_));
   }
-  std::map<std::string, const Route*> shapes;
-  for (const Route& route : table.routes_) {
+  std::map<std::string, const HttpRoute*> shapes;
+  for (const HttpRoute& route : table.routes_) {
     const auto [it, fresh] = shapes.emplace(ShapeOf(route), &route);
     if (!fresh) {
       return Internal("HTTP_RULE", "{} and {} have the same path, {} {}", it->second->method->full_name(),
@@ -276,7 +277,7 @@ absl::StatusOr<RouteMatch> RouteTable::Match(std::string_view http_method, std::
     decoded.push_back(std::move(text));
   }
   if (http_method == "HEAD") http_method = "GET";
-  for (const Route& route : routes_) {
+  for (const HttpRoute& route : routes_) {
     if (!Fits(route, split, decoded)) continue;
     if (std::find(match.allowed.begin(), match.allowed.end(), route.http_method) == match.allowed.end()) {
       match.allowed.push_back(route.http_method);

@@ -35,7 +35,7 @@ struct PathVariable {
   size_t end = 0;
 };
 
-struct Route {
+struct HttpRoute {
   const google::protobuf::MethodDescriptor* method = nullptr;
   std::string http_method;  // "GET"
   std::string pattern;      // as annotated
@@ -50,7 +50,7 @@ struct Route {
 };
 
 struct RouteMatch {
-  const Route* route = nullptr;      // null: see `allowed`
+  const HttpRoute* route = nullptr;  // null: see `allowed`
   std::vector<std::string> values;   // of route->variables
   std::vector<std::string> allowed;  // HTTP methods of the path; empty = no such path
 };
@@ -66,13 +66,13 @@ class RouteTable {
   absl::StatusOr<RouteMatch> Match(std::string_view http_method, std::string_view path) const;
 
   // The most literal first.
-  const std::vector<Route>& routes() const { return routes_; }
+  const std::vector<HttpRoute>& routes() const { return routes_; }
 
  private:
-  std::vector<Route> routes_;
+  std::vector<HttpRoute> routes_;
 };
 
 // Takes `route->pattern` apart into segments, verb and variables. INTERNAL (HTTP_RULE).
-absl::Status ParsePathPattern(const google::protobuf::Descriptor& request, Route* route);
+absl::Status ParsePathPattern(const google::protobuf::Descriptor& request, HttpRoute* route);
 
 }  // namespace qamserve

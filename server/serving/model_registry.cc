@@ -38,6 +38,7 @@ ModelRegistry::~ModelRegistry() { DrainAll(absl::InfinitePast()); }
 
 absl::StatusOr<ServedModelView> ModelRegistry::Load(const LoadArgs& args) {
   RETURN_IF_ERROR(CheckModelName(args.name));
+  if (!options_.owns_rows) return LoadNew(args);
   absl::StatusOr<ServedModelView> view;
   ASSIGN_OR_RETURN(const std::string answer, RunOnce(catalog_.store(), args.request_id, "LoadModel", LoadPayload(args),
                                                      options_.now_ms(), [&]() -> absl::StatusOr<std::string> {
@@ -54,7 +55,7 @@ absl::StatusOr<ServedModelView> ModelRegistry::Load(const LoadArgs& args) {
 absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Present(const LoadArgs& args) const {
   absl::MutexLock lock(&mutex_);
   if (shutting_down_) return Unavailable("SHUTTING_DOWN", "the server is shutting down");
-  RETURN_IF_ERROR(CheckNoAlias(args.name));
+  RETURN_IF_ERROR(CheckNoAlias(aliases_, args.name));
   const auto it = models_.find(args.name);
   if (it == models_.end()) return std::shared_ptr<ServedModel>();
   const std::shared_ptr<ServedModel>& model = it->second;
@@ -90,7 +91,7 @@ absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Admit(const LoadArgs
   absl::MutexLock names(&names_mutex_);
   absl::MutexLock lock(&mutex_);
   if (shutting_down_) return Unavailable("SHUTTING_DOWN", "the server is shutting down");
-  RETURN_IF_ERROR(CheckNoAlias(args.name));
+  RETURN_IF_ERROR(CheckNoAlias(aliases_, args.name));
   const auto it = models_.find(args.name);
   if (it != models_.end() && it->second->state() != ServedModelState::kFailed) {
     return Aborted("MODEL_BUSY", "model \"{}\" is being loaded by another call", args.name);
@@ -117,6 +118,7 @@ absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Admit(const LoadArgs
 
 absl::Status ModelRegistry::FillAndPublish(ServedModel& model, const FileSet& files, const LoadArgs& args) {
   ASSIGN_OR_RETURN(LoadedModel loaded, loader_.Load(files, model.plan()));
+  if (!options_.owns_rows) return model.BecomeReady(std::move(loaded), options_.now_ms());
   RETURN_IF_ERROR(
       catalog_.store().PutServedModel({args.name, args.source, model.plan().context_tokens, options_.now_ms()}));
   // From here the row keeps the source from being deleted; it may have been just before.
@@ -139,7 +141,7 @@ absl::StatusOr<ServedModelView> ModelRegistry::Unload(const std::string& name, d
     ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, BeginUnload(name));
     Changed(*model);
     // Forgotten before the drain: a server that dies now must not bring the model back.
-    const absl::Status forgotten = catalog_.store().DeleteServedModel(name);
+    const absl::Status forgotten = options_.owns_rows ? catalog_.store().DeleteServedModel(name) : absl::OkStatus();
     model->FinishDrain(absl::Now() + absl::Seconds(drain_seconds), options_.now_ms());
     {
       absl::MutexLock lock(&mutex_);
@@ -150,7 +152,9 @@ absl::StatusOr<ServedModelView> ModelRegistry::Unload(const std::string& name, d
     RETURN_IF_ERROR(forgotten);
     return ResourceName("servedModels", name);
   };
-  RETURN_IF_ERROR(RunOnce(catalog_.store(), request_id, "UnloadModel", name, options_.now_ms(), unload).status());
+  RETURN_IF_ERROR(options_.owns_rows
+                      ? RunOnce(catalog_.store(), request_id, "UnloadModel", name, options_.now_ms(), unload).status()
+                      : unload().status());
   return view;
 }
 
@@ -158,7 +162,7 @@ absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::BeginUnload(const st
   absl::MutexLock names(&names_mutex_);
   ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> model, Find(name));
   absl::MutexLock lock(&mutex_);
-  RETURN_IF_ERROR(CheckInNoAlias(name));
+  RETURN_IF_ERROR(CheckInNoAlias(aliases_, name));
   if (model->state() != ServedModelState::kFailed) {
     RETURN_IF_ERROR(model->BeginDrain(options_.now_ms()));
   } else if (const auto it = models_.find(name); it != models_.end() && it->second == model) {
@@ -168,24 +172,10 @@ absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::BeginUnload(const st
   return model;
 }
 
-std::string ModelRegistry::ServedNames() const {
-  std::string names;
-  for (const auto& [name, model] : models_) {
-    if (model->state() == ServedModelState::kReady) names += (names.empty() ? "" : ", ") + name;
-  }
-  names = names.empty() ? "no model is served" : "served: " + names;
-  std::string aliases;
-  for (const auto& [name, alias] : aliases_) aliases += (aliases.empty() ? "; aliases: " : ", ") + name;
-  return names + aliases;
-}
-
 absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Find(std::string_view name) const {
   absl::MutexLock lock(&mutex_);
   const auto it = models_.find(name);
-  if (it == models_.end()) {
-    return NotFound("MODEL_NOT_FOUND", "model \"{}\" is not served; {}", name.substr(0, kMaxModelNameBytes),
-                    ServedNames());
-  }
+  if (it == models_.end()) return NoSuchModel(Names(), name);
   return it->second;
 }
 
@@ -210,7 +200,14 @@ std::vector<ServedModelView> ModelRegistry::List() const {
 absl::Status ModelRegistry::Restore() {
   ASSIGN_OR_RETURN(const std::vector<ServedModelRecord> records, catalog_.store().ListServedModels());
   for (const ServedModelRecord& record : records) {
-    const LoadArgs args = {record.name, record.source, record.context_tokens, ""};
+    if (record.replicas == 0) {  // of a backup that was made while a fleet unloaded it
+      RETURN_IF_ERROR(catalog_.store().DeleteServedModel(record.name));
+      continue;
+    }
+    LoadArgs args;
+    args.name = record.name;
+    args.source = record.source;
+    args.context_tokens = record.context_tokens;
     const absl::Status loaded = LoadNew(args).status();
     if (!loaded.ok()) AddFailed(record, loaded);
     absl::MutexLock lock(&mutex_);

@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "core/base/rng.h"
-#include "server/serving/alias.h"
+#include "server/serving/alias_rules.h"
 #include "server/serving/served_model.h"
 #include "server/serving/served_name.h"
 #include "server/store/catalog.h"
@@ -36,21 +36,9 @@ struct RegistryOptions {
   std::function<void(const ServedModelView&)> on_change;
   // Of the choice among the targets of an alias; tests set it. Without it the system's random source gives one.
   std::optional<uint64_t> routing_seed;
-};
-
-struct LoadArgs {
-  std::string name;
-  std::string source;          // "artifacts/{digest}" or "checkpoints/{digest}"
-  int64_t context_tokens = 0;  // 0 = the model's own, at most kMaxContextTokens
-  std::string request_id;
-};
-
-struct UpdateAliasArgs {
-  std::string name;
-  std::vector<AliasTarget> targets;
-  std::string etag;            // empty, or the one that the alias must have
-  bool validate_only = false;  // the record that is returned has neither etag nor time, and nothing changed
-  std::string request_id;
+  // What is served is written to the store, and comes back from there (Restore). Without, somebody else decides that:
+  // Load and Unload touch no rows and know no request ids, and there are no aliases.
+  bool owns_rows = true;
 };
 
 class ModelRegistry {
@@ -114,21 +102,15 @@ class ModelRegistry {
   absl::StatusOr<std::shared_ptr<ServedModel>> BeginUnload(const std::string& name)
       ABSL_LOCKS_EXCLUDED(names_mutex_, mutex_);
   void AddFailed(const ServedModelRecord& record, const absl::Status& error);
-  std::string ServedNames() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // In model_registry_aliases.cc.
   absl::StatusOr<std::string> PutAlias(const UpdateAliasArgs& args) ABSL_EXCLUSIVE_LOCKS_REQUIRED(names_mutex_);
   absl::StatusOr<std::string> RemoveAlias(const std::string& name, const std::string& etag)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(names_mutex_);
-  absl::Status CheckUpdate(const UpdateAliasArgs& args) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckTarget(const std::string& model) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckNoAlias(const std::string& name) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckInNoAlias(const std::string& model) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<std::shared_ptr<ServedModel>> Choose(const AliasRecord& alias) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status NoTargetReady(const AliasRecord& alias) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status NoAlias(std::string_view name) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // "READY", ...; "not loaded" for a name that is not served (yet).
-  const char* StateOf(const std::string& model) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  NamesInUse LoadedNames() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // With those that are to be loaded after a restart.
+  NamesInUse Names() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const RegistryOptions options_;
   Catalog& catalog_;
@@ -140,7 +122,7 @@ class ModelRegistry {
   bool shutting_down_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<std::string, std::shared_ptr<ServedModel>, std::less<>> models_ ABSL_GUARDED_BY(mutex_);
   std::set<std::string> restoring_ ABSL_GUARDED_BY(mutex_);  // served before the restart, and not in models_ yet
-  std::map<std::string, AliasRecord, std::less<>> aliases_ ABSL_GUARDED_BY(mutex_);
+  AliasMap aliases_ ABSL_GUARDED_BY(mutex_);
   Rng rng_ ABSL_GUARDED_BY(mutex_);
 };
 

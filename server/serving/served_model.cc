@@ -89,6 +89,7 @@ ServedModelView ServedModel::View() const {
   }
   const bool holds_memory = view.state != ServedModelState::kUnloaded && view.state != ServedModelState::kFailed;
   view.memory_bytes = holds_memory ? plan_.total_bytes() : 0;
+  view.ready_replicas = view.state == ServedModelState::kReady ? 1 : 0;
   if (generator != nullptr) {
     const EngineStats stats = generator->stats();
     view.running = stats.running;
@@ -97,6 +98,9 @@ ServedModelView ServedModel::View() const {
     view.kv_blocks_total = stats.kv_blocks_total;
     view.kv_blocks_used = stats.kv_blocks_used;
     view.kv_blocks_cached = stats.kv_blocks_cached;
+    view.decode_steps = stats.decode_steps_total;
+    view.decode_seconds = stats.decode_seconds_total;
+    view.decode_weight_bytes = stats.decode_weight_bytes_total;
   }
   return view;
 }

@@ -33,9 +33,14 @@ struct ServedModelView {
   int64_t kv_blocks_total = 0;
   int64_t kv_blocks_used = 0;
   int64_t kv_blocks_cached = 0;
+  int64_t decode_steps = 0;  // these three as EngineStats has them
+  double decode_seconds = 0;
+  int64_t decode_weight_bytes = 0;
   bool chat = false;
   absl::Status chat_error;  // why not, if the model has a template that does not work
   int64_t ready_ms = 0;
+  int32_t replicas = 1;        // that are wanted: on this many instances
+  int32_t ready_replicas = 0;  // and READY on this many
 };
 
 class ServedModel {

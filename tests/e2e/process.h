@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,9 @@ namespace qamserve {
 
 class Process {
  public:
-  // Starts it and reads the first line of its output, which says where it listens; empty if it ends without one.
-  explicit Process(const std::vector<std::string>& arguments) {
+  // Starts it and reads the first line of its output, which says where it listens; empty if it ends without one. With
+  // `http` the second one, too.
+  explicit Process(const std::vector<std::string>& arguments, bool http = false) {
     int out[2];
     if (pipe(out) != 0) return;
     pid_ = fork();
@@ -28,8 +30,8 @@ class Process {
       _exit(127);
     }
     close(out[1]);
-    char c;
-    while (read(out[0], &c, 1) == 1 && c != '\n') line_ += c;
+    line_ = ReadLine(out[0]);
+    if (http) http_line_ = ReadLine(out[0]);
     close(out[0]);
   }
   Process(const Process&) = delete;
@@ -43,6 +45,8 @@ class Process {
   const std::string& line() const { return line_; }
   // HOST:PORT out of the first line.
   std::string address() const { return line_.substr(line_.rfind(' ') + 1); }
+  // The port out of the second line.
+  int http_port() const { return std::atoi(http_line_.substr(http_line_.rfind(':') + 1).c_str()); }
   void Signal(int signal) const { kill(pid_, signal); }
   // The exit code, or 128 and the signal that killed it.
   int Wait() {
@@ -53,8 +57,16 @@ class Process {
   }
 
  private:
+  static std::string ReadLine(int fd) {
+    std::string line;
+    char c;
+    while (read(fd, &c, 1) == 1 && c != '\n') line += c;
+    return line;
+  }
+
   pid_t pid_ = -1;
   std::string line_;
+  std::string http_line_;
 };
 
 }  // namespace qamserve

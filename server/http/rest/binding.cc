@@ -28,7 +28,7 @@ absl::Status ParameterError(const std::string& name, std::string_view why) {
   return WithField(InvalidArgument("QUERY_PARAMETER", "query parameter '{}': {}", shown, why), shown);
 }
 
-MessagePtr NewRequest(const Route& route) {
+MessagePtr NewRequest(const HttpRoute& route) {
   const Message* prototype =
       google::protobuf::MessageFactory::generated_factory()->GetPrototype(route.method->input_type());
   return MessagePtr(prototype->New());
@@ -95,7 +95,7 @@ absl::Status AddParameter(const FieldPath& path, const std::string& name, const 
   return absl::OkStatus();
 }
 
-absl::Status BindQuery(const Route& route, std::string_view query, Message* request) {
+absl::Status BindQuery(const HttpRoute& route, std::string_view query, Message* request) {
   ASSIGN_OR_RETURN(const auto parameters, ParseQuery(query));
   std::set<std::string> seen;
   for (const auto& [name, text] : parameters) {
@@ -160,7 +160,7 @@ absl::Status CheckJsonType(std::string_view type) {
 }
 
 // What path and headers have bound: the body may repeat it, not contradict it.
-absl::Status CheckSame(const Route& route, const Message& bound, const Message& body) {
+absl::Status CheckSame(const HttpRoute& route, const Message& bound, const Message& body) {
   const auto check = [&](const FieldDescriptor* field, std::string_view where) -> absl::Status {
     const std::string fixed = TextOf(bound, field);
     const std::string given = TextOf(body, field);
@@ -197,7 +197,7 @@ absl::Status CheckNotEncoded(const HttpRequestHead& head) {
 }
 
 absl::StatusOr<MessagePtr> BindParameters(const RouteMatch& match, const HttpRequestHead& head) {
-  const Route& route = *match.route;
+  const HttpRoute& route = *match.route;
   MessagePtr request = NewRequest(route);
   for (size_t i = 0; i < match.values.size(); ++i) SetText(request.get(), route.variables[i].field, match.values[i]);
   RETURN_IF_ERROR(BindQuery(route, head.query, request.get()));
@@ -206,7 +206,7 @@ absl::StatusOr<MessagePtr> BindParameters(const RouteMatch& match, const HttpReq
 }
 
 absl::Status BindBody(const RouteMatch& match, const HttpRequestHead& head, std::string_view body, Message* request) {
-  const Route& route = *match.route;
+  const HttpRoute& route = *match.route;
   if (body.empty()) return absl::OkStatus();
   if (!route.body_is_request && route.body_field == nullptr) {
     return InvalidArgument("BODY_UNEXPECTED", "{} {} takes no body", route.http_method, route.pattern);

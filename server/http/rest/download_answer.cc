@@ -198,7 +198,7 @@ class DownloadAnswer : public std::enable_shared_from_this<DownloadAnswer> {
 
 }  // namespace
 
-bool IsDownload(const Route& route) { return route.method == &ArtifactMethod("DownloadFile"); }
+bool IsDownload(const HttpRoute& route) { return route.method == &ArtifactMethod("DownloadFile"); }
 
 absl::Status AnswerDownload(std::shared_ptr<HttpExchange> exchange, std::shared_ptr<LocalCalls> calls,
                             const google::protobuf::Message& request, const CallMetadata& metadata) {

@@ -14,7 +14,7 @@
 namespace qamserve::rest {
 
 // Whether `route` is that of DownloadFile, the one call that has such an answer.
-bool IsDownload(const Route& route);
+bool IsDownload(const HttpRoute& route);
 
 // `request` is a DownloadFileRequest with artifact and file. INVALID_ARGUMENT (QUERY_PARAMETER) for offset and limit,
 // in place of which Range stands. Returns at once; the answer keeps itself and `calls` alive.

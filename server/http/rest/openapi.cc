@@ -31,7 +31,7 @@ constexpr char kDescription[] =
     "errors.\n\n"
     "Errors are `{\"error\": {\"code\", \"status\", \"message\", \"details\"}}` with the reason in `details`. Every "
     "call takes "
-    "`x-request-timeout` (seconds) and `traceparent`. Calls that stream answer with JSON lines, or with server-sent "
+    "`x-request-timeout` (seconds), `traceparent` and `x-request-id`. Calls that stream answer with JSON lines, or with server-sent "
     "events "
     "to `Accept: text/event-stream`: `data:` a message, `event: end` at the end, `event: error` with an error.";
 
@@ -57,7 +57,7 @@ class DocumentWriter {
     OrderedJson paths = OrderedJson::object();
     OrderedJson tags = OrderedJson::array();
     std::set<std::string> tagged;
-    for (const Route& route : routes_.routes()) {
+    for (const HttpRoute& route : routes_.routes()) {
       OrderedJson parameters = OrderedJson::array();
       const std::string path = PathOf(route, &parameters);
       paths[path][absl::AsciiStrToLower(route.http_method)] = Operation(route, std::move(parameters));
@@ -81,7 +81,7 @@ class DocumentWriter {
 
  private:
   // "/v1/jobs/{job}:cancel" of "/v1/{name=jobs/*}:cancel".
-  std::string PathOf(const Route& route, OrderedJson* parameters) const {
+  std::string PathOf(const HttpRoute& route, OrderedJson* parameters) const {
     std::string path;
     for (size_t i = 0; i < route.segments.size(); ++i) {
       path += '/';
@@ -109,14 +109,14 @@ class DocumentWriter {
   }
 
   // Every wildcard of an annotation is part of a variable, or it would bind nothing.
-  static const PathVariable& VariableAt(const Route& route, size_t segment) {
+  static const PathVariable& VariableAt(const HttpRoute& route, size_t segment) {
     for (const PathVariable& variable : route.variables) {
       if (variable.begin <= segment && segment < variable.end) return variable;
     }
     return route.variables.front();
   }
 
-  OrderedJson Operation(const Route& route, OrderedJson parameters) {
+  OrderedJson Operation(const HttpRoute& route, OrderedJson parameters) {
     const MethodDescriptor& method = *route.method;
     if (!route.body_is_request) AddQuery(route, *method.input_type(), "", 0, &parameters);
     AddHeaders(route, &parameters);
@@ -131,13 +131,13 @@ class DocumentWriter {
   }
 
   // A further binding of the same method has a number behind it.
-  std::string OperationId(const Route& route) {
+  std::string OperationId(const HttpRoute& route) {
     std::string id = fmt::format("{}_{}", route.method->service()->name(), route.method->name());
     const int times = ++times_[id];
     return times == 1 ? id : fmt::format("{}_{}", id, times);
   }
 
-  void AddQuery(const Route& route, const Descriptor& message, const std::string& prefix, int depth,
+  void AddQuery(const HttpRoute& route, const Descriptor& message, const std::string& prefix, int depth,
                 OrderedJson* parameters) {
     for (int i = 0; i < message.field_count(); ++i) {
       const FieldDescriptor& field = *message.field(i);
@@ -162,7 +162,7 @@ class DocumentWriter {
     }
   }
 
-  static void AddHeaders(const Route& route, OrderedJson* parameters) {
+  static void AddHeaders(const HttpRoute& route, OrderedJson* parameters) {
     const Descriptor& request = *route.method->input_type();
     if (StringField(request, "request_id") != nullptr) {
       parameters->push_back(HeaderParameter("Idempotency-Key",
@@ -186,7 +186,7 @@ class DocumentWriter {
     }
   }
 
-  OrderedJson RequestBody(const Route& route) {
+  OrderedJson RequestBody(const HttpRoute& route) {
     if (route.method->client_streaming()) {
       return {{"description", "The bytes as they are, of any length."},
               {"required", true},
@@ -199,7 +199,7 @@ class DocumentWriter {
     return {{"content", {{"application/json", {{"schema", schemas_.Reference(*message)}}}}}};
   }
 
-  OrderedJson Responses(const Route& route) {
+  OrderedJson Responses(const HttpRoute& route) {
     OrderedJson responses = OrderedJson::object();
     const MethodDescriptor& method = *route.method;
     if (IsDownload(route)) {

@@ -142,7 +142,7 @@ class Gateway : public std::enable_shared_from_this<Gateway> {
     request->match = std::move(match);
     ASSIGN_OR_RETURN(request->metadata, CallMetadataOf(head));
     ASSIGN_OR_RETURN(request->message, BindParameters(request->match, head));
-    const Route& route = *request->match.route;
+    const HttpRoute& route = *request->match.route;
     if (route.method->client_streaming()) return BeginUpload(*request);
     ReadBody(exchange, kMaxJsonBodyBytes, [self = shared_from_this(), request](absl::StatusOr<std::string> body) {
       self->TakeBody(request, std::move(body));
@@ -190,7 +190,7 @@ class Gateway : public std::enable_shared_from_this<Gateway> {
   }
 
   absl::Status Call(const Request& request) {
-    const Route& route = *request.match.route;
+    const HttpRoute& route = *request.match.route;
     if (IsDownload(route)) return AnswerDownload(request.exchange, options_.calls, *request.message, request.metadata);
     if (!route.method->server_streaming()) {
       CallUnary(request);
@@ -217,7 +217,7 @@ class Gateway : public std::enable_shared_from_this<Gateway> {
     request.exchange->OnGone([call] { call->Cancel(); });
   }
 
-  void ShowMessage(HttpExchange& exchange, const Route& route, const Message& message) const {
+  void ShowMessage(HttpExchange& exchange, const HttpRoute& route, const Message& message) const {
     const Message& shown =
         route.response_field == nullptr ? message : message.GetReflection()->GetMessage(message, route.response_field);
     absl::StatusOr<std::string> json = ToJson(shown);
@@ -238,8 +238,8 @@ class Gateway : public std::enable_shared_from_this<Gateway> {
 
   // Whether the field etag of what is at the path is one that calls at the same path take (If-Match). Elsewhere it may
   // say less than that nothing has changed: a job's stays the same while the job makes progress.
-  bool HasEtagRequests(const Route& route) const {
-    return std::any_of(routes_.routes().begin(), routes_.routes().end(), [&route](const Route& other) {
+  bool HasEtagRequests(const HttpRoute& route) const {
+    return std::any_of(routes_.routes().begin(), routes_.routes().end(), [&route](const HttpRoute& other) {
       return other.pattern == route.pattern && StringField(*other.method->input_type(), "etag") != nullptr;
     });
   }

@@ -119,7 +119,7 @@ absl::StatusOr<std::optional<ContentRange>> BindContentRange(const HttpRequestHe
   return range;
 }
 
-void AnswerUpload(std::shared_ptr<HttpExchange> exchange, LocalCalls& calls, const Route& route, MessagePtr first,
+void AnswerUpload(std::shared_ptr<HttpExchange> exchange, LocalCalls& calls, const HttpRoute& route, MessagePtr first,
                   const CallMetadata& metadata, std::optional<ContentRange> range) {
   std::shared_ptr<LocalUpload> call = calls.ClientStream(*route.method, metadata);
   std::make_shared<UploadAnswer>(std::move(exchange), std::move(call), route.body_field, std::move(first), range)

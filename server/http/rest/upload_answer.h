@@ -21,7 +21,7 @@ absl::StatusOr<std::optional<ContentRange>> BindContentRange(const HttpRequestHe
 // `first` has what path and query say, and the bytes go into `route.body_field`. `calls` is used at once. Returns at
 // once; the answer keeps itself alive. A body that is shorter or longer than `range` is CONTENT_RANGE; what came before
 // stays.
-void AnswerUpload(std::shared_ptr<HttpExchange> exchange, LocalCalls& calls, const Route& route, MessagePtr first,
+void AnswerUpload(std::shared_ptr<HttpExchange> exchange, LocalCalls& calls, const HttpRoute& route, MessagePtr first,
                   const CallMetadata& metadata, std::optional<ContentRange> range);
 
 }  // namespace qamserve::rest

@@ -5,6 +5,7 @@
 #include <grpcpp/generic/generic_stub.h>
 
 #include "qamserve/v1/access.grpc.pb.h"
+#include "qamserve/v1/admin.grpc.pb.h"
 #include "qamserve/v1/system.grpc.pb.h"
 #include "server/access/method_table.h"
 #include "tests/server/grpc/server_fixture.h"
@@ -22,7 +23,7 @@ TEST(MethodTableTest, EveryMethodOfTheApiHasAScope) {
   const std::vector<const google::protobuf::FileDescriptor*> files = {
       v1::Checkpoint::descriptor()->file(),  v1::Job::descriptor()->file(),         v1::Artifact::descriptor()->file(),
       v1::ServedModel::descriptor()->file(), v1::ChatMessage::descriptor()->file(), v1::Key::descriptor()->file(),
-      v1::System::descriptor()->file()};
+      v1::System::descriptor()->file(),      v1::Instance::descriptor()->file()};
   size_t methods = 0;
   for (const auto* file : files) {
     ASSERT_GT(file->service_count(), 0) << file->name();
@@ -37,7 +38,7 @@ TEST(MethodTableTest, EveryMethodOfTheApiHasAScope) {
         // Reading calls by their names, which the API keeps to.
         const bool reads = rule->method.starts_with("Get") || rule->method.starts_with("List") ||
                            rule->method.starts_with("Query") || rule->method.starts_with("Watch") ||
-                           rule->method.starts_with("Download");
+                           rule->method.starts_with("Download") || rule->method.starts_with("Backup");
         EXPECT_EQ(rule->changes, !reads && !rule->inference) << rule->method;
         EXPECT_EQ(rule->inference, rule->service == "InferenceService") << rule->method;
       }
@@ -248,6 +249,24 @@ TEST_F(AccessTest, ScopesAreNamedWhereTheyAreMissing) {
   EXPECT_THAT(around.error_message(), HasSubstr("load_as"));
   job.clear_load_as();
   EXPECT_EQ(ReasonOf(jobs_->CreateQuantizeJob(With(quantizer).get(), job, &made)), "CHECKPOINT_NOT_FOUND");
+}
+
+TEST_F(AccessTest, AJobBelongsToTheKeyThatAsksForItUnlessItNamesAProject) {
+  v1::CreateQuantizeJobRequest request;
+  request.set_checkpoint(MakeCheckpoint());
+  request.set_validate_only(true);
+  const v1::NewKey made = Make(MakeAdmin(), {v1::SCOPE_QUANTIZE});
+  v1::Job job;
+  ASSERT_TRUE(jobs_->CreateQuantizeJob(With(made.secret()).get(), request, &job).ok());
+  EXPECT_EQ("keys/" + job.project(), made.key().name());
+  EXPECT_EQ(job.pool(), "cpu");
+  request.set_project("team-a");
+  request.set_pool("cuda");
+  ASSERT_TRUE(jobs_->CreateQuantizeJob(With(made.secret()).get(), request, &job).ok());
+  EXPECT_EQ(job.project(), "team-a");
+  EXPECT_EQ(job.pool(), "cuda");
+  request.set_project("Team A");
+  EXPECT_EQ(ReasonOf(jobs_->CreateQuantizeJob(With(made.secret()).get(), request, &job)), "PROJECT");
 }
 
 TEST_F(AccessTest, KeysAreListedShownRotatedAndDeleted) {

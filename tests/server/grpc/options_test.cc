@@ -112,6 +112,58 @@ TEST(OptionsTest, AddressesAreChecked) {
   EXPECT_FALSE(IsLoopback("example.org"));
 }
 
+TEST(OptionsTest, StoresOfAFleetBelongTogether) {
+  const std::vector<const char*> fleet = {"--metadata-store", "postgresql://user:secret@db/qamserve",
+                                          "--blob-store",     "s3://blobs/models",
+                                          "--s3-endpoint",    "http://s3:8333"};
+  const auto with = [&](std::vector<const char*> more) {
+    more.insert(more.begin(), fleet.begin(), fleet.end());
+    return Parse(more);
+  };
+  const ParsedOptions parsed = with({});
+  EXPECT_FALSE(parsed.exit_code) << parsed.output;
+  EXPECT_TRUE(parsed.options.InFleet());
+  EXPECT_FALSE(Parse({}).options.InFleet());
+  EXPECT_THAT(Parse({"--metadata-store", "postgresql://db/x"}).output, HasSubstr("both or none"));
+  EXPECT_THAT(Parse({"--blob-store", "s3://b"}).output, HasSubstr("both or none"));
+  const ParsedOptions no_uri = Parse({"--metadata-store", "mysql://user:secret@db", "--blob-store", "s3://blobs"});
+  EXPECT_THAT(no_uri.output, HasSubstr("postgresql://"));
+  EXPECT_EQ(no_uri.output.find("secret"), std::string::npos);
+  EXPECT_THAT(Parse({"--metadata-store", "postgresql://db/x", "--blob-store", "s3://blobs"}).output,
+              HasSubstr("--s3-endpoint"));
+  EXPECT_THAT(Parse({"--metadata-store", "postgresql://db/x", "--blob-store", "blobs"}).output,
+              HasSubstr("--blob-store"));
+  EXPECT_THAT(with({"--import-mode", "reference"}).output, HasSubstr("--import-mode reference"));
+  EXPECT_THAT(with({"--blob-cache-mib", "-1"}).output, HasSubstr("--blob-cache-mib"));
+}
+
+TEST(OptionsTest, WhatAWorkerTakes) {
+  EXPECT_THAT(Parse({}).options.WorkerPools(), ElementsAre("cpu"));
+  EXPECT_THAT(Parse({"--quantize-device", "cuda:0"}).options.WorkerPools(), ElementsAre("cpu", "cuda"));
+  EXPECT_THAT(Parse({"--pools", "night,big-memory"}).options.WorkerPools(), ElementsAre("night", "big-memory"));
+  EXPECT_THAT(Parse({"--pools", "Night"}).output, HasSubstr("--pools: \"Night\""));
+  EXPECT_EQ(Parse({}).options.worker_nice, 10);
+  EXPECT_THAT(Parse({"--worker-nice", "20"}).output, HasSubstr("--worker-nice"));
+}
+
+TEST(OptionsTest, OthersReachAProcessWhereItSays) {
+  const auto advertised = [](std::vector<const char*> arguments) {
+    arguments.push_back("--insecure-allow-remote");
+    const ParsedOptions parsed = Parse(arguments);
+    EXPECT_FALSE(parsed.exit_code) << parsed.output;
+    return AdvertisedAddress(parsed.options, 4711).value_or("");
+  };
+  EXPECT_EQ(advertised({"--listen", "127.0.0.1:0"}), "127.0.0.1:4711");
+  EXPECT_EQ(advertised({"--listen", "[::1]:0"}), "[::1]:4711");
+  EXPECT_EQ(advertised({"--listen", "0.0.0.0:4711"}), HostName() + ":4711");
+  EXPECT_EQ(advertised({"--listen", "[::]:4711"}), HostName() + ":4711");
+  EXPECT_EQ(advertised({"--listen", "0.0.0.0:0", "--advertise", "pod-1.qamserve:0"}), "pod-1.qamserve:4711");
+  EXPECT_EQ(advertised({"--listen", "0.0.0.0:0", "--advertise", "10.0.0.7:9"}), "10.0.0.7:9");
+  EXPECT_THAT(Parse({"--advertise", "0.0.0.0:1"}).output, HasSubstr("--advertise"));
+  EXPECT_THAT(Parse({"--advertise", "nowhere"}).output, HasSubstr("--advertise"));
+  EXPECT_THAT(Parse({"--fleet-ca", "ca.pem"}).output, HasSubstr("--fleet-ca needs"));
+}
+
 TEST(OptionsTest, RangesNameTheFlag) {
   EXPECT_THAT(Parse({"--threads", "-1"}).output, HasSubstr("--threads"));
   EXPECT_THAT(Parse({"--drain-seconds", "1e9"}).output, HasSubstr("--drain-seconds"));

@@ -51,7 +51,7 @@ TEST(RouteTableTest, EveryCallHasARouteThatLeadsToIt) {
   ASSERT_EQ(services.size(), 7u);
   const RouteTable table = AllRoutes();
   std::set<const google::protobuf::MethodDescriptor*> reached;
-  for (const Route& route : table.routes()) {
+  for (const HttpRoute& route : table.routes()) {
     std::string path;
     for (const PathSegment& segment : route.segments) {
       path += '/';
@@ -112,7 +112,7 @@ TEST(RouteTableTest, RefusesBadEncodingAndHiddenSlashes) {
 }
 
 TEST(RouteTableTest, ParsesPatternsByTheRules) {
-  Route route;
+  HttpRoute route;
   route.pattern = "/v1/{name=jobs/*/parts/**}:go";
   ASSERT_TRUE(ParsePathPattern(*v1::GetJobRequest::descriptor(), &route).ok());
   ASSERT_EQ(route.segments.size(), 5u);
@@ -126,7 +126,7 @@ TEST(RouteTableTest, RefusesPatternsThatItCannotFollow) {
   for (const char* pattern : {"", "v1/jobs", "/", "/v1//jobs", "/v1/{name", "/v1/{nothing}", "/v1/{page_size}",
                               "/v1/**/x", "/v1/{name=**}/x", "/v1/{name}/{name}", "/v1/jobs:", "/v1/jobs:a:b",
                               "/v1/jobs:a/b", "/v1/a*b", "/v1/{name=}", "/v1/{name=jobs/{state}}", "/v1/{name}x"}) {
-    Route route;
+    HttpRoute route;
     route.pattern = pattern;
     EXPECT_EQ(ReasonOf(ParsePathPattern(*v1::GetJobRequest::descriptor(), &route)), "HTTP_RULE") << pattern;
   }
