@@ -135,7 +135,8 @@ Client::Stubs::Stubs(const std::shared_ptr<grpc::Channel>& channel)
       serving(v1::ServingService::NewStub(channel)),
       inference(v1::InferenceService::NewStub(channel)),
       access(v1::AccessService::NewStub(channel)),
-      system(v1::SystemService::NewStub(channel)) {}
+      system(v1::SystemService::NewStub(channel)),
+      admin(v1::AdminService::NewStub(channel)) {}
 
 void PrepareCall(const ClientOptions& options, CallKind kind, grpc::ClientContext& context) {
   if (!options.api_key.empty()) context.AddMetadata("authorization", "Bearer " + options.api_key);

@@ -16,6 +16,7 @@
 #include "client/credentials.h"
 #include "core/base/status.h"
 #include "qamserve/v1/access.pb.h"
+#include "qamserve/v1/admin.pb.h"
 #include "qamserve/v1/artifact.pb.h"
 #include "qamserve/v1/checkpoint.pb.h"
 #include "qamserve/v1/inference.pb.h"
@@ -121,6 +122,16 @@ class Client {
   // The newest `limit` events; `key`: only of this one, if not empty.
   absl::StatusOr<v1::ListAuditEventsResponse> ListAuditEvents(const std::string& key, int limit);
   absl::StatusOr<v1::System> GetSystem();
+
+  absl::StatusOr<v1::ListInstancesResponse> ListInstances();
+  absl::StatusOr<v1::ListLeasesResponse> ListLeases();
+  absl::Status ReleaseLease(const std::string& job, int32_t task);
+  absl::StatusOr<v1::Queue> GetQueue();
+  absl::StatusOr<v1::Garbage> CollectGarbage(bool dry_run);
+  absl::StatusOr<v1::Schema> GetSchema();
+  // Writes the metadata as `path`, which appears only when all of it is there and its digest is right. DATA_LOSS
+  // (BACKUP_CORRUPT) otherwise. Returns the number of rows.
+  absl::StatusOr<int64_t> BackupMetadata(const std::string& path, Cancellation* cancellation = nullptr);
 
   using OnResponse = absl::FunctionRef<void(const v1::GenerateResponse&)>;
   absl::Status Generate(const v1::GenerateRequest& request, OnResponse on_response,

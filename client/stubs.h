@@ -9,6 +9,7 @@
 #include "client/client.h"
 #include "client/rpc_status.h"
 #include "qamserve/v1/access.grpc.pb.h"
+#include "qamserve/v1/admin.grpc.pb.h"
 #include "qamserve/v1/artifact.grpc.pb.h"
 #include "qamserve/v1/checkpoint.grpc.pb.h"
 #include "qamserve/v1/inference.grpc.pb.h"
@@ -27,6 +28,7 @@ struct Client::Stubs {
   std::unique_ptr<v1::InferenceService::Stub> inference;
   std::unique_ptr<v1::AccessService::Stub> access;
   std::unique_ptr<v1::SystemService::Stub> system;
+  std::unique_ptr<v1::AdminService::Stub> admin;
 };
 
 enum class CallKind { kQuick, kSlow, kStream };

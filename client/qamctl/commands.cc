@@ -39,6 +39,7 @@ constexpr std::array kCommands = {
     Command{"audit", kAccess, "Who changed what, and who was refused", BuildAudit},
     Command{"whoami", kAccess, "The API key in use, and what is left of its limits", BuildWhoami},
     Command{"system", kOther, "What the server is and how busy it is", BuildSystem},
+    Command{"admin", kOther, "Workers, leases, queue, garbage, schema and backup of the service", BuildAdmin},
     Command{"probe", kOther, "Whether a server lives or is ready, asked over HTTP; for health checks", BuildProbe},
     Command{"version", kOther, "Version of qamctl", BuildVersion},
 };

@@ -54,6 +54,7 @@ Action BuildKeys(CLI::App& app);
 Action BuildAudit(CLI::App& app);
 Action BuildWhoami(CLI::App& app);
 Action BuildSystem(CLI::App& app);
+Action BuildAdmin(CLI::App& app);
 Action BuildProbe(CLI::App& app);
 Action BuildVersion(CLI::App& app);
 

@@ -11,12 +11,19 @@ std::string StateName(v1::ServedModelState state) {
   return WithoutPrefix(v1::ServedModelState_Name(state), "SERVED_MODEL_STATE_");
 }
 
+// "1 of 2"; of a server that knows no replicas, whether there is one.
+std::string ReplicasOf(const v1::ServedModel& model) {
+  if (model.replicas() == 0) return model.state() == v1::SERVED_MODEL_STATE_READY ? "1 of 1" : "0 of 1";
+  return fmt::format("{} of {}", model.ready_replicas(), model.replicas());
+}
+
 absl::Status PrintModel(Session& session, const v1::ServedModel& model) {
   if (session.json()) return session.PrintJson(model);
   session.Print(fmt::format("{}  {}  {}, {} in memory, context {} tokens",
                             Bold(session.terminal(), ModelName(model.name())), StateName(model.state()),
                             ShortName(model.source()), HumanBytes(static_cast<double>(model.memory_bytes())),
-                            model.context_tokens()));
+                            model.context_tokens()) +
+                (model.replicas() > 1 ? fmt::format(", {} replicas READY", ReplicasOf(model)) : ""));
   return absl::OkStatus();
 }
 
@@ -24,6 +31,7 @@ struct LoadFlags {
   std::string source;
   std::string name;
   int context_tokens = 0;
+  int replicas = 0;
 };
 
 absl::Status Load(Session& session, const LoadFlags& flags) {
@@ -31,6 +39,7 @@ absl::Status Load(Session& session, const LoadFlags& flags) {
   ASSIGN_OR_RETURN(*request.mutable_source(), ResolveSource(session, flags.source));
   request.set_name(flags.name);
   request.set_context_tokens(flags.context_tokens);
+  request.set_replicas(flags.replicas);
   session.Note(fmt::format("loading {} ...", ShortName(request.source())));
   ASSIGN_OR_RETURN(const v1::ServedModel model, session.client().LoadModel(request));
   if (model.state() == v1::SERVED_MODEL_STATE_FAILED) {
@@ -74,6 +83,7 @@ absl::Status ListModels(Session& session) {
   ASSIGN_OR_RETURN(const v1::ListAliasesResponse aliases, session.client().ListAliases());
   Table table({{"MODEL"},
                {"STATE"},
+               {"READY", Align::kRight},
                {"SOURCE"},
                {"MEMORY", Align::kRight},
                {"CONTEXT", Align::kRight},
@@ -83,7 +93,7 @@ absl::Status ListModels(Session& session) {
                {"ALIASES"},
                {"ERROR"}});
   for (const auto& model : list.models()) {
-    table.Add({ModelName(model.name()), StateName(model.state()), ShortName(model.source()),
+    table.Add({ModelName(model.name()), StateName(model.state()), ReplicasOf(model), ShortName(model.source()),
                HumanBytes(static_cast<double>(model.memory_bytes())), std::to_string(model.context_tokens()),
                std::to_string(model.running()), std::to_string(model.waiting()), model.chat() ? "yes" : "no",
                AliasesOf(model.name(), aliases), model.error()});
@@ -104,6 +114,11 @@ Action BuildLoad(CLI::App& app) {
       ->required()
       ->type_name("NAME");
   app.add_option("--context-tokens", flags->context_tokens, "Longest context (default: the model's, at most 8192)")
+      ->check(Positive())
+      ->type_name("N");
+  app.add_option("--replicas", flags->replicas,
+                 "On how many instances of a fleet (default: as many as it has, or 1). Of a model that is served: "
+                 "changes that number")
       ->check(Positive())
       ->type_name("N");
   return [flags](Session& session) { return Load(session, *flags); };

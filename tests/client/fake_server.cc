@@ -3,6 +3,7 @@
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
@@ -319,6 +320,8 @@ class Serving final : public v1::ServingService::Service {
     model->set_source(request->source());
     model->set_state(v1::SERVED_MODEL_STATE_READY);
     model->set_chat(true);
+    model->set_replicas(std::max(request->replicas(), 1));
+    model->set_ready_replicas(1);
     return Status::OK;
   }
 

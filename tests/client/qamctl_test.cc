@@ -90,12 +90,12 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"checkpoints", "list get delete"},
       {"quantize",
        "--bpw --no-channel-scale --rotation --seed --calibration --calibration-windows --evaluation "
-       "--evaluation-windows --window-tokens --max-kl --name --load-as --priority --watch --validate-only --rate "
-       "--target-bpw --target-bytes --target-kl --target-ppl --one-rate --ladder --curve-only --embedding-bits "
+       "--evaluation-windows --window-tokens --max-kl --name --load-as --priority --pool --project --watch "
+       "--validate-only --rate --target-bpw --target-bytes --target-kl --target-ppl --one-rate --ladder --curve-only --embedding-bits "
        "--calibration-template --evaluation-template"},
       {"study",
        "table --methods --rates --calibration --calibration-windows --evaluation --evaluation-windows "
-       "--window-tokens --name --priority --watch --validate-only --no-probes --calibration-template "
+       "--window-tokens --name --priority --pool --project --watch --validate-only --no-probes --calibration-template "
        "--evaluation-template"},
       {"study table", "--format --output"},
       {"watch", "job"},
@@ -103,12 +103,12 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"jobs list", "--state"},
       {"cancel", "job"},
       {"report", "--worst"},
-      {"eval", "--text --windows --window-tokens --template --no-watch --validate-only"},
+      {"eval", "--text --windows --window-tokens --template --pool --project --no-watch --validate-only"},
       {"artifacts", "list get download export delete"},
       {"artifacts list", "--checkpoint"},
       {"artifacts download", "--output"},
       {"artifacts export", "--format --dtype --out hf gguf bf16 f16 f32"},
-      {"load", "--name --context-tokens"},
+      {"load", "--name --context-tokens --replicas"},
       {"unload", "--drain-seconds"},
       {"models", "--json --address --timeout"},
       {"alias", "set list show delete"},
@@ -128,6 +128,10 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"audit", "--key --limit"},
       {"whoami", "--api-key-file"},
       {"system", "--tls-ca"},
+      {"admin", "workers leases queue gc schema release backup"},
+      {"admin gc", "--dry-run"},
+      {"admin release", "job task"},
+      {"admin backup", "file"},
       {"probe", "url http://127.0.0.1:9090/livez"},
       {"version", "--json"}};
   const Result root = RunBare({"--help"});
@@ -282,6 +286,10 @@ TEST_F(QamctlTest, QuantizeUploadsLocalModelAndTextFirst) {
                              "l",
                              "--priority",
                              "2",
+                             "--pool",
+                             "cuda",
+                             "--project",
+                             "team-a",
                              "--window-tokens",
                              "512"});
   ASSERT_EQ(result.code, kExitOk) << result.err;
@@ -298,6 +306,8 @@ TEST_F(QamctlTest, QuantizeUploadsLocalModelAndTextFirst) {
   EXPECT_EQ(request.display_name(), "n");
   EXPECT_EQ(request.load_as(), "l");
   EXPECT_EQ(request.priority(), 2);
+  EXPECT_EQ(request.pool(), "cuda");
+  EXPECT_EQ(request.project(), "team-a");
   EXPECT_EQ(request.request_id().size(), 36u);
   EXPECT_THAT(result.err, HasSubstr("qamctl watch jobs/1"));
 }
@@ -313,6 +323,12 @@ TEST_F(QamctlTest, ServingCommandsUseTheRightNames) {
   EXPECT_EQ(server_.state().load.source(), "artifacts/" + ArtifactDigest());
   EXPECT_EQ(server_.state().load.name(), "x");
   ASSERT_EQ(Run({"load", "large", "--name", "y"}).code, kExitOk);
+  EXPECT_EQ(server_.state().load.replicas(), 0);
+  const Result spread = Run({"load", "large", "--name", "y", "--replicas", "3"});
+  ASSERT_EQ(spread.code, kExitOk);
+  EXPECT_EQ(server_.state().load.replicas(), 3);
+  EXPECT_THAT(spread.out, HasSubstr("1 of 3 replicas READY"));
+  EXPECT_EQ(Run({"load", "large", "--name", "y", "--replicas", "0"}).code, kExitUsage);
   EXPECT_EQ(server_.state().load.source(), "checkpoints/abcd" + std::string(60, '2'));
   ASSERT_EQ(Run({"unload", "x"}).code, kExitOk);
   EXPECT_EQ(server_.state().unload.name(), "servedModels/x");
