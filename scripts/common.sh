@@ -13,12 +13,12 @@ readonly PACKAGES=(
   build-essential cmake ninja-build ccache pkg-config git ca-certificates
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev libabsl-dev
   prometheus-cpp-dev "$(boost_package)" libcurl4-openssl-dev zlib1g-dev
-  libpugixml-dev libsqlite3-dev libssl-dev openssl libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libpcre2-dev libutf8proc-dev
+  libpugixml-dev libsqlite3-dev libpq-dev libssl-dev openssl libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libpcre2-dev libutf8proc-dev
   libeigen3-dev libgtest-dev libgmock-dev clang-format clang-tidy mold python3 python3-venv python3-pip
 )
 
 # What tests use where the system has it: without it they skip, and say what is missing.
-readonly TEST_PACKAGES=(curl python3-jinja2 chromium chromium-driver fonts-dejavu-core)
+readonly TEST_PACKAGES=(curl prometheus postgresql pgbouncer libfaketime python3-jinja2 chromium chromium-driver fonts-dejavu-core)
 
 STEP=0
 STEPS=0

@@ -53,10 +53,21 @@ run_tests() {
   return $failed
 }
 
+# The nightly form of what runs with the fault tests, too.
+run_chaos() {
+  plan 4
+  install_packages
+  install_test_packages
+  build all
+  obtain_test_data
+  step "killing processes of a fleet"
+  python3 -B tests/chaos/chaos.py "$BUILD" --kills 200 "$@"
+}
+
 # Tests of real models find them here; without them they skip and say so.
 obtain_test_data() {
-  step "looking for WikiText-2 and SmolLM2"
-  local model wikitext
+  step "looking for WikiText-2, SmolLM2 and SeaweedFS"
+  local model weed wikitext
   wikitext=$(wikitext2)
   if [ -n "$wikitext" ]; then
     export QAMSERVE_WIKITEXT2=$wikitext
@@ -71,5 +82,12 @@ obtain_test_data() {
   else
     unset QAMSERVE_SMOLLM2
     say "      no SmolLM2: tests that need it skip"
+  fi
+  if weed=$(scripts/fetch_seaweedfs.sh); then
+    export QAMSERVE_WEED=$weed
+    say "      SeaweedFS: $weed"
+  else
+    unset QAMSERVE_WEED
+    say "      no SeaweedFS: tests that need an S3 server skip"
   fi
 }
