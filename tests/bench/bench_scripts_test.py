@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Checks the benchmark scripts: bars, selection of keys, the page, and that measurements cover every key once."""
+import dataclasses
 import json
 import pathlib
 import sys
@@ -7,6 +8,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import fleet_simulation
 import measure
 import results
 from context import Context
@@ -87,6 +89,62 @@ class Commands(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             machine = Context(folder, folder, 1).machine
         self.assertRegex(machine, r"^.+, \d+ cores, \d+ GiB")
+
+
+class Simulation(unittest.TestCase):
+    STORES = fleet_simulation.Stores(claim_seconds=0.002, complete_seconds=0.003, renew_seconds=0.001, concurrency=4,
+                                     object_bytes_per_second=1e9, worker_bytes_per_second=1e8)
+    STAGES = [[fleet_simulation.Task("quantize", 1.0, True)] * 40, [fleet_simulation.Task("evaluate", 2.0, True)] * 4]
+
+    def run_with(self, jobs=1, workers=1, model_bytes=0.0, cached=True, stores=STORES):
+        return fleet_simulation.simulate(self.STAGES, jobs, workers, stores, model_bytes, cached)
+
+    def test_one_worker_does_one_thing_after_the_other(self):
+        self.assertAlmostEqual(self.run_with()["seconds"], 40 + 8 + 44 * 0.005, places=6)
+        # Once more for the checkpoint.
+        fetched = self.run_with(model_bytes=1e9, cached=False)["seconds"]
+        self.assertAlmostEqual(fetched, 40 + 8 + 44 * 0.005 + 10, places=6)
+
+    def test_workers_share_the_tasks_of_a_stage(self):
+        # Ten turns of quantizing and one of measuring.
+        seconds = self.run_with(workers=4)["seconds"]
+        self.assertGreater(seconds, 12)
+        self.assertLess(seconds, 12 + 11 * 0.05)
+        # More than there are tasks do not help.
+        self.assertGreaterEqual(self.run_with(workers=400)["seconds"], 3)
+
+    def test_the_object_store_gives_what_it_has(self):
+        # 40 workers get 1e9 bytes each out of 1e9 bytes a second, and no faster.
+        result = self.run_with(workers=40, model_bytes=1e9, cached=False)
+        self.assertGreaterEqual(result["seconds"], 40)
+        self.assertLess(result["seconds"], 40 + 4)
+
+    def test_completions_of_a_job_exclude_each_other(self):
+        stores = dataclasses.replace(self.STORES, complete_seconds=0.5, concurrency=1000)
+        self.assertGreaterEqual(self.run_with(workers=40, stores=stores)["seconds"], 1 + 40 * 0.5 + 2 + 4 * 0.5)
+
+    def test_a_small_metadata_store_is_the_limit(self):
+        stores = dataclasses.replace(self.STORES, claim_seconds=0.1, complete_seconds=0.1, concurrency=1)
+        result = self.run_with(jobs=100, workers=100, stores=stores)
+        self.assertEqual(fleet_simulation.limit(result, self.STAGES, 100, 100), "metadata store")
+        self.assertGreaterEqual(result["seconds"], 100 * 44 * 0.2)
+
+    def test_tensors_of_a_larger_model(self):
+        recorded = {"stages": [{"stage": "quantize", "seconds": [1.0, 2.0]}, {"stage": "assemble", "seconds": [1.0]}]}
+        quantize, assemble = fleet_simulation.job_tasks(recorded, "70B")
+        grow = fleet_simulation.MODELS["70B"]["parameters"] / fleet_simulation.MODELS["135M"]["parameters"]
+        self.assertEqual(len(quantize), 80 * 7)
+        self.assertAlmostEqual(sum(task.seconds for task in quantize), 3 * grow)
+        self.assertAlmostEqual(assemble[0].seconds, grow)
+
+    @unittest.skipUnless((fleet_simulation.HERE / "data/task_times.json").exists(), "nothing is recorded: see record_costs.py")
+    def test_what_is_recorded_gives_the_committed_page(self):
+        recorded, stores = fleet_simulation.read()
+        rows = fleet_simulation.table(recorded, stores)
+        page = fleet_simulation.PAGE.read_text()
+        self.assertEqual(page, fleet_simulation.with_section(page, fleet_simulation.section(recorded, stores, rows)))
+        for cached, name in fleet_simulation.PLOTS.items():
+            self.assertEqual(fleet_simulation.PAGE.with_name(name).read_text(), fleet_simulation.plot(rows, cached))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,9 @@ GPU_QUANTIZE = [("joint", "5.5", 1e9, "scale, rotate and code with the joint cod
                 ("trellis", "4.0", 15e6, "scale, rotate and search trellises of 2^16 states"),
                 ("trellis_ldlq", "4.0", None, "the trellis with error feedback, factors included,")]
 
+# Metadata stores: as store_bench calls them, and as their keys end.
+QUEUE_ENGINES = {"sqlite": "sqlite", "postgresql": "postgres"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Key:
@@ -201,6 +204,25 @@ KEYS = {
     "bounded.quantize.peak_rss_ratio": Key(
         "ratio", "peak resident memory over 768 MiB while a random Llama of at least 2 GiB is calibrated, quantized and "
         "assembled, with data memory limited to 768 MiB", "<=", 1),
+    **{f"queue.{what}.{short}": Key(unit, f"{about}, {engine}; 1000 queued jobs of 53 tasks, 4 threads that lease and "
+                                    "complete tasks")
+       for engine, short in QUEUE_ENGINES.items()
+       for what, unit, about in (("claim_p99_ms", "ms", "what a worker waits for a task, 99th percentile"),
+                                 ("transactions_per_second", "1/s", "leases and completions together"))},
+    "fleet.workers3.speedup": Key(
+        "ratio", "a job on SmolLM2 by three workers over PostgreSQL and SeaweedFS, each on one thread, beside one such worker: "
+        "ratio of the times from the job's start to its end", ">=", 2.5),
+    "fleet.workers2.seconds_over_one_process": Key(
+        "ratio", "that job by two workers on one thread each over the time of one server with SQLite on two threads: what it "
+        "costs to be several, on the same cores"),
+    "fleet.overhead_ms_per_task": Key(
+        "ms", "time of a job of many tiny tasks on one worker that is not in the tasks: claim, report, turn of stages, a task"),
+    "fleet.simulated.workers_at_half_efficiency": Key(
+        "workers", "simulated on recorded task times and store costs ([scaling](scaling.md)), 100 jobs of 7B, checkpoints on the "
+        "workers' disks: most workers, of powers of two, that are half as good as one by itself"),
+    "fleet.worker.rss_over_limit": Key(
+        "ratio", "peak resident memory of a server that calibrates, quantizes, assembles and measures a random Llama of at "
+        "least 2 GiB, over a quarter of its weights' bytes; mapped files count", "<=", 1),
 }
 
 

@@ -5,20 +5,22 @@ import shutil
 import statistics
 import sys
 
+import measure_fleet
 import measure_gpu
 import measure_jobs
 import measure_load
 import measure_peers
 import measure_speed
+import measure_store
 from context import REPOSITORY, Unmeasurable
 from figure import Figure
 from keys import JOINT_KL, JOINT_SCALE_KL_LIMIT, METHOD_KL_LIMIT
+from random_model import random_llama
 
 WINDOW_TOKENS = 1024
 DECODE_ROUNDS = 5
 DECODE_TOKENS = 128
 BOUNDED_LIMIT_BYTES = 768 << 20
-BOUNDED_MODEL_BYTES = 2 << 30
 
 
 def tokenizer(context, model):
@@ -212,16 +214,7 @@ def decode(context):
 
 
 def bounded(context):
-    model = context.work / "random-llama"
-    if not model.exists():
-        partial = context.work / "random-llama.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        make = [context.program("tests/support/make_random_model"), "--out", partial, "--bytes", BOUNDED_MODEL_BYTES]
-        context.run(make, quiet=True)
-        partial.replace(model)
-    size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
-    if size < BOUNDED_MODEL_BYTES:
-        raise Unmeasurable(f"{model} has only {size} bytes of weights")
+    model, size = random_llama(context)
     command = [context.program("tests/bench/quality_bench"), "quantize", "--model", model, "--threads", context.threads,
                "--quiet", "--work-dir", context.work / "bounded"]
     try:
@@ -274,6 +267,8 @@ def measurements():
                  "smollm2.decode.bandwidth_fraction"], decode))
     out += measure_speed.measurements()
     out += measure_load.measurements()
+    out += measure_store.measurements()
+    out += measure_fleet.measurements()
     out.append((["smollm2.ldlq.peak_rss_over_plan"], feedback_memory))
     out += measure_gpu.measurements()
     out += measure_peers.measurements(method_command)

@@ -14,12 +14,12 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MAX_LINES = 650
 LADDER = ["core/base", "core/format", "core/codec", "core/kernels", "core/tokenizer", "core/constraint", "core/model", "core/export",
           "core/quantize", "core/evaluate", "core/engine", "server/fetch", "server/store", "server/access",
-          "server/jobs", "server/serving", "server/telemetry", "server/grpc", "server/http"]
+          "server/jobs", "server/serving", "server/fleet", "server/telemetry", "server/grpc", "server/http"]
 # Where the API's generated types and gRPC may be named: the handlers, what starts them, and the client.
 SPEAKS_PROTO = ("server/grpc/", "server/http/", "client/", "tests/")
-SPEAKS_SQLITE = ("server/store/", "tests/")
+SPEAKS_SQL = ("server/store/", "tests/")
 PROTO_INCLUDE = re.compile(r"^(grpc|grpcpp|google|qamserve/v1|proto)/")
-SQLITE_INCLUDE = re.compile(r"^sqlite3")
+SQL_INCLUDE = re.compile(r"^(sqlite3|libpq)")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 CODE = {".cc", ".h", ".cu", ".cuh"}
 COUNTED = CODE | {".py", ".sh", ".proto", ".cmake"}
@@ -65,8 +65,8 @@ def library_include_error(file, include):
     in_server_root = file.startswith("server/") and file.count("/") == 1
     if PROTO_INCLUDE.match(include) and not in_server_root and not file.startswith(SPEAKS_PROTO):
         return "gRPC and protobuf belong to handlers and the client"
-    if SQLITE_INCLUDE.match(include) and not file.startswith(SPEAKS_SQLITE):
-        return "SQLite belongs to server/store"
+    if SQL_INCLUDE.match(include) and not file.startswith(SPEAKS_SQL):
+        return "SQLite and libpq belong to server/store"
     return ""
 
 
