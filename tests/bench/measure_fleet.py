@@ -24,7 +24,7 @@ SMALL_CORES = 0.4
 # Of a model with many small tensors, whose tasks are all but nothing: what is left is what a task costs besides.
 SMALL_MODEL = ["--layers", "24", "--hidden", "64", "--intermediate", "128", "--heads", "4", "--kv-heads", "2", "--vocab", "320",
                "--dtype", "F16"]
-SMALL_TEXT = ["--calibration", "texts/built-in", "--evaluation", "texts/built-in", "--calibration-windows", "2", "--evaluation-windows", "2",
+SMALL_TEXT = ["--calibration", "built-in", "--evaluation", "built-in", "--calibration-windows", "2", "--evaluation-windows", "2",
               "--window-tokens", "32"]
 JOB_SECONDS = 1800
 
@@ -99,7 +99,7 @@ class RunningFleet:
         done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
                               timeout=JOB_SECONDS)
         if done.returncode != 0:
-            raise Unmeasurable(f"the job failed: {done.stderr.strip()}")
+            raise Unmeasurable(f"the job failed: {done.stderr.strip()} {done.stdout[-1000:].strip()}")
         job = json.loads(done.stdout.splitlines()[-1])["name"].removeprefix("jobs/")
         (began, ended), = self.fleet.rows(f"SELECT started_ms, ended_ms FROM jobs WHERE id = '{job}'")
         tasks = [float(row[0]) for row in self.fleet.rows(f"SELECT seconds FROM tasks WHERE job = '{job}'")]
