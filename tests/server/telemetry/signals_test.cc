@@ -110,7 +110,8 @@ TEST_F(TracedFleetTest, AJobAndAnAnswerAreOneTraceOverAllProcesses) {
   std::set<std::string> instances;
   for (const std::string& body : collector_.bodies()) {
     EXPECT_THAT(body, Not(HasSubstr("hello"))) << "the prompt";
-    for (const json& resource : json::parse(body)["resourceSpans"]) {
+    const json request = json::parse(body);
+    for (const json& resource : request.at("resourceSpans")) {
       instances.insert(AttributeOf(resource["resource"], "service.instance.id"));
     }
   }
