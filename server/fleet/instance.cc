@@ -26,7 +26,7 @@ void Instance::Beat() {
   const absl::Status status = Put();
   const int64_t now_ms = SteadyMs();
   // The store was away for a while, or this process was stopped: others may have had no chance to show themselves.
-  const int64_t late_ms = 3 * absl::ToInt64Milliseconds(options_.interval);
+  const int64_t late_ms = absl::ToInt64Milliseconds(options_.settle) / 2;
   const bool late = last_beat_ms_.has_value() && now_ms - *last_beat_ms_ > late_ms;
   last_beat_ms_ = now_ms;
   if (status.ok() != reachable_) {
