@@ -141,7 +141,7 @@ TEST_F(JobSignalsTest, AJobThatSucceededIsMeasured) {
   for (const char* line :
        {"qamserve_jobs_finished_total{kind=\"quantize\",state=\"succeeded\"} 1", "qamserve_artifact_bytes_total 12345",
         "qamserve_artifact_kl_nats_sum 0.02", "qamserve_artifact_kl_nats_bucket{le=\"0.01\"} 0",
-        "qamserve_artifact_kl_nats_bucket{le=\"0.03\"} 1", "qamserve_artifact_bits_per_weight_sum 4.5",
+        "qamserve_artifact_kl_nats_bucket{le=\"0.03\"} 1", "qamserve_artifact_bpw_sum 4.5",
         "qamserve_gate_results_total{gate=\"coverage\",result=\"passed\"} 1",
         "qamserve_gate_results_total{gate=\"target\",result=\"passed\"} 0"}) {
     EXPECT_THAT(text, HasSubstr(std::string(line) + "\n"));

@@ -93,7 +93,7 @@ TEST(StoreGaugesTest, ReplicasAreToldByModelAndState) {
   for (const char* line :
        {"qamserve_replicas_wanted{model=\"smol\"} 3", "qamserve_replicas{model=\"smol\",state=\"ready\"} 2",
         "qamserve_replicas{model=\"smol\",state=\"failed\"} 1", "qamserve_replicas{model=\"smol\",state=\"loading\"} 0",
-        "qamserve_last_artifact_bits_per_weight 4.5"}) {
+        "qamserve_last_artifact_bpw 4.5"}) {
     EXPECT_THAT(text, HasSubstr(std::string(line) + "\n"));
   }
   EXPECT_THAT(text, Not(HasSubstr("qamserve_last_artifact_kl_nats")));
