@@ -25,7 +25,7 @@ constexpr size_t kMaxPrepared = 512;
 constexpr unsigned kInt8Oid = 20;
 constexpr unsigned kTextOid = 25;
 constexpr unsigned kFloat8Oid = 701;
-// 12.0. What is used is in 10 already (identity columns, txid_status), but nobody looks after that any more.
+// 12.0. What is used is in 10 already (identity columns), but nobody looks after that any more.
 constexpr int64_t kOldestServer = 120'000;
 
 struct ClearResult {
@@ -226,12 +226,7 @@ absl::Status PostgresConnection::Greet() {
                           "the server is a standby and cannot be written to");
   }
   context_.clock.Add(sample);
-  // A server that does not want to tell is left without a name for its history.
-  const absl::Status told = Send(
-                                "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)", {},
-                                [&](SqlRow& row) { timeline_ = row.Text(); }, false, false)
-                                .status();
-  return lost_ ? told : absl::OkStatus();
+  return absl::OkStatus();
 }
 
 absl::Status PostgresConnection::SampleClock() {
@@ -249,8 +244,8 @@ absl::Status PostgresConnection::Execute(const std::string& sql) {
   return Results([](const PGresult*) {});
 }
 
-absl::Status PostgresConnection::Commit() {
-  if (PQsendQuery(connection_, "COMMIT") == 0) return Lost(PQerrorMessage(connection_));
+absl::Status PostgresConnection::Commit(const std::string& sql) {
+  if (PQsendQuery(connection_, sql.c_str()) == 0) return Lost(PQerrorMessage(connection_));
   std::string done;
   RETURN_IF_ERROR(Results([&](const PGresult* result) { done = PQcmdStatus(const_cast<PGresult*>(result)); }));
   if (done == "COMMIT") return absl::OkStatus();

@@ -67,7 +67,8 @@ class PostgresConnection {
   // `on_row` gets rows as they come; otherwise all have arrived before.
   absl::StatusOr<int64_t> Query(const char* sql, std::initializer_list<SqlValue> values,
                                 absl::FunctionRef<void(SqlRow&)> on_row, bool streaming = false);
-  absl::Status Commit();
+  // The same for statements of which the last one is COMMIT; an error if the server rolled back instead.
+  absl::Status Commit(const std::string& sql);
 
   // Waits until the server says something unasked, at most until `until`. An error means that the connection is lost.
   absl::Status Wait(SteadyTime until);
@@ -80,8 +81,6 @@ class PostgresConnection {
   bool lost() const { return lost_; }
   const PostgresOptions& options() const { return context_.options; }
   const std::string& server_version() const { return server_version_; }  // "15.18"
-  // The history of the server's data; another one after a failover. Empty if the server does not tell.
-  const std::string& timeline() const { return timeline_; }
 
  private:
   explicit PostgresConnection(PostgresContext& context) : context_(context) {}
@@ -106,7 +105,6 @@ class PostgresConnection {
   pg_conn* connection_ = nullptr;
   bool lost_ = false;
   std::string server_version_;
-  std::string timeline_;
   int64_t server_start_us_ = 0;
   std::map<std::string, std::string, std::less<>> prepared_;  // statement -> its name in the session
 };

@@ -44,6 +44,13 @@ double SecondsSince(SteadyTime start) { return std::chrono::duration<double>(ste
 
 bool IsConflict(const absl::Status& status) { return ReasonOf(status) == "STORE_CONFLICT"; }
 
+bool IsMissingTable(const absl::Status& status) {
+  return MessageOf(status).find("(SQLSTATE 42P01)") != std::string::npos;
+}
+
+// 60 bits.
+int64_t RandomInteger() { return static_cast<int64_t>(std::stoull(RandomId().substr(0, 15), nullptr, 16)); }
+
 }  // namespace
 
 PostgresDatabase::PostgresDatabase(PostgresAddress address, const PostgresOptions& options)
@@ -116,18 +123,17 @@ PostgresDatabase::Attempt PostgresDatabase::Try(Mode mode, Body body, SteadyTime
 }
 
 PostgresDatabase::Attempt PostgresDatabase::Commit(PostgresTransaction& transaction, SteadyTime deadline) {
-  PostgresConnection& connection = transaction.connection();
-  const auto id = transaction.Id();
-  if (!id.ok()) {
-    const bool again = connection.lost() || IsConflict(id.status());
+  const PostgresConnection& connection = transaction.connection();
+  std::optional<PostgresMark> mark;
+  if (transaction.wrote()) mark = {.made_ms = NowMs(), .id = RandomInteger()};
+  absl::Status status = transaction.Commit(mark);
+  if (!status.ok() && !connection.lost()) {
     transaction.Rollback();
-    return {id.status(), again};
+    return {status, IsConflict(status)};
   }
-  absl::Status status = connection.Commit();
-  if (!status.ok() && !connection.lost()) return {status, IsConflict(status)};
   if (!status.ok()) {
-    if (*id == 0) return {status, true};
-    switch (AskAfter(*id, connection.timeline(), deadline)) {
+    if (!mark) return {status, true};
+    switch (AskAfter(*mark, deadline)) {
       case Outcome::kRolledBack:
         return {status, true};
       case Outcome::kCommitted:
@@ -143,28 +149,40 @@ PostgresDatabase::Attempt PostgresDatabase::Commit(PostgresTransaction& transact
   return {std::move(status)};
 }
 
-PostgresDatabase::Outcome PostgresDatabase::AskAfter(int64_t id, const std::string& timeline, SteadyTime deadline) {
+PostgresDatabase::Outcome PostgresDatabase::AskAfter(const PostgresMark& mark, SteadyTime deadline) {
   Backoff backoff(deadline);
   do {
     // The connection that broke is not back in the pool yet, and those that are there may have broken with it.
-    auto connection = PostgresConnection::Open(context_);
+    const auto connection = PostgresConnection::Open(context_);
     if (!connection.ok()) {
       if (IsLasting(connection.status())) return Outcome::kUnknown;
       continue;
     }
-    // In another history the same number may be another transaction's.
-    if ((*connection)->timeline() != timeline) return Outcome::kUnknown;
-    std::string found;
-    const absl::Status asked =
-        (*connection)
-            ->Query("SELECT coalesce(txid_status($1), 'forgotten')", {id}, [&](SqlRow& row) { found = row.Text(); })
-            .status();
-    if (!asked.ok() && !(*connection)->lost()) return Outcome::kUnknown;
-    if (found == "committed") return Outcome::kCommitted;
-    if (found == "aborted") return Outcome::kRolledBack;
-    if (asked.ok() && found != "in progress") return Outcome::kUnknown;
+    const auto outcome = AskOnce(**connection, mark);
+    if (outcome.ok()) return *outcome;
+    // Still under way, or the server went away again.
+    if (!(*connection)->lost() && !IsConflict(outcome.status())) return Outcome::kUnknown;
   } while (backoff.Pause());
   return Outcome::kUnknown;
+}
+
+absl::StatusOr<PostgresDatabase::Outcome> PostgresDatabase::AskOnce(PostgresConnection& connection,
+                                                                    const PostgresMark& mark) {
+  PostgresTransaction transaction(connection, false);
+  RETURN_IF_ERROR(transaction.Begin(true));
+  const auto put = transaction.Run(
+      "INSERT INTO commit_marks (made_ms, id, committed) SELECT $1, $2, 0"
+      " WHERE $1 > (extract(epoch FROM clock_timestamp()) * 1000)::bigint - $3 ON CONFLICT (made_ms, id) DO NOTHING",
+      {mark.made_ms, mark.id, kMarkMs});
+  // The table was to come with the transaction.
+  if (IsMissingTable(put.status())) return Outcome::kRolledBack;
+  RETURN_IF_ERROR(put.status());
+  Outcome outcome = Outcome::kUnknown;
+  RETURN_IF_ERROR(
+      transaction.Query("SELECT committed FROM commit_marks WHERE made_ms = $1 AND id = $2", {mark.made_ms, mark.id},
+                        [&](SqlRow& row) { outcome = row.Int() == 1 ? Outcome::kCommitted : Outcome::kRolledBack; }));
+  RETURN_IF_ERROR(transaction.Commit(std::nullopt));
+  return outcome;
 }
 
 // Asks something over the connection with the lock now and then: the server ends a session that is silent, so that the
@@ -182,7 +200,7 @@ class PostgresDatabase::HeldLock {
   // Whether the lock was held up to now; gives it back.
   bool Release() {
     Join();
-    return !connection_.lost() && connection_.Commit().ok();
+    return !connection_.lost() && connection_.Commit("COMMIT").ok();
   }
 
  private:

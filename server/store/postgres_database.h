@@ -2,11 +2,12 @@
 //
 // Transact runs at READ COMMITTED: what must not have changed is written by compare-and-set or read with for_update().
 // Read runs in one snapshot. Both run again after serialization failures, deadlocks, lock timeouts and lost
-// connections, with pauses that grow, for PostgresOptions::retry_ms. A commit that was lost on its way is asked after:
-// it is not run twice, and where nobody can tell (the server failed over to one that has another history), the answer
-// is UNAVAILABLE. Exclusive holds an advisory lock. ABORTED (LOCK_LOST): the connection with the lock broke while the
-// body ran, which had ended well; another process may have run its own meanwhile. UNAVAILABLE after
-// PostgresOptions::exclusive_wait_ms.
+// connections, with pauses that grow, for PostgresOptions::retry_ms. A commit whose answer was lost is asked after
+// (postgres_transaction.h), through crashes and failovers of the server, and not run twice; where it cannot be found
+// out in that time, the answer is UNAVAILABLE. Exclusive holds an advisory lock. ABORTED (LOCK_LOST): the connection
+// with the lock broke while the body ran, which had ended well; another process may have run its own meanwhile.
+// UNAVAILABLE after PostgresOptions::exclusive_wait_ms. The tables must be those of PostgresSchema, or be made by the
+// first transaction.
 #pragma once
 
 #include <absl/base/thread_annotations.h>
@@ -20,12 +21,11 @@
 #include "server/store/postgres_listener.h"
 #include "server/store/postgres_pool.h"
 #include "server/store/postgres_teller.h"
+#include "server/store/postgres_transaction.h"
 #include "server/store/sql_database.h"
 #include "server/store/store_event_dispatcher.h"
 
 namespace qamserve {
-
-class PostgresTransaction;
 
 class PostgresDatabase : public SqlDatabase {
  public:
@@ -62,8 +62,9 @@ class PostgresDatabase : public SqlDatabase {
   absl::Status Run(Mode mode, Body body);
   Attempt Try(Mode mode, Body body, SteadyTime deadline);
   Attempt Commit(PostgresTransaction& transaction, SteadyTime deadline);
-  // After a connection was lost during COMMIT: what became of transaction `id` of the history `timeline`.
-  Outcome AskAfter(int64_t id, const std::string& timeline, SteadyTime deadline);
+  // After a connection was lost during COMMIT: what became of the transaction with that mark.
+  Outcome AskAfter(const PostgresMark& mark, SteadyTime deadline);
+  absl::StatusOr<Outcome> AskOnce(PostgresConnection& connection, const PostgresMark& mark);
   // Waits for the advisory lock in slices.
   absl::StatusOr<PostgresPool::Handle> Lock(const std::string& name, SteadyTime deadline);
   std::shared_ptr<absl::Mutex> LocalMutex(const std::string& name);

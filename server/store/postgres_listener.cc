@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "server/store/postgres_events.h"
+#include "server/store/postgres_transaction.h"
 
 namespace qamserve {
 namespace {
@@ -102,6 +103,9 @@ absl::Status PostgresListener::Serve(PostgresConnection& connection) {
   while (true) {
     if (std::chrono::steady_clock::now() >= next_clock) {
       for (int i = 0; i < kClockSamples; ++i) RETURN_IF_ERROR(connection.SampleClock());
+      // Where they cannot be deleted (not made yet, only to be read), there are none to speak of.
+      const absl::Status deleted = connection.Execute(kDeleteMarksSql);
+      if (connection.lost()) return deleted;
       next_clock = AfterMs(options.clock_interval_ms);
     }
     if (TakeNotifications(connection)) {

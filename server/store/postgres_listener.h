@@ -1,6 +1,7 @@
 // Hears what other processes told by NOTIFY, over a connection of its own that is made again whenever it is lost, and
-// keeps the server's clock. Where nothing can be heard (no right to, or a pooler in between that hands connections
-// around), it says so once and tells kMissed at intervals, so that listeners poll. Internal to server/store.
+// keeps the server's clock and deletes old commit marks. Where nothing can be heard (no right to, or a pooler in
+// between that hands connections around), it says so once and tells kMissed at intervals, so that listeners poll.
+// Internal to server/store.
 #pragma once
 
 #include <absl/base/thread_annotations.h>

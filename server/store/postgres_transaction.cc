@@ -2,6 +2,8 @@
 
 #include <absl/strings/match.h>
 
+#include <string_view>
+
 namespace qamserve {
 
 std::string BeginStatement(const PostgresOptions& options, bool write) {
@@ -18,33 +20,48 @@ absl::Status PostgresTransaction::Begin(bool write) {
   return error_;
 }
 
+namespace {
+
+// Whether a statement that says of itself that it changed `rows` rows changed something: of others than those that
+// change rows, which make tables and the like, one cannot tell.
+bool Changes(std::string_view sql, int64_t rows) {
+  const absl::string_view text(sql.data(), sql.size());
+  if (absl::StartsWithIgnoreCase(text, "SELECT")) return false;
+  for (const char* verb : {"INSERT", "UPDATE", "DELETE"}) {
+    if (absl::StartsWithIgnoreCase(text, verb)) return rows > 0;
+  }
+  return true;
+}
+
+}  // namespace
+
 absl::StatusOr<int64_t> PostgresTransaction::Send(const char* sql, std::initializer_list<SqlValue> values,
                                                   absl::FunctionRef<void(SqlRow&)> on_row) {
   // The server would refuse all that follows an error with another one.
   if (!error_.ok()) return error_;
   auto changed = connection_.Query(sql, values, on_row, streaming_);
-  if (!changed.ok()) error_ = changed.status();
+  if (!changed.ok()) {
+    error_ = changed.status();
+  } else if (Changes(sql, *changed)) {
+    wrote_ = true;
+  }
   return changed;
 }
 
 absl::StatusOr<int64_t> PostgresTransaction::Run(const char* sql, std::initializer_list<SqlValue> values) {
-  wrote_ = true;
   return Send(sql, values, [](SqlRow&) {});
 }
 
 absl::Status PostgresTransaction::Query(const char* sql, std::initializer_list<SqlValue> values,
                                         absl::FunctionRef<void(SqlRow&)> on_row) {
-  // INSERT ... RETURNING and the like; a SELECT may lock rows, which is nothing to be asked after.
-  if (!absl::StartsWithIgnoreCase(sql, "SELECT")) wrote_ = true;
   return Send(sql, values, on_row).status();
 }
 
-absl::StatusOr<int64_t> PostgresTransaction::Id() {
-  int64_t id = 0;
-  if (!wrote_) return id;
-  RETURN_IF_ERROR(
-      Send("SELECT coalesce(txid_current_if_assigned(), 0)", {}, [&](SqlRow& row) { id = row.Int(); }).status());
-  return id;
+absl::Status PostgresTransaction::Commit(const std::optional<PostgresMark>& mark) {
+  if (!mark) return connection_.Commit("COMMIT");
+  // One message and so one round trip; if the first statement fails, the second is not run.
+  return connection_.Commit(fmt::format("INSERT INTO commit_marks (made_ms, id, committed) VALUES ({}, {}, 1); COMMIT",
+                                        mark->made_ms, mark->id));
 }
 
 void PostgresTransaction::Rollback() {

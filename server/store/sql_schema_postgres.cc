@@ -7,6 +7,7 @@ namespace {
 
 constexpr const char* kHasMigrations = "SELECT CASE WHEN to_regclass('schema_migrations') IS NULL THEN 0 ELSE 1 END";
 
+// commit_marks is this engine's alone (postgres_transaction.h) and in no backup.
 // Texts that are keys or that lists are ordered by compare byte by byte, as in SQLite, whatever the database's
 // collation.
 constexpr std::array<SchemaStep, 1> kSteps = {{
@@ -116,6 +117,9 @@ CREATE TABLE replicas (
   waiting INTEGER NOT NULL, kv_used_ratio DOUBLE PRECISION NOT NULL, ready_ms BIGINT NOT NULL,
   updated_ms BIGINT NOT NULL, PRIMARY KEY (model, instance));
 CREATE INDEX replicas_by_instance ON replicas (instance);
+
+CREATE TABLE commit_marks (
+  made_ms BIGINT NOT NULL, id BIGINT NOT NULL, committed INTEGER NOT NULL, PRIMARY KEY (made_ms, id));
 )sql"},
 }};
 

@@ -82,8 +82,7 @@ PostgresOptions StoreOptions(const Options& options) {
 absl::Status FindServer(const Options& options, Place& place) {
   place.uri = options.uri;
   if (!place.uri.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(place.server, PostgresServer::Start({"fsync = on", "full_page_writes = on", "shared_buffers = 256MB",
-                                                        "max_wal_size = 2GB"}));
+  ASSIGN_OR_RETURN(place.server, PostgresServer::Start({"fsync = on", "shared_buffers = 256MB", "max_wal_size = 2GB"}));
   ASSIGN_OR_RETURN(place.uri, place.server->NewDatabase());
   return absl::OkStatus();
 }
@@ -209,6 +208,7 @@ absl::StatusOr<json> MeasureQueue(const Options& options) {
 absl::StatusOr<json> MeasureNotify(const Options& options) {
   Place place;
   RETURN_IF_ERROR(FindServer(options, place));
+  ASSIGN_OR_RETURN(place.store, OpenPostgresMetadataStore(place.uri));  // makes the tables
   ASSIGN_OR_RETURN(const auto database, PostgresDatabase::Open(place.uri, StoreOptions(options)));
   const auto run = [&](const char* sql, std::initializer_list<SqlValue> values) {
     return database->Transact([&](SqlTransaction& transaction) { return transaction.Run(sql, values).status(); });

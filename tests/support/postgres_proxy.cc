@@ -97,12 +97,9 @@ bool PostgresProxy::FromClient(int client, int server) {
   Buffer buffer;
   const std::string_view bytes = Receive(client, buffer);
   if (bytes.empty()) return false;
-  // A simple query of this text; statements that contain the word are longer.
-  constexpr std::string_view kCommit(
-      "Q\0\0\0\x0b"
-      "COMMIT\0",
-      12);
-  if (bytes != kCommit || cut_ == Cut::kNever) return SendAll(server, bytes);
+  // A simple query that ends so; other statements that have the word are none.
+  const bool commit = bytes.front() == 'Q' && bytes.ends_with(std::string_view("COMMIT\0", 7));
+  if (!commit || cut_ == Cut::kNever) return SendAll(server, bytes);
   const Cut cut = cut_.exchange(Cut::kNever);
   ++cuts_;
   if (cut == Cut::kBeforeCommit || !SendAll(server, bytes)) return false;

@@ -69,7 +69,8 @@ absl::Status PostgresServer::Initialize(const std::vector<std::string>& settings
                               "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"},
                              folder_ + "/initdb.log")
                       .status());
-  // Only the machine's failure could lose what is not synced; a killed server loses nothing that was committed.
+  // Only the machine's failure could lose what is not synced. A process that is killed while it writes a page leaves
+  // half of a new one, though, so full_page_writes stays on.
   std::string conf =
       "listen_addresses = ''\nfsync = off\nshared_buffers = 32MB\nmax_connections = 150\n"
       "password_encryption = 'scram-sha-256'\nwal_keep_size = 64MB\nmax_wal_size = 256MB\n";

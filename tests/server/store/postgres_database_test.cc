@@ -25,6 +25,7 @@ class PostgresDatabaseTest : public testing::Test {
     options_.poll_ms = 200;
     database_ = OpenDatabase(uri_, options_);
     ASSERT_NE(database_, nullptr);
+    ASSERT_TRUE(MakeCommitMarks(*database_).ok());
     ASSERT_TRUE(RunOne(*database_, "CREATE TABLE items (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)").ok());
   }
   absl::StatusOr<std::string> Psql(const std::string& sql) const {
@@ -340,10 +341,11 @@ TEST_F(PostgresDatabaseTest, TellsWhatWasCommittedToAllProcesses) {
 TEST_F(PostgresDatabaseTest, TellsThatEventsMayBeLostWhenItsConnectionWas) {
   Collector<StoreEvent> events;
   const auto hold = database_->Listen([&](const StoreEvent& event) { events.Add(event); });
-  // By what it says last, as no other connection does: that it listens, or how late it is.
+  // By what it says last, as no other connection does: that it listens, how late it is, or that old marks may go.
   const std::string kill =
       "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND"
-      " pid <> pg_backend_pid() AND (query LIKE 'LISTEN%' OR query LIKE 'SELECT (extract(epoch FROM clock_timestamp%')";
+      " pid <> pg_backend_pid() AND (query LIKE 'LISTEN%' OR query LIKE 'SELECT (extract(epoch FROM clock_timestamp%' OR"
+      " query LIKE 'DELETE FROM commit_marks%')";
   // It may not have connected yet.
   for (int i = 0; i < 1000 && Psql(kill).value_or("0") != "1"; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));

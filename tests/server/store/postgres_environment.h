@@ -68,6 +68,17 @@ inline std::unique_ptr<PostgresDatabase> OpenDatabase(const std::string& uri, co
   return database.ok() ? *std::move(database) : nullptr;
 }
 
+// The one table that the database itself needs; otherwise part of the store's schema.
+inline absl::Status MakeCommitMarks(SqlDatabase& database) {
+  return database.Transact([](SqlTransaction& transaction) {
+    return transaction
+        .Run(
+            "CREATE TABLE commit_marks (made_ms BIGINT NOT NULL, id BIGINT NOT NULL, committed INTEGER NOT NULL,"
+            " PRIMARY KEY (made_ms, id))")
+        .status();
+  });
+}
+
 // One statement as a transaction of its own.
 inline absl::Status RunOne(SqlDatabase& database, const char* sql, std::initializer_list<SqlValue> values = {}) {
   return database.Transact([&](SqlTransaction& transaction) { return transaction.Run(sql, values).status(); });

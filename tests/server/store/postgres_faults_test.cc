@@ -27,6 +27,7 @@ class PostgresCommitTest : public testing::Test {
     database_ = OpenDatabase(ThroughProxy(), options_);
     ASSERT_NE(direct_, nullptr);
     ASSERT_NE(database_, nullptr);
+    ASSERT_TRUE(MakeCommitMarks(*direct_).ok());
     ASSERT_TRUE(RunOne(*direct_, "CREATE TABLE counter (value BIGINT NOT NULL)").ok());
     ASSERT_TRUE(RunOne(*direct_, "INSERT INTO counter (value) VALUES (0)").ok());
   }
@@ -127,6 +128,7 @@ class Claimers {
   Claimers(SqlDatabase& database, int tasks) : database_(database), tasks_(tasks) {}
 
   void Prepare() {
+    ASSERT_TRUE(MakeCommitMarks(database_).ok());
     ASSERT_TRUE(
         RunOne(database_, "CREATE TABLE work (id BIGINT PRIMARY KEY, state BIGINT NOT NULL, runs BIGINT NOT NULL)")
             .ok());
