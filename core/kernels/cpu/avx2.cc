@@ -6,6 +6,7 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
+#include <algorithm>
 #include <type_traits>
 #include <utility>
 
@@ -279,7 +280,7 @@ class TileDecoder {
   struct Nothing {
     explicit Nothing(const int32_t*) {}
   };
-  std::conditional_t<kByNibbles, NibbleTables<kByNibbles ? kBits : 5>, Nothing> tables_;
+  std::conditional_t<kByNibbles, NibbleTables<std::min(kBits, 9)>, Nothing> tables_;
   const int32_t* table_;
 };
 
