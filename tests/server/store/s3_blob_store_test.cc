@@ -12,6 +12,8 @@
 
 #include "core/base/digest.h"
 #include "core/base/file.h"
+#include "server/store/catalog.h"
+#include "server/store/sqlite_metadata_store.h"
 #include "tests/server/store/blob_store_contract.h"
 #include "tests/support/s3_server.h"
 
@@ -407,6 +409,50 @@ TEST_F(S3BlobStoreTest, PiecesOfAnotherSizeAreThrownAway) {
   ASSERT_TRUE((*writer)->Append(0, BytesOf(text)).ok());
   ASSERT_TRUE((*writer)->Commit().ok());
   EXPECT_EQ(*store->Size(digest), text.size());
+  EXPECT_EQ(Objects("partial"), 0u);
+}
+
+// As two api processes do it: the catalog of each keeps its writer between calls, and a client goes back and forth.
+TEST_F(S3BlobStoreTest, AClientGoesBackAndForthBetweenProcesses) {
+  const auto rows = OpenSqliteMetadataStore(dir_ / "rows").value();
+  CatalogOptions options;
+  options.inspect = [](const FileSet&) { return CheckpointFacts{.architecture = "llama", .parameters = 1}; };
+  const auto first_store = Open("a");
+  const auto second_store = Open("b");
+  Catalog first(options, *rows, *first_store);
+  Catalog second(options, *rows, *second_store);
+  const std::string text = "GGUF" + PatternOf(4 * kPart, 'b');
+  const FileRecord file{.name = "m.gguf", .sha256 = Sha256Hex(text), .size_bytes = text.size()};
+  const std::string upload = first.CreateUpload(UploadKind::kCheckpoint, {file}, "m", "")->id;
+  int turns = 0;
+  int busy = 0;
+  for (bool complete = false; !complete; ++turns) {
+    ASSERT_LT(turns, 50);
+    Catalog& catalog = turns % 2 == 0 ? first : second;
+    const auto state = catalog.QueryUpload(upload);
+    ASSERT_TRUE(state.ok()) << state.status();
+    uint64_t at = state->files[0].committed_bytes;
+    absl::Status status;
+    // A part and a bit at a time, so that each leaves something that the other does not have.
+    for (int chunk = 0; chunk < 7 && status.ok() && !complete; ++chunk) {
+      const auto got =
+          catalog.Append(upload, file.sha256, at, BytesOf(std::string_view(text).substr(at, kMaxAppendBytes)));
+      status = got.status();
+      if (!got.ok()) continue;
+      at = got->committed_bytes;
+      complete = got->complete;
+    }
+    // What a client tries again after.
+    if (!status.ok()) {
+      ASSERT_THAT(ReasonOf(status), testing::AnyOf("UPLOAD_BUSY", "UPLOAD_OFFSET")) << status;
+      ++busy;
+    }
+  }
+  EXPECT_GT(turns, 2);
+  EXPECT_GT(busy, 0) << "nobody was ever in the way";
+  const auto made = first.CompleteUpload(upload, "");
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_TRUE(ReadFile(*Open("c")->LocalPath(file.sha256), 1 << 26).value() == text);
   EXPECT_EQ(Objects("partial"), 0u);
 }
 
