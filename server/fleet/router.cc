@@ -76,6 +76,7 @@ absl::Status Router::Refresh() {
     reading = ++begun_;
   }
   absl::StatusOr<FleetState> read = ReadFleetState(store_);
+  const absl::Status status = read.status();
   std::shared_ptr<const FleetState> state;
   if (read.ok()) state = std::make_shared<const FleetState>(*std::move(read));
   if (state != nullptr) NoteReports(*state);
@@ -93,7 +94,7 @@ absl::Status Router::Refresh() {
       std::erase_if(avoid_until_ms_, [now_ms = SteadyMs()](const auto& entry) { return entry.second <= now_ms; });
     }
   }
-  if (state == nullptr) return read.status();
+  if (state == nullptr) return status;
   if (options_.on_refresh) options_.on_refresh(*state);
   return absl::OkStatus();
 }

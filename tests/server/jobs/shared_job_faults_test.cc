@@ -12,7 +12,6 @@ namespace qamserve {
 namespace {
 
 using testing::Each;
-using testing::Gt;
 using testing::SizeIs;
 
 void Rest(int64_t ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
