@@ -92,6 +92,22 @@ TEST_F(PostgresDatabaseTest, CountsChangedRows) {
   EXPECT_EQ(ReadInt(*database_, "SELECT SUM(value) FROM items"), 32);
 }
 
+TEST_F(PostgresDatabaseTest, MarksCommitsThatChangedSomethingForAWhile) {
+  const auto marks = [&] { return ReadInt(*database_, "SELECT COUNT(*) FROM commit_marks"); };
+  const int64_t before = marks();
+  ASSERT_TRUE(RunOne(*database_, "UPDATE items SET value = 0 WHERE id = 77").ok());
+  ASSERT_TRUE(RunOne(*database_, "SELECT 1").ok());
+  EXPECT_EQ(marks(), before);
+  ASSERT_TRUE(Put(*database_, 1, 10).ok());
+  EXPECT_EQ(marks(), before + 1);
+  // Two hours old, and one that may still be asked for.
+  ASSERT_TRUE(Psql("INSERT INTO commit_marks SELECT made_ms - 7200000, id, 1 FROM commit_marks").ok());
+  options_.clock_interval_ms = 50;
+  const auto other = OpenDatabase(uri_, options_);
+  for (int i = 0; i < 1000 && marks() != before + 1; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(marks(), before + 1);
+}
+
 TEST_F(PostgresDatabaseTest, RollsBackWhatABodyRefusesAndWhatFailed) {
   const absl::Status refused = database_->Transact([&](SqlTransaction& transaction) -> absl::Status {
     EXPECT_TRUE(transaction.Run("INSERT INTO items (id, value) VALUES (1, 1)").ok());
@@ -344,7 +360,8 @@ TEST_F(PostgresDatabaseTest, TellsThatEventsMayBeLostWhenItsConnectionWas) {
   // By what it says last, as no other connection does: that it listens, how late it is, or that old marks may go.
   const std::string kill =
       "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND"
-      " pid <> pg_backend_pid() AND (query LIKE 'LISTEN%' OR query LIKE 'SELECT (extract(epoch FROM clock_timestamp%' OR"
+      " pid <> pg_backend_pid() AND (query LIKE 'LISTEN%' OR query LIKE 'SELECT (extract(epoch FROM clock_timestamp%' "
+      "OR"
       " query LIKE 'DELETE FROM commit_marks%')";
   // It may not have connected yet.
   for (int i = 0; i < 1000 && Psql(kill).value_or("0") != "1"; ++i) {
