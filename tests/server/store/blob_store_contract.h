@@ -13,13 +13,10 @@
 #include "core/base/digest.h"
 #include "core/base/file.h"
 #include "server/store/blob_store.h"
+#include "tests/server/store/bytes_of.h"
 #include "tests/server/store/temp_dir.h"
 
 namespace qamserve {
-
-inline std::span<const std::byte> BytesOf(std::string_view text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
 
 template <typename Factory>
 class BlobStoreContract : public testing::Test {
@@ -156,8 +153,7 @@ TYPED_TEST_P(BlobStoreContract, CommittingAgainMakesABlobYoung) {
 
 // Larger than what a store takes at once, so that it comes in pieces.
 TYPED_TEST_P(BlobStoreContract, LargeBlobsComeBackAsTheyWere) {
-  std::string text(12'000'000, 'x');
-  for (size_t i = 0; i < text.size(); i += 97) text[i] = static_cast<char>('a' + i / 97 % 26);
+  const std::string text = PatternOf(12'000'000, 'x');
   const std::string digest = Sha256Hex(text);
   constexpr size_t kChunk = 700'001;
   size_t sent = 0;
@@ -191,7 +187,7 @@ TYPED_TEST_P(BlobStoreContract, LargeBlobsComeBackAsTheyWere) {
 }
 
 TYPED_TEST_P(BlobStoreContract, ThrowsAwayWhatIsDiscarded) {
-  const std::string text(9'000'000, 'd');
+  const std::string text = PatternOf(9'000'000, 'd');
   const std::string digest = Sha256Hex(text);
   auto writer = this->store_->BeginWrite(digest, text.size());
   ASSERT_TRUE(writer.ok()) << writer.status();

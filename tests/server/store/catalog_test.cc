@@ -12,12 +12,11 @@
 #include "core/base/file.h"
 #include "server/store/built_in_text.h"
 #include "server/store/sqlite_metadata_store.h"
+#include "tests/server/store/bytes_of.h"
 #include "tests/server/store/temp_dir.h"
 
 namespace qamserve {
 namespace {
-
-std::span<const std::byte> BytesOf(std::string_view text) { return std::as_bytes(std::span(text.data(), text.size())); }
 
 FileRecord FileOf(const std::string& name, std::string_view content) {
   return {.name = name, .sha256 = Sha256Hex(content), .size_bytes = content.size()};

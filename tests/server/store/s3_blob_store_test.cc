@@ -82,12 +82,6 @@ std::unique_ptr<S3BlobStore> OpenStore(const S3BlobStoreOptions& options) {
   return store.ok() ? *std::move(store) : nullptr;
 }
 
-std::string PatternOf(size_t bytes, char first) {
-  std::string text(bytes, first);
-  for (size_t i = 0; i < bytes; i += 101) text[i] = static_cast<char>('a' + i / 101 % 26);
-  return text;
-}
-
 std::string BlobKey(const std::string& prefix, const std::string& digest) {
   return fmt::format("tests/{}/blobs/{}", prefix, digest);
 }
