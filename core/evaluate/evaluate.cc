@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "core/evaluate/compare.h"
 #include "core/model/stream.h"
@@ -10,8 +11,40 @@
 namespace qamserve {
 namespace {
 
-absl::StatusOr<Linear> LoadHead(const Checkpoint& checkpoint) {
-  return LoadDense(checkpoint, checkpoint.config().tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
+const char* HeadName(const Checkpoint& checkpoint) {
+  return checkpoint.config().tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
+}
+
+absl::StatusOr<Linear> LoadHead(const Checkpoint& checkpoint) { return LoadDense(checkpoint, HeadName(checkpoint)); }
+
+DenseType TypeAsLoaded(DType dtype) {
+  if (dtype == DType::kF16) return DenseType::kF16;
+  return dtype == DType::kBF16 ? DenseType::kBF16 : DenseType::kF32;
+}
+
+// Whether `head` is the checkpoint's, to the last bit: most artifacts keep it as it was. Heads of large vocabularies
+// are hundreds of megabytes, so one that is there already is not loaded again.
+absl::StatusOr<bool> IsHeadOf(const Checkpoint& checkpoint, const Linear& head) {
+  const char* name = HeadName(checkpoint);
+  const TensorInfo& info = checkpoint.Info(name);
+  const bool dense = !head.dense16.empty() || !head.dense32.empty();
+  if (!dense || head.rows != info.rows() || head.cols != info.cols() || head.dense_type != TypeAsLoaded(info.dtype)) {
+    return false;
+  }
+  constexpr int64_t kRowsAtOnce = 64;
+  const auto cols = static_cast<size_t>(head.cols);
+  std::vector<float> rows(static_cast<size_t>(kRowsAtOnce) * cols), own(cols);
+  for (int64_t row = 0; row < head.rows; row += kRowsAtOnce) {
+    const int64_t end = std::min(head.rows, row + kRowsAtOnce);
+    RETURN_IF_ERROR(checkpoint.ReadRows(name, row, end, std::span(rows).first(static_cast<size_t>(end - row) * cols)));
+    for (int64_t i = row; i < end; ++i) {
+      ReadRow(head, i, BestKernels(), own.data());
+      if (std::memcmp(own.data(), rows.data() + static_cast<size_t>(i - row) * cols, cols * sizeof(float)) != 0) {
+        return false;
+      }
+    }
+  }
+  return true;
 }
 
 // Progress of one part of a call that is made of several.
@@ -131,7 +164,12 @@ absl::StatusOr<WindowComparisons> CompareWindows(const Checkpoint& base, const B
                            base.config().hidden_size, quantized.config().hidden_size);
   }
   const std::vector<std::vector<int32_t>>& windows = reference.windows;
-  ASSIGN_OR_RETURN(const Linear base_head, LoadHead(base));
+  ASSIGN_OR_RETURN(const bool same_head, IsHeadOf(base, quantized.head()));
+  Linear loaded;
+  if (!same_head) {
+    ASSIGN_OR_RETURN(loaded, LoadHead(base));
+  }
+  const Linear& base_head = same_head ? quantized.head() : loaded;
 
   Workspace workspace;
   workspace.DropWeightsAfterUse();

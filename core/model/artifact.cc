@@ -113,6 +113,15 @@ absl::StatusOr<std::vector<float>> ArtifactReader::LoadVector(const std::string&
   return out;
 }
 
+// A piece at a time, so that a large matrix is never in memory twice.
+void ArtifactReader::CopyOut(const std::byte* from, size_t bytes, void* to) const {
+  constexpr size_t kPieceBytes = size_t{16} << 20;
+  for (size_t at = 0; at < bytes; at += kPieceBytes) {
+    std::memcpy(static_cast<std::byte*>(to) + at, from + at, std::min(kPieceBytes, bytes - at));
+    mapped_.DropPages();
+  }
+}
+
 absl::StatusOr<Linear> ArtifactReader::LoadMatrix(const std::string& name, int64_t rows, int64_t cols) const {
   const TensorInfo* info = source_->Find(name);
   const DType dtype = info == nullptr ? DType::kF16 : info->dtype;
@@ -123,11 +132,11 @@ absl::StatusOr<Linear> ArtifactReader::LoadMatrix(const std::string& name, int64
   const auto n = static_cast<size_t>(rows * cols);
   if (dtype == DType::kF32) {
     out.dense32.resize(n);
-    std::memcpy(out.dense32.data(), data, n * sizeof(float));
+    CopyOut(data, n * sizeof(float), out.dense32.data());
   } else if (dtype == DType::kF16 || dtype == DType::kBF16) {
     out.dense_type = dtype == DType::kF16 ? DenseType::kF16 : DenseType::kBF16;
     out.dense16.resize(n);
-    std::memcpy(out.dense16.data(), data, n * sizeof(uint16_t));
+    CopyOut(data, n * sizeof(uint16_t), out.dense16.data());
   } else {
     return InvalidArgument("TENSOR_DTYPE_UNSUPPORTED", "{}: tensor {} is {}; F32, F16 or BF16 is expected",
                            mapped_.path(), name, DTypeName(dtype));

@@ -62,6 +62,7 @@ class ArtifactReader {
   explicit ArtifactReader(MappedFile mapped) : mapped_(std::move(mapped)) {}
   absl::Status PrepareFormats();
   absl::StatusOr<Linear> LoadMatrix(const std::string& name, int64_t rows, int64_t cols) const;
+  void CopyOut(const std::byte* from, size_t bytes, void* to) const;
   // A linear layer of a block, as its format says.
   absl::StatusOr<Linear> LoadLinear(const std::string& name) const;
   absl::StatusOr<Linear> LoadPacked(const std::string& name, int64_t rows, int64_t cols) const;
