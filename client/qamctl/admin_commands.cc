@@ -113,6 +113,7 @@ absl::Status ShowSchema(Session& session) {
 absl::Status Release(Session& session, const AdminFlags& flags) {
   ASSIGN_OR_RETURN(const std::string job, ResolveJob(session, flags.job));
   RETURN_IF_ERROR(session.client().ReleaseLease(job, flags.task));
+  if (session.json()) return session.PrintJson(v1::ReleaseLeaseResponse());
   session.Print(fmt::format("task {} of {} is ready again", flags.task, job));
   return absl::OkStatus();
 }

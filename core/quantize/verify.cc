@@ -8,11 +8,21 @@
 namespace qamserve {
 namespace {
 
-// A row of n weights has a distortion within a few times sqrt(1/n) of its tensor's; four times the mean is damage.
+// A row of n weights has a distortion within a few times sqrt(1/n) of its tensor's: up to four times the mean is fine.
 constexpr double kWorstRow = 4;
-// Rows that were not rotated as a whole may differ by more; what was measured on the worst of them then holds, but for
-// rounding.
+// Above that a row may be as bad as the worst that was measured, but for rounding.
 constexpr double kSlack = 1.05;
+// And no worse, after a rotation, than if one point lay two standard deviations outside of the codebook: at high rates
+// such a point makes most of a short row's error. Without rotation a row's strength may be in one weight.
+constexpr double kOverload = 2.0 * 2.0;
+
+// The largest relative squared error with which a row of `cols` weights may come back.
+double RowLimit(const TensorOutcome& measured, int64_t cols, bool rotated) {
+  const double usual = kWorstRow * measured.distortion;
+  double worst = kSlack * measured.worst_row_distortion;
+  if (rotated) worst = std::min(worst, usual + kOverload / static_cast<double>(cols));
+  return std::max(usual, worst) + 1e-6;
+}
 
 // Squared error over energy of one row, both in the scaled basis (where the codec minimizes it).
 absl::StatusOr<double> RowError(const Checkpoint& checkpoint, const DequantizedRows& rows, const std::string& name,
@@ -59,8 +69,7 @@ absl::Status VerifyArtifact(const Checkpoint& checkpoint, const QuantizePlan& pl
     const auto rows = dequantizer.Open(t.name + ".weight");
     if (!rows.ok()) return AsGate(Annotate(rows.status(), "tensor " + t.name));
     const TensorOutcome& measured = inputs.outcomes[i];
-    const double worst = rotated ? 0 : kSlack * measured.worst_row_distortion;
-    const double limit = std::max(kWorstRow * measured.distortion, worst) + 1e-6;
+    const double limit = RowLimit(measured, t.cols, rotated);
     for (const int64_t row : SampledRows(t.rows)) {
       ASSIGN_OR_RETURN(const double error, RowError(checkpoint, *rows, t.name + ".weight", row));
       if (!(error <= limit)) {

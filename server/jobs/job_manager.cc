@@ -362,8 +362,11 @@ absl::StatusOr<JobManager::Decision> JobManager::RetryDecision(const std::string
 
 absl::StatusOr<JobView> JobManager::RetryJob(const std::string& id, const std::string& request_id) {
   auto action = [&]() -> absl::StatusOr<std::string> {
-    ASSIGN_OR_RETURN(const std::set<std::string> lost, LostBlobs(id));
-    RETURN_IF_ERROR(Decide([&] { return RetryDecision(id, lost); }));
+    // A blob that is there must still be there when the job refers to it again.
+    RETURN_IF_ERROR(catalog_.WithoutCollection([&]() -> absl::Status {
+      ASSIGN_OR_RETURN(const std::set<std::string> lost, LostBlobs(id));
+      return Decide([&] { return RetryDecision(id, lost); });
+    }));
     return id;
   };
   RETURN_IF_ERROR(RunOnce(store_, request_id, "RetryJob", id, Now(), action).status());

@@ -295,6 +295,17 @@ TEST(Gates, ARowFarAboveTheMeanPassesOnlyWithoutRotation) {
   EXPECT_EQ(ReasonOf(rotated.Assemble()), "GATE_RECONSTRUCTION");
 }
 
+// As of a short row at a high rate, most of whose error is one point's outside of the codebook.
+TEST(Gates, ARowMayBeAsBadAsTheWorstThatWasMeasured) {
+  Pipeline p;
+  ASSERT_EQ(p.Prepare(), absl::OkStatus());
+  TensorOutcome& outcome = p.inputs.outcomes[5];
+  outcome.distortion /= 16;
+  EXPECT_EQ(p.Assemble(), absl::OkStatus());
+  outcome.worst_row_distortion /= 16;
+  EXPECT_EQ(ReasonOf(p.Assemble()), "GATE_RECONSTRUCTION");
+}
+
 TEST(Gates, AnotherTensorsCodesAreRefused) {
   Pipeline p;
   ASSERT_EQ(p.Prepare(), absl::OkStatus());
