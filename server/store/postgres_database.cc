@@ -19,9 +19,9 @@ constexpr int64_t kFirstPauseMs = 4;
 constexpr int64_t kLongestPauseMs = 1'000;
 
 // Pauses between attempts: each up to twice as long as the one before, by chance between half of that and all of it.
-class Backoff {
+class Pauses {
  public:
-  explicit Backoff(SteadyTime deadline)
+  explicit Pauses(SteadyTime deadline)
       : deadline_(deadline), random_(static_cast<uint64_t>(steady_clock::now().time_since_epoch().count())) {}
 
   // False, at once, if the deadline would pass.
@@ -90,7 +90,7 @@ absl::Status PostgresDatabase::Run(Mode mode, Body body) {
   const SteadyTime deadline = AfterMs(context_.options.retry_ms);
   StoreObserver::Transaction seen{.kind = mode == Mode::kWrite ? StoreObserver::Transaction::Kind::kWrite
                                                                : StoreObserver::Transaction::Kind::kRead};
-  Backoff backoff(deadline);
+  Pauses backoff(deadline);
   Attempt attempt = Try(mode, body, deadline);
   while (attempt.again && backoff.Pause()) {
     ++seen.retries;
@@ -150,7 +150,7 @@ PostgresDatabase::Attempt PostgresDatabase::Commit(PostgresTransaction& transact
 }
 
 PostgresDatabase::Outcome PostgresDatabase::AskAfter(const PostgresMark& mark, SteadyTime deadline) {
-  Backoff backoff(deadline);
+  Pauses backoff(deadline);
   do {
     // The connection that broke is not back in the pool yet, and those that are there may have broken with it.
     const auto connection = PostgresConnection::Open(context_);
@@ -240,7 +240,7 @@ std::shared_ptr<absl::Mutex> PostgresDatabase::LocalMutex(const std::string& nam
 absl::StatusOr<PostgresPool::Handle> PostgresDatabase::Lock(const std::string& name, SteadyTime deadline) {
   // The first 16 hex digits of the name's digest: names that share them would only wait for each other.
   const auto key = static_cast<int64_t>(std::stoull(Sha256Hex("qamserve " + name).substr(0, 16), nullptr, 16));
-  Backoff backoff(deadline);
+  Pauses backoff(deadline);
   absl::Status error;
   do {
     auto connection = lock_pool_.Acquire(deadline);

@@ -220,6 +220,7 @@ absl::StatusOr<json> MeasureNotify(const Options& options) {
   std::atomic<int64_t> done{0};
   std::atomic<bool> failed{false};
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<size_t>(options.threads));
   const auto start = Clock::now();
   for (int i = 0; i < options.threads; ++i) {
     threads.emplace_back([&, i] {
