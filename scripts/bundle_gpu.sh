@@ -2,7 +2,7 @@
 # usage: scripts/bundle_gpu.sh FOLDER
 # Builds the GPU tests and benches and puts them into FOLDER with the libraries that they need. FOLDER/run.sh
 # [GTEST_FILTER] then tests and measures on a machine that has a GPU, its driver and a C++ library as new as this
-# machine's, and nothing else of ours; results are in FOLDER/results.
+# machine's, and nothing else of ours; results are in FOLDER/results. FOLDER.tar.gz is all of it, to carry.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=${1:?usage: scripts/bundle_gpu.sh FOLDER}
@@ -77,4 +77,6 @@ echo "$passed passed${failed:+, failed:$failed}${skipped:+, skipped for want of 
 exit 0
 RUN
 chmod +x "$folder/run.sh"
-du -sh "$folder"
+# To carry it: a third of its size.
+tar -czf "$folder.tar.gz" -C "$(dirname "$folder")" "$(basename "$folder")"
+du -sh "$folder" "$folder.tar.gz"
