@@ -67,12 +67,6 @@ int64_t BlocksFor(const EngineOptions& options, const KvLayout& layout) {
   return std::min<int64_t>(options.kv_bytes / layout.block_bytes(), std::numeric_limits<KvPool::Block>::max());
 }
 
-// Tokens of prompts, and of every sequence its next one with guesses.
-StepLimits LimitsOf(const EngineOptions& options, const ModelConfig& config) {
-  const int64_t logits = int64_t{options.max_running} * (1 + options.draft_tokens);
-  return {options.prefill_tokens + logits, logits, ContextFor(options, config)};
-}
-
 absl::Status CheckPrompt(std::span<const int32_t> prompt, int64_t limit, int64_t vocab_size) {
   if (prompt.empty()) return InvalidArgument("PROMPT_EMPTY", "the prompt has no tokens; at least 1 is needed");
   if (static_cast<int64_t>(prompt.size()) > limit) {
@@ -199,7 +193,7 @@ struct Engine::Impl {
   const std::unique_ptr<ThreadPool> threads;
   ThreadPool& pool;
   const std::unique_ptr<Forwarder> forwarder;
-  std::vector<float> hidden;  // of a step: [positions][hidden_size]
+  std::vector<int32_t> hidden_rows;  // hidden states of a step whose logits choose tokens
   // Of a step's choices, with room for all sequences that one can have, so that no memory is asked for in between.
   struct Choice {
     Sequence* sequence = nullptr;
@@ -291,23 +285,22 @@ absl::Status Engine::Impl::Feed(const std::vector<Sequence*>& step, std::vector<
   for (Sequence* sequence : step) {
     chunks.push_back({sequence->feed(), &sequence->cache(), /*all_logits=*/sequence->has_draft()});
   }
-  RETURN_IF_ERROR(forwarder->ForwardHidden(chunks, hidden));
+  RETURN_IF_ERROR(forwarder->Forward(chunks));
   // One row for each chunk, or one for each of its tokens; those in the middle of a prompt need no head.
-  const int64_t width = model->config().hidden_size;
-  int64_t from = 0, to = 0;
+  hidden_rows.clear();
+  int64_t from = 0;
   for (size_t i = 0; i < step.size(); ++i) {
     const int64_t given = chunks[i].all_logits ? static_cast<int64_t>(chunks[i].tokens.size()) : 1;
     const int64_t wanted = step[i]->Fed();
     if (wanted > 0) {
-      std::copy_n(hidden.begin() + from * width, wanted * width, hidden.begin() + to * width);
       choosing.push_back(step[i]);
-      first_rows.push_back(to);
-      to += wanted;
+      first_rows.push_back(static_cast<int64_t>(hidden_rows.size()));
+      for (int64_t row = from; row < from + wanted; ++row) hidden_rows.push_back(static_cast<int32_t>(row));
     }
     from += given;
   }
-  first_rows.push_back(to);
-  return to > 0 ? forwarder->KeepLogits(hidden.data(), to) : absl::OkStatus();
+  first_rows.push_back(static_cast<int64_t>(hidden_rows.size()));
+  return hidden_rows.empty() ? absl::OkStatus() : forwarder->KeepLogitsOf(hidden_rows);
 }
 
 // One token of each sequence at a time: whether a guess's row is chosen from depends on the one before. Without guesses
@@ -486,6 +479,11 @@ void Engine::Impl::CancelAll() {
 
 // ---- the public face ----
 
+StepLimits StepLimitsOf(const EngineOptions& options, const ModelConfig& config) {
+  const int64_t logits = int64_t{options.max_running} * (1 + options.draft_tokens);
+  return {options.prefill_tokens + logits, logits, ContextFor(options, config)};
+}
+
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const Model> model,
@@ -499,7 +497,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::shared_ptr<const Mod
   const int64_t blocks = BlocksFor(options, layout);
   auto threads = std::make_unique<ThreadPool>(options.threads > 0 ? options.threads : cores);
   ASSIGN_OR_RETURN(std::unique_ptr<Forwarder> forwarder, open(options.device, model, layout, blocks, *threads));
-  RETURN_IF_ERROR(forwarder->Reserve(LimitsOf(options, config)));
+  RETURN_IF_ERROR(forwarder->Reserve(StepLimitsOf(options, config)));
   auto impl = std::make_unique<Impl>(std::move(model), std::move(tokenizer), options, layout, blocks,
                                      std::move(threads), std::move(forwarder));
   impl->thread = std::thread([state = impl.get()] { state->Run(); });

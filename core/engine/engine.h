@@ -123,6 +123,10 @@ struct EngineOptions {
   int32_t draft_tokens = 0;             // most guesses that are checked in one step of a request; 0 = none
 };
 
+// What the steps of an engine with these options have at most, of a model of this shape: the next token of every
+// sequence with guesses, and tokens of prompts.
+StepLimits StepLimitsOf(const EngineOptions& options, const ModelConfig& config);
+
 struct EngineStats {
   int32_t running = 0;
   int32_t waiting = 0;

@@ -11,24 +11,17 @@
 namespace qamserve {
 namespace {
 
-const char* HeadName(const Checkpoint& checkpoint) {
-  return checkpoint.config().tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
-}
-
-absl::StatusOr<Linear> LoadHead(const Checkpoint& checkpoint) { return LoadDense(checkpoint, HeadName(checkpoint)); }
-
-DenseType TypeAsLoaded(DType dtype) {
-  if (dtype == DType::kF16) return DenseType::kF16;
-  return dtype == DType::kBF16 ? DenseType::kBF16 : DenseType::kF32;
+absl::StatusOr<Linear> LoadHead(const Checkpoint& checkpoint) {
+  return LoadDense(checkpoint, HeadName(checkpoint.config()));
 }
 
 // Whether `head` is the checkpoint's, to the last bit: most artifacts keep it as it was. Heads of large vocabularies
 // are hundreds of megabytes, so one that is there already is not loaded again.
 absl::StatusOr<bool> IsHeadOf(const Checkpoint& checkpoint, const Linear& head) {
-  const char* name = HeadName(checkpoint);
+  const char* name = HeadName(checkpoint.config());
   const TensorInfo& info = checkpoint.Info(name);
   const bool dense = !head.dense16.empty() || !head.dense32.empty();
-  if (!dense || head.rows != info.rows() || head.cols != info.cols() || head.dense_type != TypeAsLoaded(info.dtype)) {
+  if (!dense || head.rows != info.rows() || head.cols != info.cols() || head.dense_type != DenseTypeOf(info.dtype)) {
     return false;
   }
   constexpr int64_t kRowsAtOnce = 64;

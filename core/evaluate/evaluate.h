@@ -54,7 +54,8 @@ struct BaseReference {
 absl::StatusOr<BaseReference> RunBase(const Checkpoint& base, const std::vector<std::vector<int32_t>>& windows,
                                       ThreadPool& pool, ProgressFn progress);
 // Both models on each position of the windows of `reference`, [windows][window_tokens - 1]. Windows are independent, so
-// those of a text may be compared apart. `kv` is how `quantized` keeps keys and values; the base side always has floats.
+// those of a text may be compared apart. `kv` is how `quantized` keeps keys and values; the base side always has
+// floats.
 using WindowComparisons = std::vector<std::vector<TokenComparison>>;
 absl::StatusOr<WindowComparisons> CompareWindows(const Checkpoint& base, const BaseReference& reference,
                                                  const Model& quantized, ThreadPool& pool, ProgressFn progress,
@@ -83,12 +84,28 @@ absl::StatusOr<Perplexity> EvaluateBase(const Checkpoint& base, const std::vecto
 // INVALID_ARGUMENT (TEXT_TOO_SHORT) if there are not enough tokens; names both counts.
 absl::StatusOr<std::vector<std::vector<int32_t>>> CutWindows(const std::vector<int32_t>& tokens, int32_t windows,
                                                              int32_t window_tokens, std::optional<int32_t> bos);
-// The model's own samples at temperature 1, for data-free calibration and evaluation; each window begins with the
-// tokens of `beginning`. Needs the whole model in memory. INVALID_ARGUMENT (WINDOW_TOKENS_RANGE) if the beginning is
-// empty or leaves no room in a window.
-absl::StatusOr<std::vector<std::vector<int32_t>>> SampleWindows(const Model& model, std::span<const int32_t> beginning,
-                                                                int32_t windows, int32_t window_tokens, uint64_t seed,
-                                                                ThreadPool& pool, ProgressFn progress);
+// The model's own samples at temperature 1, for data-free calibration and evaluation. A token takes a pass through all
+// blocks; each lies in memory only while it runs (core/model/streamed_model.h), for as many windows at a time as have
+// room for their keys and values. Tokens depend neither on that nor on how many windows there are.
+struct SampleRequest {
+  std::span<const int32_t> beginning;  // of every window
+  int32_t windows = 0;
+  int32_t window_tokens = 0;
+  uint64_t seed = 0;
+  std::string scratch;   // where a file may be made, as large as SampleScratchBytes; it is gone at the end
+  int64_t kv_bytes = 0;  // keys and values of windows that run together, at least of one; 0 = SampleKvBytes
+};
+// INVALID_ARGUMENT (WINDOW_TOKENS_RANGE) if the beginning is empty or leaves no room in a window; the errors of
+// StreamedModel.
+absl::StatusOr<std::vector<std::vector<int32_t>>> SampleWindows(const Checkpoint& checkpoint,
+                                                                const SampleRequest& request, ThreadPool& pool,
+                                                                ProgressFn progress);
+// A sixteenth of the model in 16 bits, or 128 MiB for small ones.
+int64_t SampleKvBytes(const Checkpoint& checkpoint);
+// Estimates of what SampleWindows takes of memory (all that counts as resident, the process itself left out), and
+// exactly what of the disk: 0 unless the checkpoint has matrices that must be converted, as most GGUF files do.
+int64_t SampleMemoryBytes(const Checkpoint& checkpoint, int32_t windows, int32_t window_tokens);
+int64_t SampleScratchBytes(const Checkpoint& checkpoint);
 // SHA-256 over the ids as little-endian int32.
 std::string TokensDigest(const std::vector<std::vector<int32_t>>& windows);
 

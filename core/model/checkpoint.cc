@@ -152,10 +152,17 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const FileSet
     ASSIGN_OR_RETURN(checkpoint->config_, ModelConfigFromGguf(*gguf));
     checkpoint->config_json_ = ModelConfigToJson(checkpoint->config_);
     checkpoint->source_ = std::move(gguf);
+    checkpoint->paths_ = {gguf_file->path};
   } else {
     ASSIGN_OR_RETURN(checkpoint->config_json_, files.ReadText("config.json", kMaxConfigBytes));
     ASSIGN_OR_RETURN(checkpoint->config_, ModelConfigFromJson(checkpoint->config_json_, files.origin()));
-    ASSIGN_OR_RETURN(checkpoint->source_, SafetensorsReader::Open(files));
+    ASSIGN_OR_RETURN(auto safetensors, SafetensorsReader::Open(files));
+    for (const TensorInfo& tensor : safetensors->tensors()) {
+      const auto file = static_cast<size_t>(tensor.file);
+      if (file >= checkpoint->paths_.size()) checkpoint->paths_.resize(file + 1);
+      checkpoint->paths_[file] = safetensors->file(tensor.file).path();
+    }
+    checkpoint->source_ = std::move(safetensors);
     // The text model of a multimodal checkpoint stands alone from here on.
     if (checkpoint->config_.architecture == Architecture::kGemma3 && IsMultimodal(*checkpoint->source_)) {
       checkpoint->config_json_ = ModelConfigToJson(checkpoint->config_);
@@ -212,6 +219,16 @@ const TensorInfo& Checkpoint::Info(std::string_view name) const {
   const Entry* entry = Lookup(name);
   assert(entry != nullptr);
   return entry->info;
+}
+
+std::optional<StoredTensor> Checkpoint::Stored(std::string_view name) const {
+  const Entry* entry = Lookup(name);
+  if (entry == nullptr || entry->interleaved_head_dim != 0 || entry->stored_less_one) return std::nullopt;
+  const TensorInfo& info = *entry->stored;
+  const bool half = info.dtype == DType::kF16 || info.dtype == DType::kBF16;
+  const uint64_t element = half ? sizeof(uint16_t) : sizeof(float);
+  if ((!half && info.dtype != DType::kF32) || info.offset % element != 0) return std::nullopt;
+  return StoredTensor{paths_[static_cast<size_t>(info.file)], info.offset, info.bytes};
 }
 
 absl::Status Checkpoint::ReadRows(std::string_view name, int64_t row_begin, int64_t row_end,

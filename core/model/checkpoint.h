@@ -1,7 +1,9 @@
 // A checkpoint opened for reading: its config and its tensors under Hugging Face names, whatever the file format.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,6 +15,13 @@
 #include "core/model/config.h"
 
 namespace qamserve {
+
+// Where a tensor lies in a file.
+struct StoredTensor {
+  std::string path;
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
 
 // Thread-safe after Open. Open checks that every tensor the architecture needs is there with the right shape, and that
 // there is none it does not know: INVALID_ARGUMENT or NOT_FOUND with TENSOR_MISSING, TENSOR_SHAPE, TENSOR_UNKNOWN,
@@ -35,6 +44,10 @@ class Checkpoint {
   // (see ModelConfig::stored_norms_less_one). NaN or infinity is INVALID_ARGUMENT (TENSOR_NOT_FINITE).
   absl::Status ReadRows(std::string_view name, int64_t row_begin, int64_t row_end, std::span<float> out) const;
 
+  // Where the rows lie just as kernels take them, for those who map the file: in 16 or 32 bits, in our order and
+  // aligned. Nothing for a tensor that has to be converted, as those of most GGUF files; nor for norms.
+  std::optional<StoredTensor> Stored(std::string_view name) const;
+
   // The linear layers of one block, in the order q, k, v, o, gate, up, down, without ".weight".
   std::vector<std::string> LinearNames(int64_t layer) const;
 
@@ -49,6 +62,7 @@ class Checkpoint {
   std::string config_json_;
   ModelConfig config_;
   std::unique_ptr<TensorSource> source_;
+  std::vector<std::string> paths_;                     // of the source's files
   std::shared_ptr<const std::vector<Entry>> entries_;  // sorted by name
 };
 

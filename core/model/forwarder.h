@@ -36,12 +36,21 @@ class Forwarder {
   // As Model::ForwardHidden and Model::Head. After an error no cache has grown.
   virtual absl::Status ForwardHidden(std::span<const SequenceChunk> chunks, std::vector<float>& hidden) = 0;
   virtual absl::Status Head(const float* hidden, int64_t n, float* logits) = 0;
-  // Logits of `n` rows that stay where the model runs, until the next call of this or Head.
+  // Logits of `n` rows that stay where the model runs, until the next call of this, KeepLogitsOf or Head.
   virtual absl::Status KeepLogits(const float* hidden, int64_t n) = 0;
+  // ForwardHidden whose hidden states stay where the model runs. A failure there may come up only at the next call.
+  virtual absl::Status Forward(std::span<const SequenceChunk> chunks) = 0;
+  // KeepLogits of some of the hidden states that the last Forward has left, by their numbers. FAILED_PRECONDITION
+  // (NO_HIDDEN_STATES) if there are fewer, as after any call since then but this and Sample.
+  virtual absl::Status KeepLogitsOf(std::span<const int32_t> rows) = 0;
   // Chooses a token from each of `rows` of the kept logits, no two of the same row: results are those of SampleLogits,
   // never kUndecided. kNoMemory ends one row alone; an error means that no result is one.
   virtual absl::Status Sample(std::span<const SampleRow> rows, std::span<SampleResult> results) = 0;
 };
+
+// Whether `rows` are among `held` hidden states (KeepLogitsOf), and whether they are the first ones in order.
+absl::Status CheckHiddenRows(std::span<const int32_t> rows, int64_t held);
+bool AreFirst(std::span<const int32_t> rows);
 
 // The cores of a pool, which must outlive it.
 class CpuForwarder : public Forwarder {
@@ -52,13 +61,17 @@ class CpuForwarder : public Forwarder {
   KvMemory kv_memory() const override { return KvMemory::kOwn; }
   absl::Status Reserve(const StepLimits&) override { return absl::OkStatus(); }  // the system's is taken as needed
   absl::Status ForwardHidden(std::span<const SequenceChunk> chunks, std::vector<float>& hidden) override {
+    hidden_.clear();
     return model_->ForwardHidden(chunks, workspace_, pool_, hidden);
   }
   absl::Status Head(const float* hidden, int64_t n, float* logits) override {
+    hidden_.clear();
     model_->Head(hidden, n, pool_, logits);
     return absl::OkStatus();
   }
   absl::Status KeepLogits(const float* hidden, int64_t n) override;
+  absl::Status Forward(std::span<const SequenceChunk> chunks) override;
+  absl::Status KeepLogitsOf(std::span<const int32_t> rows) override;
   absl::Status Sample(std::span<const SampleRow> rows, std::span<SampleResult> results) override;
 
  private:
@@ -67,6 +80,7 @@ class CpuForwarder : public Forwarder {
   Workspace workspace_;
   // Kept from step to step, as memory of this size is asked of the system anew each time.
   std::vector<float> logits_;
+  std::vector<float> hidden_, chosen_;  // that Forward has left, and some of them
   std::vector<SampleScratch> scratch_;
 };
 

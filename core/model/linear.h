@@ -13,8 +13,8 @@
 
 namespace qamserve {
 
-// y = W x + bias, W [rows][cols]. Either dense (weights owned here) or packed (codes owned by a mapped file that must
-// outlive this). Immutable once built.
+// y = W x + bias, W [rows][cols]. Either dense (weights owned here, or in a mapped file) or packed (codes in a mapped
+// file); the file must outlive this. Immutable once built.
 struct Linear {
   int64_t rows = 0;
   int64_t cols = 0;
@@ -23,6 +23,7 @@ struct Linear {
   DenseType dense_type = DenseType::kF32;
   std::vector<float> dense32;     // kF32
   std::vector<uint16_t> dense16;  // kF16, kBF16
+  const void* mapped = nullptr;   // in place of the two
 
   const uint8_t* codes = nullptr;  // packed if not null
   bool int8 = false;               // codes are 8-bit weights; in a group they want 8-bit activations
@@ -33,6 +34,7 @@ struct Linear {
 
   bool packed() const { return codes != nullptr; }
   DenseRows Dense() const {
+    if (mapped != nullptr) return {mapped, dense_type, cols};
     return {dense_type == DenseType::kF32 ? static_cast<const void*>(dense32.data()) : dense16.data(), dense_type,
             cols};
   }

@@ -42,34 +42,69 @@ std::string InputGroupOf(std::string_view layer) {
   return "";
 }
 
+DenseType DenseTypeOf(DType stored) {
+  if (stored == DType::kF16) return DenseType::kF16;
+  return stored == DType::kBF16 ? DenseType::kBF16 : DenseType::kF32;
+}
+
+int64_t DenseBytes(const TensorInfo& info) {
+  return info.elements() * (DenseTypeOf(info.dtype) == DenseType::kF32 ? 4 : 2);
+}
+
+absl::Status ReadDense(const Checkpoint& checkpoint, std::string_view name,
+                       absl::FunctionRef<absl::Status(std::span<const std::byte>)> take) {
+  constexpr int64_t kRowsAtOnce = 64;
+  const TensorInfo& info = checkpoint.Info(name);
+  const DenseType type = DenseTypeOf(info.dtype);
+  std::vector<float> floats(static_cast<size_t>(std::min(kRowsAtOnce, info.rows()) * info.cols()));
+  std::vector<uint16_t> halves(type == DenseType::kF32 ? 0 : floats.size());
+  for (int64_t row = 0; row < info.rows(); row += kRowsAtOnce) {
+    const int64_t end = std::min(info.rows(), row + kRowsAtOnce);
+    const auto n = static_cast<size_t>((end - row) * info.cols());
+    const std::span<float> some = std::span(floats).first(n);
+    RETURN_IF_ERROR(checkpoint.ReadRows(name, row, end, some));
+    if (type == DenseType::kF32) {
+      RETURN_IF_ERROR(take(std::as_bytes(some)));
+      continue;
+    }
+    for (size_t i = 0; i < n; ++i) halves[i] = Narrow(type, floats[i]);
+    RETURN_IF_ERROR(take(std::as_bytes(std::span(halves).first(n))));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Linear> LoadDense(const Checkpoint& checkpoint, std::string_view name) {
   const TensorInfo& info = checkpoint.Info(name);
   Linear out;
   out.rows = info.rows();
   out.cols = info.cols();
   const auto elements = static_cast<size_t>(info.elements());
-  out.dense_type = info.dtype == DType::kF16    ? DenseType::kF16
-                   : info.dtype == DType::kBF16 ? DenseType::kBF16
-                                                : DenseType::kF32;
+  out.dense_type = DenseTypeOf(info.dtype);
   if (out.dense_type == DenseType::kF32) {
     out.dense32.resize(elements);
     RETURN_IF_ERROR(checkpoint.ReadRows(name, 0, out.rows, out.dense32));
     return out;
   }
   out.dense16.resize(elements);
-  constexpr int64_t kRowsAtOnce = 64;
-  std::vector<float> rows(static_cast<size_t>(kRowsAtOnce * out.cols));
-  for (int64_t row = 0; row < out.rows; row += kRowsAtOnce) {
-    const int64_t end = std::min(out.rows, row + kRowsAtOnce);
-    const auto n = static_cast<size_t>((end - row) * out.cols);
-    RETURN_IF_ERROR(checkpoint.ReadRows(name, row, end, std::span(rows).first(n)));
-    uint16_t* target = out.dense16.data() + row * out.cols;
-    for (size_t i = 0; i < n; ++i) target[i] = Narrow(out.dense_type, rows[i]);
-  }
+  const auto target = std::as_writable_bytes(std::span(out.dense16));
+  size_t at = 0;
+  RETURN_IF_ERROR(ReadDense(checkpoint, name, [&](std::span<const std::byte> rows) {
+    std::copy(rows.begin(), rows.end(), target.begin() + static_cast<std::ptrdiff_t>(at));
+    at += rows.size();
+    return absl::OkStatus();
+  }));
   return out;
 }
 
+const char* HeadName(const ModelConfig& config) {
+  return config.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
+}
+
 absl::StatusOr<LayerWeights> LoadDenseLayer(const Checkpoint& checkpoint, int64_t layer) {
+  return LoadDenseLayer(checkpoint, layer, [&](const std::string& name) { return LoadDense(checkpoint, name); });
+}
+
+absl::StatusOr<LayerWeights> LoadDenseLayer(const Checkpoint& checkpoint, int64_t layer, LoadMatrix load) {
   LayerWeights out;
   RETURN_IF_ERROR(LoadNorms(
       checkpoint.config(), layer, [&](const std::string& name) { return LoadVector(checkpoint, name); }, out));
@@ -78,7 +113,7 @@ absl::StatusOr<LayerWeights> LoadDenseLayer(const Checkpoint& checkpoint, int64_
   for (size_t g = 0; g < names.size(); ++g) {
     groups[g]->name = names[g].name;
     for (const std::string& name : names[g].layers) {
-      ASSIGN_OR_RETURN(Linear linear, LoadDense(checkpoint, name + ".weight"));
+      ASSIGN_OR_RETURN(Linear linear, load(name + ".weight"));
       if (checkpoint.Has(name + ".bias")) {
         ASSIGN_OR_RETURN(linear.bias, LoadVector(checkpoint, name + ".bias"));
       }

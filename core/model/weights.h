@@ -1,8 +1,12 @@
 // From tensors to the weights that a forward pass uses.
 #pragma once
 
+#include <absl/functional/function_ref.h>
+
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,10 +26,20 @@ std::array<GroupNames, 4> LinearGroupNames(int64_t layer);
 // The group of "model.layers.3.self_attn.q_proj", or "" for what is not a linear layer.
 std::string InputGroupOf(std::string_view layer);
 
-// A matrix in its stored precision where that is 16 bits, else as floats: exact either way.
+// The type of a loaded matrix: its stored one where that has 16 bits, else float. Exact either way.
+DenseType DenseTypeOf(DType stored);
+// Bytes of a matrix in that type.
+int64_t DenseBytes(const TensorInfo& info);
+// Gives `take` the whole matrix in that type, some rows at a time in order. The errors of ReadRows and of `take`.
+absl::Status ReadDense(const Checkpoint& checkpoint, std::string_view name,
+                       absl::FunctionRef<absl::Status(std::span<const std::byte>)> take);
 absl::StatusOr<Linear> LoadDense(const Checkpoint& checkpoint, std::string_view name);
+// The input embedding, if they are tied, or the output head.
+const char* HeadName(const ModelConfig& config);
 
-// One block of an unquantized checkpoint.
+// One block of an unquantized checkpoint; matrices by `load` ("model.layers.0.mlp.up_proj.weight"), else by LoadDense.
+using LoadMatrix = absl::FunctionRef<absl::StatusOr<Linear>(const std::string& name)>;
+absl::StatusOr<LayerWeights> LoadDenseLayer(const Checkpoint& checkpoint, int64_t layer, LoadMatrix load);
 absl::StatusOr<LayerWeights> LoadDenseLayer(const Checkpoint& checkpoint, int64_t layer);
 
 // Loads the norms of a block through `load` (name -> vector), for checkpoints and artifacts alike.

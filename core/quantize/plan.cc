@@ -145,12 +145,11 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, cons
   ASSIGN_OR_RETURN(const uint64_t total, SafetensorsWriter::TotalBytes(ArtifactDeclarations(checkpoint, spec, plan),
                                                                        ArtifactMetadata(), kCodesAlignment));
   plan.artifact_bytes = static_cast<int64_t>(total);
-  constexpr int64_t kProcess = 64 << 20;  // code, libraries, allocator
   // Packed tensors, strips of rows and, with error feedback, the factor in single and double precision. A tensor is one
   // thread's, so there are as many of them at once as threads.
   const int64_t feedback = spec.error_feedback ? widest * widest * 16 : 0;
   plan.peak_memory_bytes =
-      kProcess + BlockMemory(checkpoint, spec) + threads * (widest * kTileRows * 16 + largest + feedback);
+      kProcessBytes + BlockMemory(checkpoint, spec) + threads * (widest * kTileRows * 16 + largest + feedback);
   return plan;
 }
 

@@ -26,6 +26,8 @@ namespace qamserve {
 
 // Names the method and the layout in artifacts and job keys; changes when the same input would give other bytes.
 inline constexpr char kCodecVersion[] = "qamw-5";
+// In estimates of memory: code, libraries, allocator.
+inline constexpr int64_t kProcessBytes = int64_t{64} << 20;
 
 // Another rate for some tensors.
 struct RateRule {

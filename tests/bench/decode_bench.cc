@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <numeric>
 #include <vector>
 
 #include "core/base/rng.h"
@@ -85,13 +86,16 @@ class Bench {
     return ResourceExhausted("KV_MEMORY", "there is no memory for the KV cache of {} tokens", n);
   }
   absl::Status Step(std::span<const SequenceChunk> chunks) {
-    RETURN_IF_ERROR(forwarder_.ForwardHidden(chunks, hidden_));
     const size_t positions = chunks.size();
     if (!sample_) {
+      RETURN_IF_ERROR(forwarder_.ForwardHidden(chunks, hidden_));
       logits_.resize(positions * static_cast<size_t>(config_.vocab_size));
       return forwarder_.Head(hidden_.data(), static_cast<int64_t>(positions), logits_.data());
     }
-    RETURN_IF_ERROR(forwarder_.KeepLogits(hidden_.data(), static_cast<int64_t>(positions)));
+    RETURN_IF_ERROR(forwarder_.Forward(chunks));
+    std::vector<int32_t> all(positions);
+    std::iota(all.begin(), all.end(), 0);
+    RETURN_IF_ERROR(forwarder_.KeepLogitsOf(all));
     rows_.assign(positions, SampleRow());
     results_.resize(positions);
     for (size_t i = 0; i < positions; ++i) rows_[i].row = static_cast<int64_t>(i);

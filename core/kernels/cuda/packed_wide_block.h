@@ -9,10 +9,7 @@
 // added, as floats, to totals that each thread has to itself in shared memory. So sums are those of the reference, in
 // its order.
 //
-// Work is written for what runs it (Threads): threads(phase) calls phase(thread) for every thread and waits for all,
-// threads.Alone(phase) does not wait, threads.Multiply(get) is the matrix instruction of every warp: get(thread, a, b)
-// puts a thread's words into a[4] and b[2] and returns the four floats that the product is added to. Threads::Own<T> is
-// what a thread keeps: on a device its registers; a test runs all threads in turn.
+// Work is written for what runs it (Threads), as block_threads.cuh describes.
 //
 // Not measured yet. Each activation is two columns of B, so there are twice the matrix instructions of a product of
 // halves: of those that mma.sync allows on Hopper (about 62 % of its peak), 31 % of that peak is left at most.
@@ -24,13 +21,8 @@
 #endif
 
 #include "core/kernels/cuda/packed_warp.h"
+#include "core/kernels/cuda/words.h"
 #include "core/kernels/kernels.h"
-
-#if defined(__CUDA_ARCH__)
-#define QAMSERVE_UNROLL _Pragma("unroll")
-#else
-#define QAMSERVE_UNROLL
-#endif
 
 namespace qamserve {
 
@@ -49,19 +41,6 @@ struct PackedWideArgs {
   int64_t strip_begin = 0;
   int64_t strip_end = 0;
   int warps = kMostWideWarps;
-};
-
-struct alignas(16) FourWords {
-  uint32_t of[4];
-};
-struct alignas(16) FourFloats {
-  float of[4];
-};
-struct alignas(16) FourInts {
-  int32_t of[4];
-};
-struct alignas(8) TwoWords {
-  uint32_t of[2];
 };
 
 // 16 bytes from global to shared memory, there when WaitForCopies says so.

@@ -1,6 +1,7 @@
 #include <type_traits>
 
 #include "core/kernels/cuda/launch.h"
+#include "core/kernels/cuda/shared_memory.cuh"
 #include "core/kernels/cuda/trellis_block.h"
 
 namespace qamserve {
@@ -40,7 +41,7 @@ cudaError_t QueueRings(const CudaTrellisArgs& args, int of_block, cudaStream_t s
   }
   constexpr int kBytes = static_cast<int>(sizeof(TrellisBlock<kBits, kRings>));
   const auto kernel = TrellisKernel<kBits, kRings>;
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  const cudaError_t error = AllowShared(kernel, kBytes);
   if (error != cudaSuccess) return error;
   const int64_t blocks = (args.rings + kRings - 1) / kRings;
   kernel<<<static_cast<unsigned>(blocks), TrellisBlock<kBits, kRings>::kThreads, kBytes, stream>>>(

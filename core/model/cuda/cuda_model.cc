@@ -18,6 +18,40 @@ constexpr int64_t kFirstRopePositions = 2048;
 // Steps of so few rows, decoding above all, are alike again and again.
 constexpr int64_t kMostRowsRepeated = 64;
 
+// Bytes of what does not depend on the rows of a step alone.
+struct StepSizes {
+  int64_t logits = 0;
+  int64_t scores = 0;
+  int64_t step = 0;
+  int64_t sample = 0;
+  int64_t sampled = 0;
+};
+
+// Sizes of UploadStep and Sample at their most; see AddTiles for the tiles and their scores.
+StepSizes SizesOf(const ModelConfig& config, const KvLayout& layout, const StepLimits& limits) {
+  StepSizes out;
+  out.logits = std::max(kHeadRows, limits.logits) * config.vocab_size * 4;
+  const int64_t queries = limits.rows * config.num_heads, keys = limits.positions + 16;
+  out.scores = std::max(kTileQueries * keys, std::min(kMostScores, queries * keys)) * 4;
+  constexpr auto kTileBytes = static_cast<int64_t>(2 * sizeof(AttentionTile));  // of global and sliding layers
+  const int64_t blocks = limits.logits * layout.BlocksFor(limits.positions);
+  out.step = queries * kTileBytes + (4 * limits.rows + blocks) * 4 + 128;
+  // The largest number of biases and everything that was said.
+  const int64_t adjusted = std::min(config.vocab_size, limits.positions + 1024);
+  const int64_t choice = static_cast<int64_t>(sizeof(SampleRow)) + config.vocab_size / 8 +
+                         adjusted * static_cast<int64_t>(sizeof(LogitAdjustment)) + 64;
+  out.sample = limits.logits * choice;
+  out.sampled = limits.logits * static_cast<int64_t>(sizeof(SampleResult));
+  return out;
+}
+
+// Positions whose angles are kept, where there are `kept` and those below `positions` are wanted.
+int64_t RopePositions(int64_t kept, int64_t positions) {
+  int64_t count = std::max(kFirstRopePositions, kept);
+  while (count < positions) count *= 2;
+  return count;
+}
+
 // Arrays one behind the other, each at a multiple of 16 bytes, so that they are copied in one piece.
 class Pieces {
  public:
@@ -39,6 +73,12 @@ class Pieces {
  private:
   std::vector<char> bytes_;
 };
+
+void Extend(std::span<const SequenceChunk> chunks) {
+  for (const SequenceChunk& chunk : chunks) {
+    chunk.cache->SetLength(chunk.cache->length() + static_cast<int64_t>(chunk.tokens.size()));
+  }
+}
 
 bool Slides(const ModelConfig& config, size_t layer) {
   return !config.layer_slides.empty() && config.layer_slides[layer];
@@ -127,30 +167,36 @@ absl::Status CudaModel::Reserve(const StepLimits& limits) {
                               model_->origin(), name(), limits.rows, limits.positions, weights_.bytes, kv_.bytes));
 }
 
-// Sizes of UploadStep and Sample at their most; see AddTiles for the tiles and their scores.
 absl::Status CudaModel::TakeMemory(const StepLimits& limits) {
-  const ModelConfig& config = model_->config();
+  const StepSizes sizes = SizesOf(model_->config(), layout_, limits);
   RETURN_IF_ERROR(ReserveRows(limits.rows));
   RETURN_IF_ERROR(ReserveRope(limits.positions));
-  RETURN_IF_ERROR(Grow(logits_, std::max(kHeadRows, limits.logits) * config.vocab_size * 4));
-  const int64_t queries = limits.rows * config.num_heads, keys = limits.positions + 16;
-  RETURN_IF_ERROR(Grow(scores_, std::max(kTileQueries * keys, std::min(kMostScores, queries * keys)) * 4));
-  constexpr auto kTileBytes = static_cast<int64_t>(2 * sizeof(AttentionTile));  // of global and sliding layers
-  const int64_t blocks = limits.logits * layout_.BlocksFor(limits.positions);
-  RETURN_IF_ERROR(Grow(step_, queries * kTileBytes + (4 * limits.rows + blocks) * 4 + 128));
-  // The largest number of biases and everything that was said.
-  const int64_t adjusted = std::min(config.vocab_size, limits.positions + 1024);
-  const int64_t choice = static_cast<int64_t>(sizeof(SampleRow)) + config.vocab_size / 8 +
-                         adjusted * static_cast<int64_t>(sizeof(LogitAdjustment)) + 64;
-  RETURN_IF_ERROR(Grow(sample_, limits.logits * choice));
-  return Grow(sampled_, limits.logits * static_cast<int64_t>(sizeof(SampleResult)));
+  RETURN_IF_ERROR(Grow(logits_, sizes.logits));
+  RETURN_IF_ERROR(Grow(scores_, sizes.scores));
+  RETURN_IF_ERROR(Grow(step_, sizes.step));
+  RETURN_IF_ERROR(Grow(sample_, sizes.sample));
+  return Grow(sampled_, sizes.sampled);
+}
+
+// Steps differ by a few rows: not every one is to ask for memory.
+int64_t CudaModel::ReservedRows(int64_t rows) { return std::max<int64_t>(16, rows + rows / 4); }
+
+int64_t CudaModel::StepBytes(const ModelConfig& config, const KvLayout& layout, const StepLimits& limits,
+                             int64_t widest_input, int64_t packed_scratch) {
+  const StepSizes sizes = SizesOf(config, layout, limits);
+  const int64_t rows = ReservedRows(limits.rows);
+  const int64_t floats =
+      4 * config.hidden_size + 2 * config.q_size() + 2 * config.kv_size() + 2 * config.intermediate_size;
+  const int64_t inputs = std::max(rows, kHeadRows) * (2 * widest_input + 4);
+  const int64_t angles = 4 * RopePositions(0, limits.positions) * (config.head_dim / 2) * 4;
+  return rows * floats * 4 + inputs + packed_scratch + angles + sizes.logits + sizes.scores + sizes.step +
+         sizes.sample + sizes.sampled;
 }
 
 absl::Status CudaModel::ReserveRows(int64_t rows) {
   if (rows <= reserved_rows_) return absl::OkStatus();
   const ModelConfig& config = model_->config();
-  // Steps differ by a few rows: not every one is to ask for memory.
-  const int64_t more = std::max<int64_t>(16, rows + rows / 4);
+  const int64_t more = ReservedRows(rows);
   reserved_rows_ = 0;
   const std::pair<Buffer*, int64_t> floats[] = {{&x_, config.hidden_size},
                                                 {&normed_, config.hidden_size},
@@ -174,8 +220,7 @@ absl::Status CudaModel::ReserveRows(int64_t rows) {
 // Cosines and sines of all positions below `positions`, as the CPU has them.
 absl::Status CudaModel::ReserveRope(int64_t positions) {
   if (positions <= rope_positions_) return absl::OkStatus();
-  int64_t count = std::max(kFirstRopePositions, rope_positions_);
-  while (count < positions) count *= 2;
+  const int64_t count = RopePositions(rope_positions_, positions);
   const RopeFrequencies& frequencies = model_->weights().rope;
   const auto half = static_cast<int64_t>(frequencies.global.size());
   std::array<std::vector<float>, 4> values;
@@ -373,10 +418,11 @@ absl::Status CudaModel::RunLayers(const StepPlan& plan, const OnDevice& step) {
                         model_->config().hidden_size, static_cast<int64_t>(plan.wanted.size()), hidden_.as<float>()});
 }
 
-absl::Status CudaModel::ForwardHidden(std::span<const SequenceChunk> chunks, std::vector<float>& hidden) {
+// Leaves the hidden states that are asked for in hidden_. Caches have not grown yet.
+absl::Status CudaModel::QueueStep(std::span<const SequenceChunk> chunks) {
   const ModelConfig& config = model_->config();
+  held_.clear();
   RETURN_IF_ERROR(CheckChunks(config, chunks));
-  hidden.clear();
   const StepPlan plan(config, chunks, kMostScores);
   if (plan.rows() == 0) return absl::OkStatus();
   RETURN_IF_ERROR(ReserveRows(plan.rows()));
@@ -388,27 +434,38 @@ absl::Status CudaModel::ForwardHidden(std::span<const SequenceChunk> chunks, std
   } else {
     RETURN_IF_ERROR(RunLayers(plan, step));
   }
-  const auto wanted = static_cast<int64_t>(plan.wanted.size());
-  hidden.resize(static_cast<size_t>(wanted * config.hidden_size));
-  RETURN_IF_ERROR(device_->Download(hidden.data(), hidden_.as<void>(), wanted * config.hidden_size * 4));
-  for (const SequenceChunk& chunk : chunks) {
-    chunk.cache->SetLength(chunk.cache->length() + static_cast<int64_t>(chunk.tokens.size()));
-  }
+  held_ = plan.wanted;
+  return absl::OkStatus();
+}
+
+absl::Status CudaModel::Forward(std::span<const SequenceChunk> chunks) {
+  RETURN_IF_ERROR(QueueStep(chunks));
+  Extend(chunks);
+  return absl::OkStatus();
+}
+
+absl::Status CudaModel::ForwardHidden(std::span<const SequenceChunk> chunks, std::vector<float>& hidden) {
+  hidden.clear();
+  RETURN_IF_ERROR(QueueStep(chunks));
+  hidden.resize(held_.size() * static_cast<size_t>(model_->config().hidden_size));
+  held_.clear();  // they are the caller's
+  if (hidden.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(device_->Download(hidden.data(), hidden_.as<void>(), static_cast<int64_t>(hidden.size()) * 4));
+  Extend(chunks);
   return absl::OkStatus();
 }
 
 // ---- logits ----
 
-// Logits of the rows of hidden_.
-absl::Status CudaModel::RunHead(int64_t rows) {
+absl::Status CudaModel::RunHead(const float* hidden, int64_t rows) {
   const DeviceLinear& head = weights_.head;
   const int64_t width = model_->config().hidden_size, vocab = model_->config().vocab_size;
   auto* const y = logits_.as<float>();
   if (head.kind != DeviceLinear::Kind::kInt8) {
-    return device_->DenseMatmul({hidden_.as<float>(), width, head.dense, y, vocab, rows, vocab, width});
+    return device_->DenseMatmul({hidden, width, head.dense, y, vocab, rows, vocab, width});
   }
   InputArgs input;
-  input.x = hidden_.as<float>();
+  input.x = hidden;
   input.n = width;
   input.rows = rows;
   input.rotation = head.rotation;
@@ -424,9 +481,37 @@ absl::Status CudaModel::PutLogits(const float* hidden, int64_t n) {
   const int64_t width = model_->config().hidden_size;
   RETURN_IF_ERROR(ReserveRows(n));
   RETURN_IF_ERROR(Grow(logits_, n * model_->config().vocab_size * 4));
+  held_.clear();  // hidden_ has others from now on
   RETURN_IF_ERROR(device_->Upload(hidden_.as<void>(), hidden, n * width * 4));
-  if (n > kMostRowsRepeated) return RunHead(n);
-  return device_->Repeat({generation_, n}, [&] { return RunHead(n); });
+  if (n > kMostRowsRepeated) return RunHead(hidden_.as<float>(), n);
+  return device_->Repeat({generation_, n}, [&] { return RunHead(hidden_.as<float>(), n); });
+}
+
+// Those of `rows` in normed_: again out of x_, where the last layer has left all rows.
+absl::Status CudaModel::ChooseHidden(std::span<const int32_t> rows) {
+  std::vector<int32_t> of;
+  of.reserve(rows.size());
+  for (const int32_t row : rows) of.push_back(held_[static_cast<size_t>(row)]);
+  const auto n = static_cast<int64_t>(rows.size());
+  RETURN_IF_ERROR(GrowAmply(sample_, n * 4));  // which nobody needs before the next Sample
+  RETURN_IF_ERROR(device_->Upload(sample_.as<void>(), of.data(), n * 4));
+  return device_->Norm({x_.as<float>(), sample_.as<const int32_t>(), weights_.final_norm,
+                        static_cast<float>(model_->config().rms_eps), model_->config().hidden_size, n,
+                        normed_.as<float>()});
+}
+
+absl::Status CudaModel::KeepLogitsOf(std::span<const int32_t> rows) {
+  const auto n = static_cast<int64_t>(rows.size());
+  RETURN_IF_ERROR(CheckHiddenRows(rows, static_cast<int64_t>(held_.size())));
+  if (n == 0) return absl::OkStatus();
+  RETURN_IF_ERROR(Grow(logits_, n * model_->config().vocab_size * 4));
+  const bool first = AreFirst(rows);
+  if (!first) RETURN_IF_ERROR(ChooseHidden(rows));
+  const float* const hidden = (first ? hidden_ : normed_).as<const float>();
+  if (n > kMostRowsRepeated) return RunHead(hidden, n);
+  // Of PutLogits' key, and one that no step has.
+  if (first) return device_->Repeat({generation_, n}, [&] { return RunHead(hidden, n); });
+  return device_->Repeat({generation_, n, 0}, [&] { return RunHead(hidden, n); });
 }
 
 absl::Status CudaModel::Head(const float* hidden, int64_t n, float* logits) {

@@ -35,6 +35,13 @@ class CudaModel : public Forwarder {
                                                            std::unique_ptr<ForwardDevice> device,
                                                            const KvLayout& layout, int64_t blocks);
 
+  // What Reserve takes for steps within `limits` of a model of this shape, to the byte: `widest_input` are the padded
+  // columns of its widest packed layer, 0 if it has none, and `packed_scratch` is what the device wants for them.
+  static int64_t StepBytes(const ModelConfig& config, const KvLayout& layout, const StepLimits& limits,
+                           int64_t widest_input, int64_t packed_scratch);
+  // Rows of a step that memory is taken for, of which `packed_scratch` depends, where `rows` are asked for.
+  static int64_t ReservedRows(int64_t rows);
+
   const Model& model() const { return *model_; }
   std::string name() const override { return device_->name(); }
   KvMemory kv_memory() const override { return KvMemory::kElsewhere; }
@@ -47,6 +54,8 @@ class CudaModel : public Forwarder {
   absl::Status ForwardHidden(std::span<const SequenceChunk> chunks, std::vector<float>& hidden) override;
   absl::Status Head(const float* hidden, int64_t n, float* logits) override;
   absl::Status KeepLogits(const float* hidden, int64_t n) override;
+  absl::Status Forward(std::span<const SequenceChunk> chunks) override;
+  absl::Status KeepLogitsOf(std::span<const int32_t> rows) override;
   absl::Status Sample(std::span<const SampleRow> rows, std::span<SampleResult> results) override;
 
  private:
@@ -90,7 +99,9 @@ class CudaModel : public Forwarder {
   absl::Status ApplyPacked(const DeviceGroup& group, const Source& source, int64_t rows,
                            std::span<float* const> outputs);
   KvView LayerOf(size_t layer) const;
-  absl::Status RunHead(int64_t rows);
+  absl::Status QueueStep(std::span<const SequenceChunk> chunks);
+  absl::Status RunHead(const float* hidden, int64_t rows);
+  absl::Status ChooseHidden(std::span<const int32_t> rows);
   absl::Status PutLogits(const float* hidden, int64_t n);
   absl::Status SampleHere(const SampleRow& row, const LogitAdjustment* on_device, SampleResult& result);
 
@@ -108,8 +119,9 @@ class CudaModel : public Forwarder {
   Buffer quantized_, scales_;  // rotated inputs of a packed group
   Buffer scratch_;             // of packed products
   Buffer hidden_, logits_;
+  std::vector<int32_t> held_;  // rows of x_ whose hidden states the last Forward has left in hidden_
   Buffer step_, scores_;
-  Buffer sample_, sampled_;     // what is chosen by, and results
+  Buffer sample_, sampled_;     // what is chosen by (before that, of which rows), and results
   SampleScratch host_scratch_;  // of choices that the device leaves to the host
   int64_t rope_positions_ = 0;
   Buffer cosines_, sines_, local_cosines_, local_sines_;  // [rope_positions_][head_dim / 2]

@@ -8,45 +8,10 @@
 #include "core/kernels/cuda/packed_plan.h"
 #include "core/kernels/cuda/packed_wide_block.h"
 #include "tests/core/kernels/matmul_problems.h"
-#include "tests/core/kernels/mma_model.h"
+#include "tests/core/kernels/warps_in_turn.h"
 
 namespace qamserve {
 namespace {
-
-// The threads of a block in turn: a phase in which their order matters is wrong.
-struct WarpsInTurn {
-  template <typename T>
-  struct Own {
-    std::vector<T> values = std::vector<T>(32 * kMostWideWarps);
-    T& operator[](int thread) { return values[static_cast<size_t>(thread)]; }
-  };
-  int warps = 0;
-  bool backwards = false;
-
-  template <typename Phase>
-  void operator()(const Phase& phase) const {
-    for (int i = 0; i < 32 * warps; ++i) phase(backwards ? 32 * warps - 1 - i : i);
-  }
-  template <typename Phase>
-  void Alone(const Phase& phase) const {
-    (*this)(phase);
-  }
-  template <typename Get>
-  void Multiply(const Get& get) const {
-    for (int warp = 0; warp < warps; ++warp) {
-      std::vector<Lane32> lanes(32);
-      float(*c[32])[4];
-      for (int i = 0; i < 32; ++i) {
-        Lane32& lane = lanes[static_cast<size_t>(i)];
-        c[i] = get(32 * warp + i, lane.a, lane.b);
-        std::copy(*c[i], *c[i] + 4, lane.c);
-      }
-      ModelOfMma(lanes);
-      for (int i = 0; i < 32; ++i)
-        std::copy(lanes[static_cast<size_t>(i)].c, lanes[static_cast<size_t>(i)].c + 4, *c[i]);
-    }
-  }
-};
 
 // As MakeFragments of matmul.cc.
 std::vector<TwoWords> Fragments(const PackedProblem& p) {
@@ -81,13 +46,10 @@ std::vector<float> Multiply(const PackedProblem& p, int warps, int64_t strip_beg
   args.strip_begin = strip_begin;
   args.strip_end = strip_end;
   args.warps = warps;
-  const auto bytes = static_cast<size_t>(Block::SharedBytes(warps));
-  std::vector<FourWords> shared(bytes / sizeof(FourWords) + 4);
-  auto* const memory = reinterpret_cast<unsigned char*>(shared.data());
   for (int64_t block = 0; block < Block::Blocks(args); ++block) {
-    std::fill_n(memory, bytes + 64, static_cast<unsigned char>(0xff));
-    Block::Run(args, block, memory, WarpsInTurn{warps, block % 2 == 1});
-    for (size_t guard = bytes; guard < bytes + 64; ++guard) EXPECT_EQ(memory[guard], 0xff) << "beyond shared memory";
+    SharedInTurn shared(Block::SharedBytes(warps));
+    Block::Run(args, block, shared.data(), WarpsInTurn(warps, block % 2 == 1));
+    EXPECT_TRUE(shared.is_whole()) << "beyond shared memory";
   }
   return y;
 }

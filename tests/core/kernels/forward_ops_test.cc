@@ -4,7 +4,9 @@
 
 #include <bit>
 #include <cmath>
+#include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/base/rng.h"
@@ -96,7 +98,7 @@ class ForwardOps : public ForwardDeviceTest {
 };
 
 // Powers of two with each number of stages left over, Paley factors of several orders with and without a power of two,
-// two of them, blocks.
+// two of them, blocks; the widest inputs of Llama models, of which 11008 has blocks alone.
 TEST_F(ForwardOps, InputsAreRotatedAndQuantizedAsOnTheCpu) {
   struct Case {
     int64_t n;
@@ -106,7 +108,8 @@ TEST_F(ForwardOps, InputsAreRotatedAndQuantizedAsOnTheCpu) {
                              {64, RotationKind::kFull},   {4096, RotationKind::kFull}, {12, RotationKind::kFull},
                              {24, RotationKind::kFull},   {576, RotationKind::kFull},  {1536, RotationKind::kFull},
                              {4864, RotationKind::kFull}, {9728, RotationKind::kFull}, {5632, RotationKind::kFull},
-                             {4096, RotationKind::kNone}, {576, RotationKind::kBlock}, {40, RotationKind::kFull}};
+                             {4096, RotationKind::kNone}, {576, RotationKind::kBlock}, {40, RotationKind::kFull},
+                             {11008, RotationKind::kBlock}, {14336, RotationKind::kFull}};
   for (const auto& [n, kind] : kCases) {
     const absl::StatusOr<Rotation> rotation = Rotation::Create(n, kind, 7);
     ASSERT_TRUE(rotation.ok()) << rotation.status();
@@ -125,6 +128,43 @@ TEST_F(ForwardOps, InputsAreRotatedAndQuantizedAsOnTheCpu) {
     args.inverse_scale = Upload(inverse);
     ExpectInput(args, Reference(x, 3, n, inverse, *rotation), what + ", scaled");
   }
+}
+
+// Engines that share a device: what one's launches want of shared memory takes nothing from those of the other.
+TEST_F(ForwardOps, LaunchesOfOtherSizesRunBesideEachOther) {
+  const auto run = [](int64_t n, absl::Status& status) {
+    absl::StatusOr<std::unique_ptr<ForwardDevice>> own = OpenTestDevice();
+    status = own.status();
+    if (!status.ok()) return;
+    std::vector<ForwardDevice::Memory> memory;
+    for (const int64_t bytes : {4 * n, 2 * PaddedCols(n), int64_t{4}}) {
+      absl::StatusOr<ForwardDevice::Memory> taken = (*own)->Allocate(bytes);
+      status = taken.status();
+      if (!status.ok()) return;
+      memory.push_back(*std::move(taken));
+    }
+    const std::vector<float> x = Gaussian(n, 1);
+    status = (*own)->Upload(memory[0].get(), x.data(), 4 * n);
+    InputArgs args;
+    args.x = static_cast<float*>(memory[0].get());
+    args.n = n;
+    args.rows = 1;
+    args.rotation.n = n;
+    args.padded = PaddedCols(n);
+    args.q = static_cast<int16_t*>(memory[1].get());
+    args.scale = static_cast<float*>(memory[2].get());
+    float scale = 0;
+    for (int i = 0; i < 30 && status.ok(); ++i) {
+      status = (*own)->Input(args);
+      if (status.ok()) status = (*own)->Download(&scale, args.scale, 4);
+    }
+  };
+  absl::Status status[2];
+  std::thread other(run, 14336, std::ref(status[1]));
+  run(28672, status[0]);
+  other.join();
+  EXPECT_TRUE(status[0].ok()) << status[0];
+  EXPECT_TRUE(status[1].ok()) << status[1];
 }
 
 TEST_F(ForwardOps, InputsAreNormedAndGatedFirst) {

@@ -271,6 +271,57 @@ TEST_F(DeviceModel, ChoosesWhatTheCpuChooses) {
   }
 }
 
+// A step of two sequences whose hidden states stay where they are: the logits of some of them, in any order and again,
+// are those that the CPU has, and another call in between takes them away.
+TEST_F(DeviceModel, LogitsOfHiddenStatesThatStay) {
+  const std::shared_ptr<const Model> model = TinyCheckpoint({.seed = 3});
+  const KvLayout layout(model->config(), model->config().num_layers, {});
+  absl::StatusOr<std::unique_ptr<CudaModel>> on_device = CudaModel::Create(model, Open(), layout, 8);
+  ASSERT_TRUE(on_device.ok()) << on_device.status();
+  ThreadPool pool(2);
+  CpuForwarder on_cpu(model, pool);
+  const std::vector<int32_t> one = {5, 6, 7}, other = {9, 8, 7, 6};
+  const std::vector<std::vector<int32_t>> choices = {{0, 1, 2, 3, 4}, {0, 1}, {4, 0, 2}, {4, 0, 2}, {1}, {0, 1, 2}};
+  std::vector<std::vector<SampleResult>> results[2];
+  for (Forwarder* forwarder : {static_cast<Forwarder*>(on_device->get()), static_cast<Forwarder*>(&on_cpu)}) {
+    KvPool blocks(layout, 8, forwarder->kv_memory());
+    KvCache a(blocks), b(blocks);
+    ASSERT_TRUE(a.Reserve(3) && b.Reserve(4));
+    const SequenceChunk chunks[] = {{one, &a}, {other, &b, /*all_logits=*/true}};
+    const int32_t first = 0, beyond = 5;
+    EXPECT_EQ(ReasonOf(forwarder->KeepLogitsOf({&first, 1})), "NO_HIDDEN_STATES") << "before any step";
+    const absl::Status status = forwarder->Forward(chunks);
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(a.length(), 3);
+    EXPECT_EQ(b.length(), 4);
+    EXPECT_EQ(ReasonOf(forwarder->KeepLogitsOf({&beyond, 1})), "NO_HIDDEN_STATES");
+    for (const std::vector<int32_t>& chosen : choices) {
+      ASSERT_TRUE(forwarder->KeepLogitsOf(chosen).ok());
+      std::vector<SampleRow> rows(chosen.size());
+      for (size_t i = 0; i < rows.size(); ++i) {
+        rows[i].row = static_cast<int64_t>(i);
+        rows[i].logprobs = 4;
+      }
+      results[forwarder == &on_cpu ? 1 : 0].emplace_back(rows.size());
+      ASSERT_TRUE(forwarder->Sample(rows, results[forwarder == &on_cpu ? 1 : 0].back()).ok());
+    }
+    std::vector<float> hidden(static_cast<size_t>(model->config().hidden_size)), logits(320);
+    ASSERT_TRUE(forwarder->Head(hidden.data(), 1, logits.data()).ok());
+    EXPECT_EQ(ReasonOf(forwarder->KeepLogitsOf({&first, 1})), "NO_HIDDEN_STATES") << "after another call";
+  }
+  for (size_t i = 0; i < choices.size(); ++i) {
+    for (size_t row = 0; row < choices[i].size(); ++row) {
+      const SampleResult &got = results[0][i][row], &expected = results[1][i][row];
+      EXPECT_EQ(got.outcome, SampleOutcome::kChosen) << i;
+      EXPECT_EQ(got.token, expected.token) << i << ", " << row;
+      EXPECT_EQ(got.own, expected.own) << i << ", " << row;
+      EXPECT_EQ(got.own_total, expected.own_total) << i << ", " << row;
+      // The same hidden state gives the same, whatever stands beside it.
+      EXPECT_EQ(got.own_total, results[0][0][static_cast<size_t>(choices[i][row])].own_total) << i << ", " << row;
+    }
+  }
+}
+
 TEST_F(DeviceModel, RefusesWhatTheCpuRefuses) {
   Pair pair(TinyCheckpoint({.seed = 3}), Open(), {}, 1);
   ASSERT_TRUE(pair.cache(0).Reserve(4));

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "core/kernels/cuda/shared_memory.cuh"
+
 namespace qamserve {
 
 struct AllThreads {
@@ -32,9 +34,8 @@ template <typename Block>
 cudaError_t QueueBlocks(const typename Block::Args& args, cudaStream_t stream) {
   const int64_t blocks = Block::Blocks(args);
   if (blocks == 0) return cudaSuccess;
-  const auto bytes = static_cast<int>(Block::SharedBytes(args));
-  const cudaError_t error =
-      cudaFuncSetAttribute(BlockKernel<Block>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  const int64_t bytes = Block::SharedBytes(args);
+  const cudaError_t error = AllowShared(BlockKernel<Block>, bytes);
   if (error != cudaSuccess) return error;
   BlockKernel<Block><<<static_cast<unsigned>(blocks), Block::kThreads, static_cast<size_t>(bytes), stream>>>(args);
   return cudaGetLastError();
