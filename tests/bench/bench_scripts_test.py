@@ -10,9 +10,10 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import fleet_simulation
 import measure
+import measure_gpu
 import results
 from context import Context
-from keys import KEYS, Key, select
+from keys import ATTEMPTS, ATTEMPTS_DUE, GPU_PRODUCTS, GPU_SHAPES, KEYS, LEAST_ATTEMPTS, Key, select
 
 
 class FakeContext:
@@ -71,10 +72,64 @@ class Results(unittest.TestCase):
         lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
         self.assertIn("**FAIL**", lines["smollm2.quantize.seconds"])
         self.assertIn("| pass |", lines["smollm2.joint.5.5.kl"])
-        self.assertIn("not measured", lines["gemma3.joint_scale.5.5.kl"])
+        self.assertIn("not yet measured", lines["gemma3.joint_scale.5.5.kl"])
         self.assertEqual(set(lines), set(KEYS))
         self.assertIn("```sh\na\nb\n```", page)
         self.assertIn("1 of ", page)
+
+    def test_other_machines_are_marked(self):
+        keys = ["smollm2.joint.5.5.kl", "smollm2.joint.4.0.kl", "smollm2.joint.3.5.kl", "smollm2.kv8.kl"]
+        rows = {key: row(key, 0.5) for key in keys}
+        rows[keys[1]]["machine"] = "another, 8 cores; compiler X 1"
+        rows[keys[2]]["machine"] += "; compiler Y 2"  # the same hardware
+        page = results.render(rows)
+        lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+        self.assertIn("| 0.5 (a) |", lines[keys[1]])
+        for key in (keys[0], keys[2], keys[3]):
+            self.assertIn("| 0.5 |", lines[key])
+        self.assertIn("Measured on a machine, 2 cores, but where a letter follows the value: (a) another, 8 cores.", page)
+
+    def test_a_row_says_which_gpu(self):
+        told = row("gpu.read.gb_per_second", 1000, device="GPU 7, driver 1.2, CUDA runtime 3.4")
+        self.assertEqual(told["machine"], "a machine, 2 cores; GPU 7, driver 1.2, CUDA runtime 3.4")
+
+    def test_attempts_stand_below_the_table(self):
+        key = next(iter(ATTEMPTS))
+        page = results.render({key: row(key, 0.01)})
+        self.assertIn(f"* `{key}`: 0.01", page)
+        for at, attempt in enumerate(ATTEMPTS[key], 1):
+            self.assertIn(f"  {at}. {attempt.done} (commit {attempt.commit}): {attempt.brought}", page)
+        self.assertNotIn("Short of their bars", results.render({key: row(key, 1e9)}))
+
+
+class CommittedPage(unittest.TestCase):
+    """docs/benchmarks.json and docs/benchmarks.md as they are."""
+    DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
+
+    def setUp(self):
+        self.rows = results.load(self.DOCS / "benchmarks.json")
+        self.page = (self.DOCS / "benchmarks.md").read_text()
+
+    def test_page_is_what_is_rendered(self):
+        self.assertEqual(self.page, results.render(self.rows), "run ./run bench --render")
+
+    def test_every_key_is_measured_or_said_not_to_be(self):
+        self.assertLessEqual(set(self.rows), set(KEYS))
+        for key in KEYS:
+            self.assertNotEqual(key in self.rows, f"| `{key}` | not yet measured |" in self.page, key)
+
+    def test_what_fails_has_been_tried(self):
+        failing = [key for key, entry in self.rows.items() if KEYS[key].passes(entry["value"]) is False]
+        short = [key for key in failing if len(ATTEMPTS.get(key, [])) < LEAST_ATTEMPTS]
+        # A figure that is still being worked on is named; none is named for longer than that.
+        self.assertEqual(short, ATTEMPTS_DUE)
+
+    def test_attempts_are_different_and_told_whole(self):
+        for key, made in ATTEMPTS.items():
+            self.assertIn(key, KEYS)
+            self.assertEqual(len({attempt.done for attempt in made}), len(made), key)
+            for attempt in made:
+                self.assertTrue(all(dataclasses.astuple(attempt)), key)
 
 
 class Commands(unittest.TestCase):
@@ -88,7 +143,58 @@ class Commands(unittest.TestCase):
     def test_machine_names_no_host(self):
         with tempfile.TemporaryDirectory() as folder:
             machine = Context(folder, folder, 1).machine
-        self.assertRegex(machine, r"^.+, \d+ cores, \d+ GiB")
+        self.assertRegex(machine, r"^.+, \d+ cores, \d+ GiB.*; compiler unknown$")
+
+    def test_the_compiler_is_that_of_the_build(self):
+        with tempfile.TemporaryDirectory() as folder:
+            made = pathlib.Path(folder) / "CMakeFiles/3.25.1"
+            made.mkdir(parents=True)
+            (made / "CMakeCXXCompiler.cmake").write_text('set(CMAKE_CXX_COMPILER "/usr/bin/c++")\nset(CMAKE_CXX_COMPILER_ID "GNU")\n'
+                                                         'set(CMAKE_CXX_COMPILER_VERSION "12.2.0")\n')
+            (made / "CMakeCUDACompiler.cmake").write_text('set(CMAKE_CUDA_COMPILER_TOOLKIT_VERSION "13.0.88")\n')
+            context = Context(folder, folder, 1)
+            self.assertTrue(context.machine.endswith("; compiler GNU 12.2.0"))
+            self.assertRegex(context.gpu("No such GPU"), r"^No such GPU, driver unknown, CUDA runtime 13\.0\.88$")
+
+    def test_the_peer_is_told_with_its_version_and_how_its_file_was_made(self):
+        with tempfile.TemporaryDirectory() as folder:
+            context = Context(pathlib.Path(folder) / "build", pathlib.Path(folder) / "cache", 2)
+            context.peer = pathlib.Path(folder) / "llama.cpp/build/bin"
+            context.model = lambda name: context.cache / "models" / f"{name}.gguf"
+            self.assertEqual(context.of_peer("llama-bench"), "llama-bench; llama-cpp-python of unknown version")
+            del context.peer_version
+            (pathlib.Path(folder) / "llama.cpp/download").mkdir(parents=True)
+            (pathlib.Path(folder) / "llama.cpp/download/llama_cpp_python-0.3.36.tar.gz").touch()
+            self.assertEqual(context.of_peer("llama-bench"), "llama-bench; llama-cpp-python 0.3.36")
+            self.assertEqual(
+                context.show_peer_model("Q5_0").split(" ; "),
+                ["$PEER/llama-quantize --allow-requantize $MODELS/smollm2.gguf $WORK/smollm2-F16.gguf F16",
+                 "$PEER/llama-quantize --allow-requantize $WORK/smollm2-F16.gguf $WORK/smollm2-Q5_0.gguf Q5_0"])
+
+
+class GpuProducts(unittest.TestCase):
+    @staticmethod
+    def run_of(read, rows, cols, fraction):
+        """Lines of gpu_bench for one shape whose products all reach `fraction` of `read`."""
+        lines = [{"kind": "read", "device": "GPU", "gb_per_second": read}]
+        for codec, rate, tokens, _, _ in GPU_PRODUCTS:
+            speed = read * fraction
+            microseconds = rows * cols * float(rate) / 8 / speed / 1e3
+            kind = {"activation_bits": 8} if codec == "int8" else {"pair_bits": round(2 * float(rate))}
+            lines.append({"kind": "product", "codec": codec, "tokens": tokens, "rows": rows, "cols": cols, **kind,
+                          "microseconds": microseconds, "gb_per_second": speed, "read_fraction": fraction})
+        return [*lines, {"kind": "trellis_search", "pair_bits": 8, "weights_per_second": 1e9}]
+
+    def test_the_worst_of_the_large_shapes_counts(self):
+        runs = [self.run_of(4000, *GPU_SHAPES[0], 0.9), self.run_of(4100, *GPU_SHAPES[1], 0.7)]
+        figures = measure_gpu.product_figures(runs, "a ; b", "GPU, driver 1")
+        self.assertEqual(figures["gpu.joint.5.5.read_fraction"].value, 0.7)
+        self.assertEqual(figures["gpu.joint.5.5.read_fraction"].peer, "reading kernel: 4100 GB/s")
+        self.assertIn("2870 GB/s, 70 % of read bandwidth", figures["gpu.joint.5.5.read_fraction"].note)
+        # 29 MB at 4 bits: no bar is for that.
+        self.assertEqual(figures["gpu.joint.4.0.read_fraction"].value, 0.9)
+        self.assertEqual(figures["gpu.read.gb_per_second"].value, 4000)
+        self.assertTrue(all(figure.device == "GPU, driver 1" for figure in figures.values()))
 
 
 class Simulation(unittest.TestCase):

@@ -1,4 +1,4 @@
-"""Where things are, how programs are run, and what a figure is signed with: machine, commit, date."""
+"""Where things are, how programs are run, and what a figure is signed with: machine, compiler, peer, commit, date."""
 import datetime
 import functools
 import json
@@ -79,14 +79,27 @@ class Context:
     @functools.lru_cache
     def peer_model(self, kind, eight_bit_head=False):
         """SmolLM2 as llama.cpp quantizes it: "F16" from the checkpoint's Q4_1, anything else from that F16."""
-        source = self.model("smollm2") if kind == "F16" else self.peer_model("F16")
-        path = self.work / f"smollm2-{kind}{'-head8' if eight_bit_head else ''}.gguf"
+        path = self.peer_model_path(kind, eight_bit_head)
         if not path.exists():
+            if kind != "F16":
+                self.peer_model("F16")
             partial = path.with_suffix(".partial")
-            head = ["--pure", "--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0"] if eight_bit_head else []
-            self.run([self.peer / "llama-quantize", "--allow-requantize", *head, source, partial, kind], quiet=True)
+            self.run(self.peer_model_command(kind, eight_bit_head, partial), quiet=True)
             partial.replace(path)
         return path
+
+    def peer_model_path(self, kind, eight_bit_head=False):
+        return self.work / f"smollm2-{kind}{'-head8' if eight_bit_head else ''}.gguf"
+
+    def peer_model_command(self, kind, eight_bit_head, out):
+        head = ["--pure", "--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0"] if eight_bit_head else []
+        source = self.model("smollm2") if kind == "F16" else self.peer_model_path("F16")
+        return [self.peer / "llama-quantize", "--allow-requantize", *head, source, out, kind]
+
+    def show_peer_model(self, kind, eight_bit_head=False):
+        """The commands that make a file of peer_model, whether or not it was there already."""
+        made = [("F16", False)] + ([] if kind == "F16" else [(kind, eight_bit_head)])
+        return " ; ".join(self.show(self.peer_model_command(*one, self.peer_model_path(*one))) for one in made)
 
     def program(self, path):
         program = self.build / path
@@ -146,6 +159,46 @@ class Context:
 
     @functools.cached_property
     def machine(self):
+        """The hardware, and after a semicolon what our programs were compiled with."""
+        return f"{self.hardware}; {self.compiler}"
+
+    @functools.cached_property
+    def compiler(self):
+        name, version = (self.build_setting("CXX", f"CMAKE_CXX_COMPILER_{what}") for what in ("ID", "VERSION"))
+        return f"compiler {name} {version}" if name else "compiler unknown"
+
+    def build_setting(self, language, name):
+        """What CMake found out about a compiler of our build; "" where there is no such build."""
+        for path in self.build.glob(f"CMakeFiles/*/CMake{language}Compiler.cmake"):
+            if found := re.search(rf'^set\({name} "([^"]+)"\)', path.read_text(), re.MULTILINE):
+                return found.group(1)
+        return ""
+
+    @functools.lru_cache
+    def gpu(self, name):
+        """A GPU that a bench named, with its driver and the CUDA runtime that our programs were built with."""
+        try:
+            done = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+            drivers = {line.rpartition(",")[2].strip() for line in done.stdout.splitlines() if line.startswith(name)}
+        except (OSError, subprocess.CalledProcessError):
+            drivers = set()
+        return (f"{name}, driver {' '.join(sorted(drivers)) or 'unknown'}, CUDA runtime "
+                f"{self.build_setting('CUDA', 'CMAKE_CUDA_COMPILER_TOOLKIT_VERSION') or 'unknown'}")
+
+    @functools.cached_property
+    def peer_version(self):
+        """The release whose sources lie where the peer's tools were built (scripts/build_peer.sh)."""
+        found = sorted((self.peer.parents[1] / "download").glob("llama_cpp_python-*.tar.gz"))
+        release = found[-1].name.removeprefix("llama_cpp_python-").removesuffix(".tar.gz") if found else "of unknown version"
+        return f"llama-cpp-python {release}"
+
+    def of_peer(self, text):
+        """What is said of llama.cpp in a row, with its version."""
+        return f"{text}; {self.peer_version}"
+
+    @functools.cached_property
+    def hardware(self):
         text = pathlib.Path("/proc/cpuinfo").read_text()
         model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
         isa = " ".join(flag for flag in NOTABLE_FLAGS if flag in self.cpu_flags)

@@ -9,3 +9,4 @@ class Figure:
     peer: str = ""          # what it is compared with, and its figure
     ratio: float = None     # value over the peer's figure
     note: str = ""
+    device: str = ""        # the GPU that it ran on, by Context.gpu; "" for none

@@ -3,11 +3,64 @@ import json
 import pathlib
 import shutil
 import subprocess
+import threading
 import time
 
 from context import Unmeasurable
 
+START_SECONDS = 120
 STOP_SECONDS = 60
+
+
+def peak_rss_bytes(pid):
+    """The most memory that a process ever held, mapped files included."""
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    raise Unmeasurable("the kernel does not tell a process's peak memory")
+
+
+class RunningJob:
+    """A job that a JobServer does in the background, in a with statement that begins when the job does its first task and
+    cancels what is left of it at the end."""
+
+    def __init__(self, server, model, *options):
+        self.server, self.view, self.stages = server, {}, []
+        self.shown = server.show(model, *options)
+        self.client = subprocess.Popen(server.qamctl("quantize", model, *options, "--watch"), stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.PIPE, text=True)
+        self.begun = threading.Event()
+        self.reader = threading.Thread(target=self.follow, daemon=True)
+
+    def __enter__(self):
+        self.reader.start()
+        if not self.begun.wait(START_SECONDS) or not self.stages:
+            self.__exit__()
+            raise Unmeasurable(f"the job did not start: {self.view.get('error') or self.view.get('state') or 'nothing was heard of it'}")
+        return self
+
+    def follow(self):
+        for line in self.client.stdout:
+            self.view = {**self.view, **json.loads(line)}  # an error at the end has no more than itself
+            stage = self.view.get("progress", {}).get("stage")
+            if stage and self.view.get("state") == "JOB_STATE_RUNNING":
+                self.stages += [stage] if stage not in self.stages else []
+                self.begun.set()
+        self.begun.set()  # it ended, or never was
+
+    def running(self):
+        return self.reader.is_alive() and self.view.get("state") == "JOB_STATE_RUNNING"
+
+    def __exit__(self, *_):
+        if self.reader.is_alive() and "name" in self.view:
+            subprocess.run(self.server.qamctl("cancel", self.view["name"]), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        try:
+            self.client.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.client.kill()
+            self.client.wait()
+        self.reader.join()
+        self.client.stdout.close()
 
 
 class JobServer:
@@ -44,13 +97,6 @@ class JobServer:
             self.process.wait()
         self.process.stdout.close()
         self.remove_stores()
-
-    def peak_rss_bytes(self):
-        """The most memory the server ever held, mapped files included."""
-        for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) << 10
-        raise Unmeasurable("the kernel does not tell the server's peak memory")
 
     def remove_stores(self):
         if not self.keep:

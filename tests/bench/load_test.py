@@ -18,7 +18,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import measure_load
 from context import Context, Unmeasurable
-from job_server import JobServer
+from job_server import JobServer, RunningJob
 from keys import KEYS
 
 BUILD = pathlib.Path(sys.argv.pop(1) if len(sys.argv) > 1 else "build").resolve()
@@ -227,6 +227,23 @@ class OurServer(unittest.TestCase):
         self.assertGreaterEqual(rss["max"], rss["last"])
         self.assertAlmostEqual(result["rss_growth"], rss["last"] / rss["at_20_percent"] - 1)
 
+    def test_a_job_runs_beside_and_is_cancelled(self):
+        # Minutes of windows, of which it does seconds.
+        job_options = ["--bpw", "5.5", "--calibration", "built-in", "--evaluation", "built-in", "--window-tokens", "1024"]
+        model = self.folder.name + "/random"
+        subprocess.run([str(BUILD / "tests/support/make_random_model"), "--out", model, "--layers", "12", "--hidden", "512",
+                        "--intermediate", "1408", "--heads", "8", "--kv-heads", "4", "--vocab", "2048"], check=True, capture_output=True)
+        with JobServer(self.context, "beside", flags=["--disk-reserve-mib", "0"]) as server:
+            with RunningJob(server, model, *job_options) as job:
+                self.assertTrue(job.running())
+                self.assertTrue(job.stages)
+                self.assertIn("--bpw 5.5", job.shown)
+            self.assertFalse(job.running())
+            self.assertEqual(job.view["state"], "JOB_STATE_CANCELLED")
+            with self.assertRaisesRegex(Unmeasurable, "the job did not start"):
+                with RunningJob(server, self.folder.name + "/nothing-is-here"):
+                    pass
+
     def test_a_full_queue_is_told(self):
         result = self.load(["--max-running", 1, "--max-waiting", 1], "--streams", 16, "--seconds", 1,
                            "--prompt-tokens", 8, "--answer-tokens", 200)
@@ -271,8 +288,26 @@ class Figures(unittest.TestCase):
         with self.assertRaisesRegex(Unmeasurable, "2 answers with fewer than 64"):
             measure_load.check(measure_load.MANY, "ours", short)
 
+    def test_beside_a_job_ratios_are_of_rounds(self):
+        def of(p99):
+            return result(100, inter_token_ms={"p50": 10.0, "p99": p99, "count": 9})
+        figures = measure_load.beside_figures([of(10.0), of(20.0), of(10.0)], [of(30.0), of(30.0), of(20.0)], ["quantize"], "a ; b")
+        figure = figures["fleet.serving_beside_job.inter_token_p99_ratio"]
+        self.assertAlmostEqual(figure.value, 2)
+        self.assertIn("ratios 1.500 to 3.000", figure.note)
+        self.assertIn("the job was in quantize", figure.note)
+        with self.assertRaisesRegex(Unmeasurable, "no time from token to token"):
+            measure_load.beside_figures([of(10.0)], [of(None)], [], "a")
+
+    def test_beside_a_job_that_has_ended_is_no_figure(self):
+        measure_load.check_beside(result(1), True)
+        with self.assertRaisesRegex(Unmeasurable, "the job ended before"):
+            measure_load.check_beside(result(1), False)
+        with self.assertRaisesRegex(Unmeasurable, "1 streams were lost"):
+            measure_load.check_beside(result(1, requests={"started": 9, "finished": 8, "lost": 1, "short": 0}), True)
+
     def test_contexts_hold_prompt_and_answer(self):
-        for load in (measure_load.FEW, measure_load.MANY):
+        for load in (measure_load.FEW, measure_load.MANY, measure_load.BESIDE):
             self.assertGreater(measure_load.context_tokens(load), load["prompt"] + load["answer"])
             self.assertEqual(measure_load.context_tokens(load) % 256, 0)
 

@@ -33,7 +33,7 @@ def tokenizer(context, model):
     result = context.run_json(command, good_statuses=(0, 1))
     ids = sum(comparison["ids"] for comparison in result["comparisons"])
     return {f"{model}.tokenizer.mismatches": Figure(
-        result["mismatches"], context.show(command), peer="llama-tokenize", note=f"{ids} tokens compared")}
+        result["mismatches"], context.show(command), peer=context.of_peer("llama-tokenize"), note=f"{ids} tokens compared")}
 
 
 def base_perplexity(context):
@@ -49,8 +49,8 @@ def base_perplexity(context):
                "--quiet"]
     ours = context.run_json(command)["second_half_perplexity"]
     return {"smollm2.base.ppl_rel_diff": Figure(
-        abs(ours / peer - 1), f"{context.show(command)} ; {context.show(peer_command)}",
-        peer=f"llama-perplexity, F16: {peer:.4f}", ratio=ours / peer, note=f"ours {ours:.4f}")}
+        abs(ours / peer - 1), f"{context.show(command)} ; {context.show_peer_model('F16')} ; {context.show(peer_command)}",
+        peer=context.of_peer(f"llama-perplexity, F16: {peer:.4f}"), ratio=ours / peer, note=f"ours {ours:.4f}")}
 
 
 def quality_command(context, model, bpw, scale):
@@ -179,8 +179,8 @@ def kl_ratio_q5_0(context):
         raise Unmeasurable("the evaluation gave no KL over second halves")
     command = context.show(quality_command(context, "smollm2", "5.5", True))
     return {"smollm2.joint_scale.5.5.kl_ratio_q5_0": Figure(
-        ours / peer, f"{command} ; {context.show(save)} ; {context.show(score)}",
-        peer=f"llama.cpp Q5_0: {peer:.5f} nats/token", ratio=ours / peer, note=f"ours {ours:.5f} nats/token")}
+        ours / peer, f"{command} ; {context.show_peer_model('Q5_0')} ; {context.show(save)} ; {context.show(score)}",
+        peer=context.of_peer(f"llama.cpp Q5_0: {peer:.5f} nats/token"), ratio=ours / peer, note=f"ours {ours:.5f} nats/token")}
 
 
 def decode(context):
@@ -196,13 +196,13 @@ def decode(context):
     ratios = [mine["median_tokens_per_second"] / peer for mine, peer in zip(ours, peers)]
     median = {field: statistics.median(mine[field] for mine in ours)
               for field in ("median_tokens_per_second", "gb_per_second", "bandwidth_fraction", "read_gb_per_second")}
-    command = context.show(ours_command)
+    command = f"{context.show(quality_command(context, 'smollm2', '5.5', True))} ; {context.show(ours_command)}"
     spread = f"{DECODE_ROUNDS} rounds, ratios {min(ratios):.3f} to {max(ratios):.3f}, kernel {ours[0]['kernel']}"
     ratio = statistics.median(ratios)
-    peer = f"llama-bench Q5_0: {statistics.median(peers):.1f} tokens/s"
+    peer = context.of_peer(f"llama-bench Q5_0: {statistics.median(peers):.1f} tokens/s")
     return {
         "smollm2.decode.ratio_q5_0": Figure(
-            ratio, f"{command} ; {context.show(peer_command)}", peer=peer, ratio=ratio, note=spread),
+            ratio, f"{command} ; {context.show_peer_model('Q5_0')} ; {context.show(peer_command)}", peer=peer, ratio=ratio, note=spread),
         "smollm2.decode.tokens_per_second": Figure(
             median["median_tokens_per_second"], command, peer=peer, ratio=ratio,
             note=f"{ours[0]['bytes_per_token'] / 1e6:.1f} MB of weights a token"),

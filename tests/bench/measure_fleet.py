@@ -1,5 +1,6 @@
 """Jobs of several workers over PostgreSQL and SeaweedFS on this machine, and what many more would come to."""
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,9 +12,11 @@ import time
 
 import fleet_simulation
 from context import REPOSITORY, Unmeasurable
+from control_group import cpu_limit, memory_limit
 from figure import Figure
-from job_server import JobServer
+from job_server import JobServer, peak_rss_bytes
 from measure_jobs import texts
+from random_model import random_llama
 
 sys.path.append(str(REPOSITORY / "tests/support"))
 from fleet import Api, Fleet, missing  # noqa: E402
@@ -27,49 +30,18 @@ SMALL_MODEL = ["--layers", "24", "--hidden", "64", "--intermediate", "128", "--h
 SMALL_TEXT = ["--calibration", "built-in", "--evaluation", "built-in", "--calibration-windows", "2", "--evaluation-windows", "2",
               "--window-tokens", "32"]
 JOB_SECONDS = 1800
-
-
-class CpuLimit:
-    """A control group whose processes together get a part of a core; where the machine has too few for all workers, a worker is
-    that much smaller instead. Used in a with statement."""
-
-    PERIOD_US = 100_000
-
-    def __init__(self, cores):
-        self.cores = cores
-        first = pathlib.Path("/sys/fs/cgroup/cpu")
-        self.second = not first.is_dir()
-        self.home = (pathlib.Path("/sys/fs/cgroup") if self.second else first) / f"qamserve-bench-{os.getpid()}-{id(self)}"
-
-    def __enter__(self):
-        quota = int(self.PERIOD_US * self.cores)
-        try:
-            self.home.mkdir()
-            if self.second:
-                (self.home / "cpu.max").write_text(f"{quota} {self.PERIOD_US}")
-            else:
-                (self.home / "cpu.cfs_quota_us").write_text(str(quota))
-        except OSError as error:
-            raise Unmeasurable(f"workers cannot be held to a part of a core: {error}") from None
-        return self
-
-    def add(self, pid):
-        (self.home / "cgroup.procs").write_text(str(pid))
-
-    def __exit__(self, *_):
-        try:
-            self.home.rmdir()
-        except OSError:
-            pass  # a process is ending in it still; an empty group is no harm
+WATCH_SECONDS = 2
 
 
 class RunningFleet:
-    """One api process and some workers, in a with statement."""
+    """One api process and some workers, in a with statement. Workers have `worker_flags` besides; `started(pid)` is called
+    of each as soon as it runs."""
 
-    def __init__(self, context, workers, threads):
+    def __init__(self, context, workers, threads, worker_flags=(), started=lambda pid: None):
         if missing():
             raise Unmeasurable(missing())
         self.context, self.count, self.threads = context, workers, threads
+        self.worker_flags, self.started = worker_flags, started
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="qamserve-bench-"))
         self.fleet = Fleet(context.build, self.folder, ["--log-level", "warning", "--worker-nice", "0", "--threads", threads])
 
@@ -77,11 +49,12 @@ class RunningFleet:
         try:
             self.fleet.__enter__()
             self.api = self.fleet.add("api", "api")
-            self.workers = [self.fleet.add(f"worker-{n + 1}", "worker") for n in range(self.count)]
+            self.workers = [self.fleet.add(f"worker-{n + 1}", "worker", *self.worker_flags) for n in range(self.count)]
             self.api.start()
             self.api.wait_ready()
             for worker in self.workers:
                 worker.start()
+                self.started(worker.process.pid)
             for worker in self.workers:
                 worker.wait_ready()
         except BaseException:
@@ -96,14 +69,28 @@ class RunningFleet:
     def quantize(self, model, *options):
         """Seconds from the job's start to its end, and its tasks' own seconds."""
         command = [self.context.program("client/qamctl"), "quantize", model, *options, "--watch", "--json", "--address", self.api.grpc]
-        done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-                              timeout=JOB_SECONDS)
-        if done.returncode != 0:
-            raise Unmeasurable(f"the job failed: {done.stderr.strip()} {done.stdout[-1000:].strip()}")
-        job = json.loads(done.stdout.splitlines()[-1])["name"].removeprefix("jobs/")
+        printed = self.watch(list(map(str, command)))
+        job = json.loads(printed.splitlines()[-1])["name"].removeprefix("jobs/")
         (began, ended), = self.fleet.rows(f"SELECT started_ms, ended_ms FROM jobs WHERE id = '{job}'")
         tasks = [float(row[0]) for row in self.fleet.rows(f"SELECT seconds FROM tasks WHERE job = '{job}'")]
         return (int(ended) - int(began)) / 1e3, tasks
+
+    def watch(self, command):
+        """What a command that follows a job printed. A worker that is gone would leave it waiting."""
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+            end = time.monotonic() + JOB_SECONDS
+            while True:
+                try:
+                    printed, errors = client.communicate(timeout=WATCH_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    gone = [f"{worker.name} ended with {worker.process.returncode}" for worker in self.workers if not worker.running()]
+                    if gone or time.monotonic() > end:
+                        client.kill()
+                        raise Unmeasurable(f"the job was not done: {', '.join(gone) or f'{JOB_SECONDS} s have passed'}") from None
+        if client.returncode != 0:
+            raise Unmeasurable(f"the job failed: {errors.strip()} {printed[-1000:].strip()}")
+        return printed
 
     def show(self, model, *options):
         return self.context.show([self.context.program("client/qamctl"), "quantize", model, *options, "--watch"])
@@ -130,7 +117,7 @@ def speedup(context):
     for workers in (1, SPEEDUP_WORKERS):
         with contextlib.ExitStack() as limits, RunningFleet(context, workers, 1) as fleet:
             for worker in fleet.workers if cores < 1 else []:
-                limits.enter_context(CpuLimit(cores)).add(worker.process.pid)
+                limits.enter_context(cpu_limit(cores)).add(worker.process.pid)
             seconds[workers], _ = fleet.quantize(model, *options)
             command = fleet.show(model, *options)
     return {"fleet.workers3.speedup": Figure(
@@ -177,6 +164,54 @@ def overhead(context):
              f"{1e3 * store / len(tasks):.2f} ms a task (job and watching {wall:.1f} s)")}
 
 
+@dataclasses.dataclass
+class WorkerMemory:
+    """Of a worker that did a whole job; bytes."""
+    limit: int
+    idle: int   # the most before the job
+    peak: int
+    seconds: float
+    how: str    # whether the kernel held it to the limit
+    command: str
+
+
+def worker_memory(context, model, size, options, grouped=True):
+    """A job by one worker of a fleet, which has a node cache of its own, is told a quarter of the model's `size` as its limit,
+    and is held to it by a control group where one can be made, if `grouped`."""
+    limit = size // 4
+    flags = ["--memory-limit-mib", limit >> 20]
+    with contextlib.ExitStack() as stack:
+        started, how = lambda pid: None, "no control group"
+        if grouped:
+            try:
+                group = stack.enter_context(memory_limit(limit))
+                started, how = group.add, f"in a {group.describe()} of that much"
+            except Unmeasurable as error:
+                how = str(error)
+        fleet = stack.enter_context(RunningFleet(context, 1, context.threads, flags, started))
+        worker = fleet.workers[0].process.pid
+        idle = peak_rss_bytes(worker)
+        seconds, _ = fleet.quantize(model, *options)
+        return WorkerMemory(limit, idle, peak_rss_bytes(worker), seconds, how,
+                            f"{context.show(worker_command(context, flags))} ; {fleet.show(model, *options)}")
+
+
+def worker_command(context, flags):
+    return [context.program("server/qamserve"), "--roles", "worker", "--metadata-store", "postgresql://...", "--blob-store",
+            "s3://...", "--threads", context.threads, *flags]
+
+
+def bounded_worker(context):
+    """A whole job on a model four times larger than the memory that a worker may take."""
+    model, size = random_llama(context)
+    options = ["--bpw", "5.5", *texts(context), "--calibration-windows", "4", "--evaluation-windows", "4", "--window-tokens", "256"]
+    seen = worker_memory(context, model, size, options)
+    return {"fleet.worker.rss_over_limit": Figure(
+        seen.peak / seen.limit, seen.command,
+        note=f"peak {seen.peak / 2**20:.0f} MiB, limit {seen.limit / 2**20:.0f} MiB, {seen.how}; {seen.idle / 2**20:.0f} MiB before "
+             f"the job; model {size / 2**30:.2f} GiB, {context.threads} threads, {seen.seconds:.0f} s")}
+
+
 def simulated(_):
     """Not a measurement of this machine, but of what it recorded (record_costs.py)."""
     try:
@@ -192,4 +227,5 @@ def simulated(_):
 def measurements():
     """(keys it gives, function of a Context)."""
     return [(["fleet.workers3.speedup"], speedup), (["fleet.workers2.seconds_over_one_process"], same_cores),
-            (["fleet.overhead_ms_per_task"], overhead), (["fleet.simulated.workers_at_half_efficiency"], simulated)]
+            (["fleet.overhead_ms_per_task"], overhead), (["fleet.simulated.workers_at_half_efficiency"], simulated),
+            (["fleet.worker.rss_over_limit"], bounded_worker)]

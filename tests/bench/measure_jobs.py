@@ -5,7 +5,6 @@ import math
 from figure import Figure
 from job_server import JobServer
 from keys import MIXED_KL_LIMIT
-from random_model import random_llama
 
 TRELLIS = ["--codec", "trellis", "--error-feedback", "--calibration-windows", "64"]
 LDLQ = ["--error-feedback"]
@@ -119,27 +118,10 @@ def study(context):
     }
 
 
-def bounded_worker(context):
-    """A whole job on a model four times larger than the memory that the server may take."""
-    model, size = random_llama(context)
-    options = ["--bpw", "5.5", *texts(context), "--calibration-windows", "4", "--evaluation-windows", "4",
-               "--window-tokens", "256"]
-    with JobServer(context, "bounded-worker") as server:
-        view, seen = server.quantize(model, *options)
-        command = server.show(model, *options)
-        peak = server.peak_rss_bytes()
-    artifact = int(view["estimate"]["artifactBytes"])
-    return {"fleet.worker.rss_over_limit": Figure(
-        peak / (size / 4), command,
-        note=f"peak {peak / 2**20:.0f} MiB, model {size / 2**30:.2f} GiB, artifact {artifact / 2**20:.0f} MiB, "
-             f"{context.threads} threads, {seen['end']:.0f} s")}
-
-
 def measurements():
     """(keys it gives, function of a Context)."""
     out = [(["smollm2.quantize.seconds", "smollm2.quantize.weights_per_second_per_core"], quantize_job)]
     out += [([f"smollm2.mixed.{rate}.kl"], functools.partial(mixed, rate=rate)) for rate in MIXED_KL_LIMIT]
     out.append((["smollm2.target_kl.bpw_above_sweep"], target))
-    out.append((["fleet.worker.rss_over_limit"], bounded_worker))
     out.append((["study.spearman", "study.smollm2.joint_over_polar", "study.smollm2.ldlq_5.5_over_w8a8"], study))
     return out

@@ -4,6 +4,7 @@ Equal quality stands beside equal quality: our 5.5 bpw and the Q8_0 file of llam
 head has 8 bits on both sides. Each side's server has a place for every stream, and no prompt begins like another.
 """
 import contextlib
+import dataclasses
 import functools
 import os
 import socket
@@ -15,7 +16,7 @@ import urllib.request
 
 from context import Unmeasurable
 from figure import Figure
-from job_server import JobServer
+from job_server import JobServer, RunningJob
 from measure_jobs import texts
 
 RATE = "5.5"
@@ -32,6 +33,9 @@ STOP_SECONDS = 60
 FEW = {"streams": 16, "prompt": 128, "answer": 128, "warm_up": 15, "seconds": 45}
 MANY = {"streams": 256, "prompt": 64, "answer": 64, "warm_up": 90,
         "seconds": int(os.environ.get("QAMSERVE_LOAD_SECONDS", "300"))}
+# A few streams that a job on the same machine gets in the way of, and a job that outlasts them.
+BESIDE = {"streams": 4, "prompt": 128, "answer": 128, "warm_up": 15, "seconds": 45}
+BESIDE_JOB = ["--codec", "trellis", "--error-feedback", "--bpw", "4"]
 LATENCIES = [(field, part) for field in ("ttft_ms", "inter_token_ms") for part in ("p50", "p99")]
 
 
@@ -42,10 +46,11 @@ def context_tokens(load):
 
 @functools.lru_cache
 def artifact(context):
-    """(name, mean KL) of the artifact that is served, which a server of its own makes once and keeps."""
+    """(name, mean KL, the command) of the artifact that is served, which a server of its own makes once and keeps."""
+    options = ["--bpw", RATE, "--embedding-bits", "8", *texts(context)]
     with JobServer(context, "load-server", keep=True) as server:
-        view, _ = server.quantize(context.model("smollm2"), "--bpw", RATE, "--embedding-bits", "8", *texts(context))
-    return view["artifact"], view["quality"]["klMean"]
+        view, _ = server.quantize(context.model("smollm2"), *options)
+        return view["artifact"], view["quality"]["klMean"], server.show(context.model("smollm2"), *options)
 
 
 class OurServer:
@@ -57,7 +62,7 @@ class OurServer:
         self.flags = ["--max-running", str(load["streams"])]
 
     def __enter__(self):
-        name, _ = artifact(self.context)
+        name = artifact(self.context)[0]
         with contextlib.ExitStack() as stack:
             self.server = stack.enter_context(JobServer(self.context, "load-server", self.flags, keep=True))
             # A served model comes back at the next start, which may be another load's.
@@ -82,7 +87,7 @@ class OurServer:
         serve = [program("server/qamserve"), "--data-dir", self.context.work / "load-server", "--threads",
                  self.context.threads, *self.flags]
         load = [program("client/qamctl"), "load", "ARTIFACT", "--name", "load", "--context-tokens", tokens]
-        return f"{show(serve)} ; {show(load)}"
+        return f"{show(serve)} ; {artifact(self.context)[2]} ; {show(load)}"
 
 
 class PeerServer:
@@ -134,7 +139,8 @@ class PeerServer:
             self.process.wait()
 
     def show(self):
-        return self.context.show(self.command("PORT"))
+        return (f"{self.context.show_peer_model(PEER_KIND, eight_bit_head=True)} ; "
+                f"{self.context.show(self.command('PORT'))}")
 
 
 def bench_command(context, load, kind, address, pid):
@@ -191,7 +197,12 @@ def few(context):
             result, command = run(context, FEW, server)
             results.append(result)
             commands.append(command)
-    return few_figures(ours, theirs, f"{commands[1]} ; {commands[0]}", artifact(context)[1])
+    figures = few_figures(ours, theirs, f"{commands[1]} ; {commands[0]}", artifact(context)[1])
+    return with_peer_version(context, figures)
+
+
+def with_peer_version(context, figures):
+    return {key: dataclasses.replace(figure, peer=context.of_peer(figure.peer)) for key, figure in figures.items()}
 
 
 def many_figures(ours, theirs, command):
@@ -219,11 +230,56 @@ def many(context):
     # The peer first: it is the one that may not be there.
     theirs, their_command = run(context, MANY, PeerServer)
     ours, our_command = run(context, MANY, OurServer)
-    return many_figures(ours, theirs, f"{our_command} ; {their_command}")
+    return with_peer_version(context, many_figures(ours, theirs, f"{our_command} ; {their_command}"))
+
+
+def run_beside_job(context):
+    """(what load_bench says of our server while it quantizes, the stages that the job was in, the job's command)."""
+    with OurServer(context, BESIDE) as server:
+        with RunningJob(server.server, context.model("smollm2"), *BESIDE_JOB, *texts(context)) as job:
+            result = context.run_json(bench_command(context, BESIDE, server.kind, server.address, server.pid))
+            check_beside(result, job.running())
+            return result, list(job.stages), job.shown
+
+
+def check_beside(result, job_runs):
+    """As `check`, but a server that is slowed down may well answer fewer at a time."""
+    requests = result["requests"]
+    if requests["lost"] or requests["short"]:
+        raise Unmeasurable(f"{requests['lost']} streams were lost and {requests['short']} too short: {result['errors']}")
+    if not job_runs:
+        raise Unmeasurable("the job ended before the load did")
+
+
+def beside_figures(alone, beside, stages, command):
+    """Of rounds of both in turn: {key: Figure}."""
+    p99 = [[result["inter_token_ms"]["p99"] for result in results] for results in (alone, beside)]
+    if None in p99[0] + p99[1]:
+        raise Unmeasurable("a load gave no time from token to token")
+    ratios = [with_job / without for without, with_job in zip(*p99)]
+    speeds = [statistics.median(result["tokens_per_second"] for result in results) for results in (alone, beside)]
+    middle = [statistics.median(values) for values in p99]
+    p50 = [statistics.median(result["inter_token_ms"]["p50"] for result in results) for results in (alone, beside)]
+    return {"fleet.serving_beside_job.inter_token_p99_ratio": Figure(
+        statistics.median(ratios), command, peer=f"no job: {middle[0]:.1f} ms", ratio=statistics.median(ratios),
+        note=f"{middle[1]:.1f} ms beside the job; ratios {min(ratios):.3f} to {max(ratios):.3f}; p50 {p50[0]:.1f} to {p50[1]:.1f} ms, "
+             f"{speeds[0]:.1f} to {speeds[1]:.1f} tokens/s; the job was in {', '.join(stages)}")}
+
+
+def beside_job(context):
+    alone, beside, stages = [], [], []
+    for _ in range(ROUNDS):
+        result, command = run(context, BESIDE, OurServer)
+        alone.append(result)
+        result, seen, job = run_beside_job(context)
+        beside.append(result)
+        stages += [stage for stage in seen if stage not in stages]
+    return beside_figures(alone, beside, stages, f"{command} ; {job}")
 
 
 def measurements():
     """(keys it gives, function of a Context)."""
     return [(["smollm2.streams16.ratio_llama_server"], few),
+            (["fleet.serving_beside_job.inter_token_p99_ratio"], beside_job),
             (["engine.streams256.lost", "engine.streams256.rss_growth",
               *(f"engine.streams256.{field}.{part}" for field, part in LATENCIES)], many)]

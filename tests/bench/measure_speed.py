@@ -25,13 +25,22 @@ DECODE = {"smollm2.decode.ratio_q5_0": ("joint", "5.5", "Q5_0"), "smollm2.decode
           "smollm2.decode40_trellis.ratio_q4_0": ("trellis", "4.0", "Q4_0")}
 
 
+def artifact_folder(context, codec, rate):
+    return context.work / f"smollm2.speed.{codec}.{rate}"
+
+
+def artifact_command(context, codec, rate):
+    """Makes an artifact to be timed: calibrated on random tokens, which its speed does not depend on."""
+    return [context.program("tests/bench/quality_bench"), "quantize", "--model", context.model("smollm2"), "--codec", codec,
+            "--bpw", rate, "--embedding-bits", 8, "--calibration-windows", 1, "--window-tokens", 256, "--threads",
+            context.threads, "--quiet", "--work-dir", artifact_folder(context, codec, rate)]
+
+
 def artifact(context, codec, rate):
-    """An artifact to be timed: calibrated on random tokens, which its speed does not depend on."""
-    folder = context.work / f"smollm2.speed.{codec}.{rate}"
+    """The artifact of artifact_command, made once."""
+    folder = artifact_folder(context, codec, rate)
     if not (folder / "artifact/model.safetensors").exists():
-        context.run_json([context.program("tests/bench/quality_bench"), "quantize", "--model", context.model("smollm2"),
-                          "--codec", codec, "--bpw", rate, "--embedding-bits", 8, "--calibration-windows", 1,
-                          "--window-tokens", 256, "--threads", context.threads, "--quiet", "--work-dir", folder])
+        context.run_json(artifact_command(context, codec, rate))
     return folder / "artifact"
 
 
@@ -53,11 +62,21 @@ def ours(context, isa, model, *options):
             "--repetitions", REPETITIONS, "--threads", context.threads]
 
 
+def medians(results, *fields):
+    return [statistics.median(result[field] for result in results) for field in fields]
+
+
 def bandwidth_note(results):
-    """What decoding moves; a prompt of many tokens is not bound by it."""
-    rate, fraction = (statistics.median(mine[field] for mine in results) for field in ("gb_per_second",
-                                                                                       "bandwidth_fraction"))
+    """What decoding moves."""
+    rate, fraction = medians(results, "gb_per_second", "bandwidth_fraction")
     return f", {rate:.1f} GB/s of weights, {100 * fraction:.0f} % of read bandwidth"
+
+
+def prefill_note(results):
+    """What reading each weight once a prompt comes to, which is the least. decode_bench's gb_per_second is once a token."""
+    speed, weights, read = medians(results, "median_tokens_per_second", "bytes_per_token", "read_gb_per_second")
+    rate = speed / PREFILL_TOKENS * weights / 1e9
+    return f", at least {rate:.2f} GB/s of weights (each once a prompt), {100 * rate / read:.1f} % of read bandwidth"
 
 
 def peer_command(context, isa, kind, *options):
@@ -88,10 +107,11 @@ def compare(context, here, made, kind, our_options, peer_options, more_note=lamb
         ratios = [mine["median_tokens_per_second"] / peer for mine, peer in zip(results, theirs)]
         speed = statistics.median(mine["median_tokens_per_second"] for mine in results)
         note = f"{speed:.1f} tokens/s{more_note(results)}; ratios {min(ratios):.3f} to {max(ratios):.3f}"
-        command = f"{context.show(commands[isa])} ; {context.show(commands[isa, 'peer'])}"
+        command = " ; ".join([context.show(artifact_command(context, *made)), context.show(commands[isa]),
+                              context.show_peer_model(kind, eight_bit_head=True), context.show(commands[isa, "peer"])])
         built = "AVX2" if isa == "avx2" else "all that this CPU has"
         out[isa] = Figure(statistics.median(ratios), command, note=note, ratio=statistics.median(ratios),
-                          peer=f"llama-bench {kind}, built for {built}: {statistics.median(theirs):.1f} tokens/s")
+                          peer=context.of_peer(f"llama-bench {kind}, built for {built}: {statistics.median(theirs):.1f} tokens/s"))
     return out
 
 
@@ -104,7 +124,8 @@ def decode(context, stem):
 
 def prefill(context):
     isa = runnable(context, PREFILL_ISAS)[-1]
-    figure = compare(context, [isa], ("joint", "5.5"), "Q5_0", ["--prefill", PREFILL_TOKENS], ["-p", PREFILL_TOKENS, "-n", 0])[isa]
+    figure = compare(context, [isa], ("joint", "5.5"), "Q5_0", ["--prefill", PREFILL_TOKENS], ["-p", PREFILL_TOKENS, "-n", 0],
+                     prefill_note)[isa]
     figure.note += f"; our kernels for {isa}"
     return {"smollm2.prefill512.ratio_q5_0": figure}
 

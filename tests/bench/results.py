@@ -1,7 +1,9 @@
 """docs/benchmarks.json and the page that is rendered from it."""
+import collections
 import json
+import string
 
-from keys import KEYS
+from keys import ATTEMPTS, KEYS, LEAST_ATTEMPTS
 
 FIELDS = ["key", "value", "unit", "peer", "ratio", "note", "command", "machine", "commit", "date"]
 
@@ -18,7 +20,7 @@ def row(key, figure, context):
     short = lambda number: None if number is None else float(f"{number:.6g}")
     return {"key": key, "value": short(figure.value), "unit": KEYS[key].unit, "peer": figure.peer or None,
             "ratio": short(figure.ratio), "note": figure.note or None, "command": figure.command,
-            "machine": context.machine, "commit": context.commit, "date": context.date}
+            "machine": "; ".join(filter(None, [context.machine, figure.device])), "commit": context.commit, "date": context.date}
 
 
 def save(path, rows):
@@ -50,11 +52,49 @@ def cell(text):
     return str(text or "").replace("|", "\\|")
 
 
+def hardware(entry):
+    """The machine without what programs were compiled with, and without a GPU."""
+    return entry["machine"].split("; ")[0]
+
+
+def machine_marks(entries):
+    """(the machine of most rows, letters of the others by machine, in the order of the rows)."""
+    counts = collections.Counter(map(hardware, entries))
+    if not counts:
+        return "", {}
+    most = counts.most_common(1)[0][0]
+    return most, dict(zip([machine for machine in counts if machine != most], string.ascii_lowercase))
+
+
+def machine_legend(most, marks):
+    if not marks:
+        return []
+    others = "; ".join(f"({letter}) {machine}" for machine, letter in marks.items())
+    return ["", f"Measured on {most}, but where a letter follows the value: {others}."]
+
+
+def short_of_bars(rows):
+    """What was tried for the rows that fail."""
+    failing = [key for key in KEYS if key in rows and KEYS[key].passes(rows[key]["value"]) is False]
+    if not failing:
+        return []
+    lines = ["", "## Short of their bars", "",
+             f"A figure that stays short is reported as it is after {LEAST_ATTEMPTS} attempts, each different and measured; one with "
+             "fewer is still being worked on. These are the attempts, with what was measured at the time: often a kernel by "
+             "itself, and not the row's ratio.", ""]
+    for key in failing:
+        made = ATTEMPTS.get(key, [])
+        state = "" if len(made) >= LEAST_ATTEMPTS else f", {len(made)} of {LEAST_ATTEMPTS} attempts so far"
+        lines.append(f"* `{key}`: {number(rows[key]['value'])}, bar {KEYS[key].bar()}{state}")
+        lines += [f"  {at}. {one.done} (commit {one.commit}): {one.brought} ({one.measured})" for at, one in enumerate(made, 1)]
+    return lines
+
+
 def not_measured(keys):
     """What would measure the keys that have no figure."""
     if not keys:
         return []
-    lines = ["", "## Not measured", "",
+    lines = ["", "## Not yet measured", "",
              "Each of these is measured by `./run bench KEY`. Those of `gpu.` need a GPU: **nothing has been measured on one "
              "yet**. Where there is a GPU with its driver and nothing else, `FOLDER/run.sh` of what `scripts/bundle_gpu.sh "
              "FOLDER` makes measures the same.", ""]
@@ -69,18 +109,21 @@ def render(rows):
     with_bar = [key for key in present if KEYS[key].kind]
     passed = sum(KEYS[key].passes(rows[key]["value"]) for key in with_bar)
     all_bars = sum(1 for key in KEYS.values() if key.kind)
-    lines += [f"{passed} of {all_bars} bars are met, {all_bars - len(with_bar)} not measured.", "",
+    lines += [f"{passed} of {all_bars} bars are met, {all_bars - len(with_bar)} not yet measured.", "",
               "| key | value | unit | bar | | beside | ratio | what it is |", "|---|---|---|---|---|---|---|---|"]
+    most, marks = machine_marks([rows[key] for key in present])
     for key, spec in KEYS.items():
         if key not in rows:
-            word = "not yet measured" if key.startswith("gpu.") else "not measured"
-            lines.append(f"| `{key}` | {word} | {spec.unit} | {spec.bar()} | | | | {cell(spec.about)} |")
+            lines.append(f"| `{key}` | not yet measured | {spec.unit} | {spec.bar()} | | | | {cell(spec.about)} |")
             continue
         entry = rows[key]
+        mark = f" ({marks[hardware(entry)]})" if hardware(entry) in marks else ""
         ratio = "" if entry.get("ratio") is None else f"{entry['ratio']:.3g}"
         about = spec.about + (f"; {entry['note']}" if entry.get("note") else "")
-        lines.append(f"| `{key}` | {number(entry['value'])} | {spec.unit} | {spec.bar()} | {verdict(key, entry['value'])} | "
+        lines.append(f"| `{key}` | {number(entry['value'])}{mark} | {spec.unit} | {spec.bar()} | {verdict(key, entry['value'])} | "
                      f"{cell(entry.get('peer'))} | {ratio} | {cell(about)} |")
+    lines += machine_legend(most, marks)
+    lines += short_of_bars(rows)
     lines += not_measured([key for key in KEYS if key not in rows])
     lines += ["", "## Commands", "",
               "In them `$MODELS` is `~/.cache/qamserve/models`, `$WORK` is `~/.cache/qamserve/bench` (artifacts, texts made "
@@ -88,7 +131,8 @@ def render(rows):
               "`$PEER_AVX2` the one that it prints with `--isa avx2`, and `$QAMSERVE_WIKITEXT2` holds WikiText-2. The "
               "calibration text `$WORK/valid.txt` is `valid.tokens` without ` <unk>`. `$WORK/peers` is made by "
               "`tests/bench/measure_peers.py`: a virtual environment of `tests/bench/peers/requirements.txt`, the "
-              "checkpoint in Hugging Face's form, token ids of the texts.", ""]
+              "checkpoint in Hugging Face's form, token ids of the texts. What is in `$WORK` is made once and used again; a row "
+              "says how.", ""]
     for key in present:
         entry = rows[key]
         lines += [f"### {key}", "", f"{entry['date']}, commit {entry['commit']}, {entry['machine']}", "", "```sh",
