@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
 """Writes components/monitoring/prometheus-rule.yaml: the rules of deploy/prometheus as the Prometheus Operator wants them.
 
-usage: make_prometheus_rule.py [--check]     --check writes nothing and fails where the file is not what it should be
+usage: make_prometheus_rule.py [--check] [--runbooks URL]
+  --check         writes nothing and fails where the file is not what it should be
+  --runbooks URL  where docs/operations.md is read, for the links of alerts. Here it is a part of the rules, since the external
+                  labels of a Prometheus that others run are theirs. The overlays put their own in its place.
 """
+import argparse
 import pathlib
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 RULES = HERE.parent / "prometheus/rules"
+RUNBOOKS = "{{ $externalLabels.runbooks }}"
 OUT = HERE / "components/monitoring/prometheus-rule.yaml"
 HEAD = """# Made by deploy/kubernetes/make_prometheus_rule.py from deploy/prometheus/rules; change those, and run it.
 apiVersion: monitoring.coreos.com/v1
@@ -27,8 +32,12 @@ def groups_of(path):
 
 
 def main():
-    text = HEAD + "".join(groups_of(path) for path in sorted(RULES.glob("*.yml")))
-    if "--check" not in sys.argv[1:]:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--runbooks", metavar="URL", default="docs/operations.md")
+    options = parser.parse_args()
+    text = HEAD + "".join(groups_of(path) for path in sorted(RULES.glob("*.yml"))).replace(RUNBOOKS, options.runbooks)
+    if not options.check:
         OUT.write_text(text, encoding="utf-8")
     elif OUT.read_text(encoding="utf-8") != text:
         sys.exit(f"{OUT} is not what {RULES} makes of it: run {pathlib.Path(__file__).name}")

@@ -44,12 +44,19 @@ def one(name, values, **labels):
     return {labelled(name, **labels): values}
 
 
+def target(component, values, **labels):
+    return one("up", values, component=component, **labels)
+
+
 MODEL = {"model": "m"}
 FIRING = {
     "QamserveInstanceDown": ({f"up{API}": "1 1 0x10"}, 6, {"instance": "api:9090", "job": "qamserve"}),
+    # The last of a role, in a cluster.
+    "QamserveTargetGone": ({**target("worker", "1 1 1 stale", namespace="qamserve"), **target("api", "1x20", namespace="qamserve")},
+                           12, {"component": "worker", "job": "qamserve", "namespace": "qamserve"}),
     "QamserveQueueUnknown": ({f"qamserve_jobs{API}": "1 1 stale"}, 10, {}),
     "QamserveRestarts": ({f"qamserve_start_time_seconds{API}": "1+1x10"}, 8, {"instance": "api:9090", "job": "qamserve"}),
-    "QamserveHeartbeatLate": (one("qamserve_instance_heartbeat_age_seconds", "9x10", role="worker"), 3, {"role": "worker"}),
+    "QamserveInstancesGone": ({f"qamserve_instances_gone_total{API}": "0 0 1x20"}, 5, {}),
     "QamserveVersionsDiffer": ({**one("qamserve_build_info", "1x130", version="1"), **one("qamserve_build_info", "1x130", version="2")},
                                125, {}),
     "QamserveRpcErrors": ({**one("qamserve_rpc_total", "0+90x20", code="OK"), **one("qamserve_rpc_total", "0+10x20", code="INTERNAL")},
@@ -88,17 +95,29 @@ FIRING = {
     "QamserveBlobsSlow": ({**one("qamserve_blob_requests_total", "0+10x40", operation="get", code="OK"),
                            **one("qamserve_blob_request_retries_total", "0+3x40", operation="get")}, 20, {}),
     "QamserveCorruptBlobs": ({f"qamserve_corrupt_blobs_total{API}": "0 0 1x20"}, 5, INSTANCE),
+    "QamserveMissingBlobs": ({f"qamserve_missing_blobs_total{API}": "0 0 1x20"}, 5, INSTANCE),
     "QamserveBlobCacheTooSmall": ({**one("qamserve_blob_cache_lookups_total", "0+1x90", result="hit"),
                                    **one("qamserve_blob_cache_lookups_total", "0+9x90", result="miss"),
                                    f"qamserve_blob_cache_evictions_total{API}": "0+1x90"}, 60, {}),
     "QamserveDiskNearlyFull": ({f"qamserve_data_disk_free_bytes{API}": "5x20", f"qamserve_data_disk_bytes{API}": "100x20"}, 12,
                                {"instance": "api:9090", "job": "qamserve"}),
 }
+# Second causes of alerts that have two.
+ALSO_FIRING = {
+    # One of two containers that DNS finds.
+    "QamserveTargetGone": ({**target("worker", "1x20"), **target("worker", "1 1 1 stale", instance="10.0.0.2:9090")}, 12,
+                           {"component": "worker", "job": "qamserve"}),
+}
 QUIET = {
     "QamserveInstanceDown": ({f"up{API}": "1 0 1x10"}, 6),
+    # An autoscaler takes pods away; a container comes back under another address.
+    "QamserveTargetGone": ({**target("worker", "1x20", namespace="qamserve"),
+                            **target("worker", "1 1 1 stale", namespace="qamserve", instance="10.0.0.2:9090"),
+                            **target("inference", "1 1 1 stale", instance="10.0.0.3:9090"),
+                            **target("inference", "_x4 1x20", instance="10.0.0.4:9090")}, 12),
     "QamserveQueueUnknown": ({f"qamserve_jobs{API}": "0x20"}, 10),
     "QamserveRestarts": ({f"qamserve_start_time_seconds{API}": "1 1 2x10"}, 8),
-    "QamserveHeartbeatLate": (one("qamserve_instance_heartbeat_age_seconds", "2x10", role="worker"), 3),
+    "QamserveInstancesGone": ({f"qamserve_instances_gone_total{API}": "3x20"}, 5),
     "QamserveVersionsDiffer": ({**one("qamserve_build_info", "1x130", version="1"), **one("qamserve_build_info", "1x30", version="2")}, 125),
     "QamserveRpcErrors": ({**one("qamserve_rpc_total", "0+99x20", code="OK"), **one("qamserve_rpc_total", "0+20x20", code="NOT_FOUND")}, 15),
     "QamserveUnauthenticatedCalls": (one("qamserve_rpc_total", "0+9x30", code="UNAUTHENTICATED"), 20),
@@ -136,6 +155,7 @@ QUIET = {
     "QamserveBlobsSlow": ({**one("qamserve_blob_requests_total", "0+100x40", operation="get", code="OK"),
                            **one("qamserve_blob_request_retries_total", "0+3x40", operation="get")}, 20),
     "QamserveCorruptBlobs": ({f"qamserve_corrupt_blobs_total{API}": "0x20"}, 5),
+    "QamserveMissingBlobs": ({f"qamserve_missing_blobs_total{API}": "2x20"}, 5),
     "QamserveBlobCacheTooSmall": ({**one("qamserve_blob_cache_lookups_total", "0+1x90", result="hit"),
                                    **one("qamserve_blob_cache_lookups_total", "0+9x90", result="miss"),
                                    f"qamserve_blob_cache_evictions_total{API}": "0x90"}, 60),

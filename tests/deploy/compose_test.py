@@ -212,6 +212,45 @@ class MakeEnv(unittest.TestCase):
         self.assertEqual(len(values), 6)
 
 
+class RunUp(unittest.TestCase):
+    """./run up in a copy of the tree, with a program that writes down how it was called in place of compose."""
+
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.tree = pathlib.Path(temporary.name) / "tree"
+        for folder in ("deploy/docker", "scripts"):
+            shutil.copytree(support.REPOSITORY / folder, self.tree / folder)
+        shutil.copy(support.REPOSITORY / "run", self.tree)
+        self.program = pathlib.Path(temporary.name) / "compose"
+        self.program.write_text('#!/bin/sh\nls .env && echo "compose $*"\n', encoding="utf-8")
+        self.program.chmod(0o755)
+
+    def run_it(self, *arguments):
+        return subprocess.run([self.tree / "run", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, check=False,
+                              env={**os.environ, "QAMSERVE_COMPOSE": str(self.program)})
+
+    def test_one_command_makes_secrets_and_starts(self):
+        done = self.run_it("up", "--scale", "worker=4")
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn("compose up --build -d --scale worker=4", done.stdout)
+        first = (self.tree / ".env").read_text(encoding="utf-8")
+        self.assertRegex(first, r"(?m)^QAMSERVE_ADMIN_KEY=[0-9a-f]{48}$")
+        for secret in re.findall(r"(?m)^[A-Z0-9_]+=([0-9a-f]{20,})$", first):
+            self.assertNotIn(secret, done.stdout)
+        self.assertEqual(self.run_it("up").returncode, 0)
+        self.assertEqual((self.tree / ".env").read_text(encoding="utf-8"), first)
+        self.assertIn("compose down --volumes", self.run_it("down", "--volumes").stdout)
+
+    def test_what_compose_says_is_its_own_end(self):
+        self.program.write_text("#!/bin/sh\nexit 3\n", encoding="utf-8")
+        before = self.run_it("down")
+        self.assertNotEqual(before.returncode, 0)
+        self.assertIn("there is no .env", before.stdout)
+        self.assertNotEqual(self.run_it("up").returncode, 0)
+
+
 class Image(unittest.TestCase):
     def setUp(self):
         text = re.sub(r"(?m)^#.*\n", "", support.read("deploy/docker/Dockerfile"))

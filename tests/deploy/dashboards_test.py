@@ -24,13 +24,13 @@ import urllib.parse
 import urllib.request
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "tests/e2e"))
+sys.path[:0] = [str(REPOSITORY / "tests/e2e"), str(REPOSITORY / "tests/support")]
+import prerequisites  # noqa: E402
 from clients_support import SMALL_TEXT, Server, build_folder, fast_folder, make_tiny_model, wait_for  # noqa: E402
 
 import qamserve  # noqa: E402
 
 BUILD = build_folder()
-SKIPPED = 77
 GRAFANA = REPOSITORY / "deploy/grafana"
 RULES = REPOSITORY / "deploy/prometheus/rules"
 SECONDS = 40  # until every panel shows something
@@ -265,6 +265,5 @@ class Dashboards(unittest.TestCase):
 
 if __name__ == "__main__":
     if shutil.which("prometheus") is None or shutil.which("promtool") is None:
-        print("skipped: prometheus is not installed")
-        sys.exit(SKIPPED)
+        sys.exit(prerequisites.exit_code_without("Prometheus is not installed (Debian: prometheus)"))
     unittest.main()

@@ -10,6 +10,10 @@ import sys
 import yaml
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests/support"))
+import prerequisites  # noqa: E402
+
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 KUBERNETES = REPOSITORY / "deploy/kubernetes"
 OVERLAYS = ("embedded", "fleet", "gpu")
 # Of the ports that the image listens on, as manifests name them.
@@ -80,16 +84,23 @@ def metrics_problems(query):
 
 
 def kubectl():
-    """A kubectl whose kustomize knows components and patches (5, that of kubectl 1.27 and later); else None and why."""
-    program = shutil.which("kubectl")
-    if program is None:
-        return None, "kubectl is not installed"
+    """A kubectl whose kustomize knows components and patches (5, that of kubectl 1.27 and later); else None and why. The one
+    that scripts/fetch_kubectl.sh gets, unless QAMSERVE_KUBECTL names another; else the system's."""
+    given = os.environ.get("QAMSERVE_KUBECTL")
+    program = shutil.which(given or str(CACHE / "qamserve/kubectl-1.32/kubectl")) or (not given and shutil.which("kubectl"))
+    if not program:
+        return None, "there is no kubectl: scripts/fetch_kubectl.sh gets it"
     text = subprocess.run([program, "version", "--client"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           check=False).stdout
     found = re.search(r"Kustomize Version: v(\d+)", text)
     if found is None or int(found.group(1)) < 5:
         return None, f"{program} is too old: it has no kustomize 5"
     return program, ""
+
+
+def skip_without_kubectl():
+    """Ends a test, or in setUpClass those of a class."""
+    prerequisites.skip_without(kubectl()[1])
 
 
 @functools.lru_cache

@@ -5,6 +5,7 @@ usage: kubernetes_test.py [BUILD]     run by tests/python/environment.py, with w
 """
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,9 @@ CUSTOM = {"ScaledObject": "keda.sh/v1alpha1", "ServiceMonitor": "monitoring.core
           "PrometheusRule": "monitoring.coreos.com/v1"}
 PROBES = {"startupProbe": "/startupz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
 WORKLOADS = ("Deployment", "StatefulSet")
+# GiB that a pod needs beside its cache of blobs: of a worker the artifact that it writes (7 billion weights at 12 bits are 10),
+# of api files of imports on their way, which hubs cut at some 5; inference has nothing of its own.
+SCRATCH_GIB = {"api": 8, "worker": 12, "inference": 2}
 
 
 def of_kind(documents, *kinds):
@@ -53,6 +57,37 @@ def port_names(workload):
     return {port["name"]: port["containerPort"] for port in pod_of(workload)["containers"][0]["ports"]}
 
 
+def gib(quantity):
+    assert quantity.endswith("Gi"), quantity
+    return int(quantity[:-2])
+
+
+def cache_gib(documents, workload):
+    """What QAMSERVE_BLOB_CACHE_MIB says to a pod: its own variable, else that of the ConfigMap."""
+    own = [variable["value"] for variable in pod_of(workload)["containers"][0]["env"]
+           if variable["name"] == "QAMSERVE_BLOB_CACHE_MIB"]
+    (config,) = [document["data"] for document in of_kind(documents, "ConfigMap")
+                 if "QAMSERVE_BLOB_CACHE_MIB" in document["data"]]
+    return int((own or [config["QAMSERVE_BLOB_CACHE_MIB"]])[0]) / 1024
+
+
+def data_gib(workload):
+    claims = [claim["spec"]["resources"]["requests"]["storage"]
+              for claim in workload["spec"].get("volumeClaimTemplates", []) if claim["metadata"]["name"] == "data"]
+    limits = [volume["emptyDir"]["sizeLimit"] for volume in pod_of(workload).get("volumes", []) if volume["name"] == "data"]
+    (size,) = claims + limits
+    return gib(size)
+
+
+def in_namespace(folder, namespace):
+    """A copy of the manifests below `folder` whose overlays are of another namespace."""
+    copy = pathlib.Path(folder) / "deploy"
+    shutil.copytree(support.KUBERNETES.parent, copy)
+    for path in (copy / "kubernetes/overlays").rglob("kustomization.yaml"):
+        path.write_text(path.read_text().replace("\nnamespace: qamserve\n", f"\nnamespace: {namespace}\n"))
+    return copy / "kubernetes/overlays"
+
+
 def seconds_of_sleep(container):
     command = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
     assert command[0] == "sleep", command
@@ -81,9 +116,7 @@ class Overlays(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        program, why = support.kubectl()
-        if program is None:
-            raise unittest.SkipTest(why)
+        support.skip_without_kubectl()
 
     def test_documents_fit_their_schemas(self):
         for name, documents in rendered():
@@ -185,6 +218,17 @@ class Overlays(unittest.TestCase):
                     self.assertIn(what, resources["requests"])
                     self.assertIn(what, resources["limits"])
                 self.assertEqual(resources["requests"].get("nvidia.com/gpu"), resources["limits"].get("nvidia.com/gpu"))
+
+    def test_a_full_cache_and_a_job_fit_the_data_volume(self):
+        for where, documents, workload in rendered_workloads():
+            if where.startswith("embedded"):
+                continue  # blobs lie in its volume, without a cache
+            with self.subTest(where):
+                role = labels_of(workload)["app.kubernetes.io/component"]
+                self.assertLessEqual(cache_gib(documents, workload) + SCRATCH_GIB[role], data_gib(workload))
+                limits = pod_of(workload)["containers"][0]["resources"]["limits"]
+                if "ephemeral-storage" in limits:  # logs and /tmp count, too
+                    self.assertLess(data_gib(workload), gib(limits["ephemeral-storage"]))
 
     def test_a_pod_gets_the_time_that_it_takes_to_drain(self):
         for where, documents, workload in rendered_workloads():
@@ -303,9 +347,7 @@ class Overlays(unittest.TestCase):
 class NetworkPolicies(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        program, why = support.kubectl()
-        if program is None:
-            raise unittest.SkipTest(why)
+        support.skip_without_kubectl()
 
     def policies(self, overlay):
         return of_kind(support.render(support.KUBERNETES / "overlays" / overlay), "NetworkPolicy")
@@ -359,6 +401,8 @@ class NetworkPolicies(unittest.TestCase):
                 self.assertTrue(self.allows(overlay, "egress", role, 5432), role)
                 self.assertTrue(self.allows(overlay, "egress", role, 443), role)
         for overlay in support.OVERLAYS:
+            traces = [policy["spec"] for policy in self.policies(overlay) if policy["metadata"]["name"] == "qamserve-traces"]
+            self.assertEqual(traces[0]["egress"][0]["ports"], [{"port": 4318, "protocol": "TCP"}])
             for port in ("grpc", "http"):
                 self.assertTrue(self.allows(overlay, "ingress", "api", port, {"qamserve-client": "true"}))
 
@@ -383,9 +427,7 @@ class NetworkPolicies(unittest.TestCase):
 class Autoscaling(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        program, why = support.kubectl()
-        if program is None:
-            raise unittest.SkipTest(why)
+        support.skip_without_kubectl()
 
     def test_targets_are_there_and_leave_their_number_to_it(self):
         for overlay in ("fleet", "gpu"):
@@ -433,6 +475,22 @@ class Autoscaling(unittest.TestCase):
                 found.add(pool)
             self.assertEqual(found, pools)
 
+    def test_a_query_is_of_the_namespace_that_it_scales(self):
+        with tempfile.TemporaryDirectory() as folder:
+            elsewhere = in_namespace(folder, "other")
+            for overlay, scalers in (("fleet", 1), ("gpu", 2)):
+                for root, namespace in ((support.KUBERNETES / "overlays", "qamserve"), (elsewhere, "other")):
+                    found = of_kind(support.render(root / overlay), "ScaledObject")
+                    self.assertEqual(len(found), scalers)
+                    for scaler in found:
+                        self.assertEqual(scaler["metadata"]["namespace"], namespace)
+                        for trigger in scaler["spec"]["triggers"]:
+                            self.assertIn(f'{{namespace="{namespace}", pool=', trigger["metadata"]["query"])
+        adapter = yaml.safe_load(support.read("deploy/kubernetes/components/autoscaling/prometheus-adapter-values.yaml"))
+        for rule in adapter["rules"]["custom"]:
+            self.assertIn("namespace", rule["resources"]["overrides"])
+            self.assertIn("<<.LabelMatchers>>", rule["metricsQuery"])
+
     def test_unknown_metrics_and_labels_are_found(self):
         self.assertEqual(len(support.metrics_problems('max(qamserve_no_such_metric)')), 1)
         self.assertEqual(len(support.metrics_problems('max(qamserve_tasks{colour="red"})')), 1)
@@ -440,11 +498,9 @@ class Autoscaling(unittest.TestCase):
 
 class Monitoring(unittest.TestCase):
     def test_prometheus_finds_the_metrics_of_every_pod(self):
-        program, why = support.kubectl()
-        if program is None:
-            self.skipTest(why)
-        documents = support.render(support.KUBERNETES / "overlays/fleet")
-        for monitor in of_kind(documents, "ServiceMonitor"):
+        support.skip_without_kubectl()
+        for _, documents in rendered():
+            (monitor,) = of_kind(documents, "ServiceMonitor")
             picked = [service for service in of_kind(documents, "Service")
                       if matches(monitor["spec"]["selector"], service["metadata"].get("labels", {}))]
             self.assertEqual([service["metadata"]["name"] for service in picked], ["qamserve-metrics"])
@@ -453,20 +509,41 @@ class Monitoring(unittest.TestCase):
             for workload in of_kind(documents, *WORKLOADS):
                 self.assertTrue(matches(picked[0]["spec"]["selector"], labels_of(workload)))
 
+    def test_alerts_lead_where_the_overlay_says(self):
+        support.skip_without_kubectl()
+        address = "https://git.example.com/qamserve/docs/operations.md"
+        with tempfile.TemporaryDirectory() as folder:
+            elsewhere = in_namespace(folder, "qamserve")
+            for name in support.OVERLAYS:
+                path = elsewhere / name / "kustomization.yaml"
+                path.write_text(path.read_text().replace("url=docs/operations.md", f"url={address}"))
+            for name in support.OVERLAYS:
+                (rules,) = of_kind(support.render(elsewhere / name), "PrometheusRule")
+                alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+                self.assertTrue(alerts)
+                for alert in alerts:
+                    self.assertEqual(alert["annotations"]["runbook_url"], f"{address}#{alert['alert'].lower()}")
+
+    def test_runbooks_are_a_parameter_of_the_rules(self):
+        with tempfile.TemporaryDirectory() as folder:
+            script = in_namespace(folder, "qamserve").parent / "make_prometheus_rule.py"
+            subprocess.run([sys.executable, "-B", script, "--runbooks", "https://example.com/runbook"], check=True)
+            text = (script.parent / "components/monitoring/prometheus-rule.yaml").read_text(encoding="utf-8")
+        self.assertIn('runbook_url: "https://example.com/runbook#qamserveinstancedown"', text)
+        self.assertNotIn("docs/operations.md#", text)
 
     def test_rules_are_those_of_prometheus(self):
         done = subprocess.run([sys.executable, "-B", support.KUBERNETES / "make_prometheus_rule.py", "--check"],
                               stderr=subprocess.PIPE, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
         groups = [group for path in sorted((support.REPOSITORY / "deploy/prometheus/rules").glob("*.yml"))
-                  for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]]
+                  for group in yaml.safe_load(path.read_text(encoding="utf-8").replace(
+                      "{{ $externalLabels.runbooks }}", "docs/operations.md"))["groups"]]
         written = yaml.safe_load(support.read("deploy/kubernetes/components/monitoring/prometheus-rule.yaml"))
         self.assertEqual(written["spec"], {"groups": groups})
 
     def test_dashboards_come_along(self):
-        program, why = support.kubectl()
-        if program is None:
-            self.skipTest(why)
+        support.skip_without_kubectl()
         configs = [config for config in of_kind(support.render(support.KUBERNETES / "overlays/fleet"), "ConfigMap")
                    if config["metadata"].get("labels", {}).get("grafana_dashboard") == "1"]
         there = {path.name for path in (support.REPOSITORY / "deploy/grafana/dashboards").glob("*.json")}
@@ -478,9 +555,7 @@ class Monitoring(unittest.TestCase):
 
 class TlsComponent(unittest.TestCase):
     def test_it_gives_every_pod_its_certificate(self):
-        program, why = support.kubectl()
-        if program is None:
-            self.skipTest(why)
+        support.skip_without_kubectl()
         with tempfile.TemporaryDirectory(dir=support.KUBERNETES / "overlays") as folder:
             (pathlib.Path(folder) / "kustomization.yaml").write_text(
                 "resources: [../fleet]\ncomponents: [../../components/tls]\n", encoding="utf-8")
@@ -528,4 +603,4 @@ class EveryKustomization(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    support.prerequisites.main()
