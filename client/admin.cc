@@ -41,8 +41,8 @@ class BackupCheck {
     }
     const auto rows = last["rows"].get<int64_t>();
     if (last["sha256"] != sha256 || rows != lines_ - 1) {
-      return DataLoss("BACKUP_CORRUPT", "the backup has {} rows with SHA-256 {}; its last line tells other ones", lines_ - 1,
-                      sha256);
+      return DataLoss("BACKUP_CORRUPT", "the backup has {} rows with SHA-256 {}; its last line tells other ones",
+                      lines_ - 1, sha256);
     }
     return rows;
   }
@@ -60,6 +60,16 @@ absl::StatusOr<v1::ListInstancesResponse> Client::ListInstances() {
   v1::ListInstancesResponse response;
   RETURN_IF_ERROR(CallOnce(options_, CallKind::kQuick, *stubs_->admin, &v1::AdminService::Stub::ListInstances,
                            v1::ListInstancesRequest(), response));
+  return response;
+}
+
+absl::StatusOr<v1::Instance> Client::DrainInstance(const std::string& name, bool undo) {
+  v1::DrainInstanceRequest request;
+  request.set_name(name);
+  request.set_undo(undo);
+  v1::Instance response;
+  RETURN_IF_ERROR(
+      CallOnce(options_, CallKind::kQuick, *stubs_->admin, &v1::AdminService::Stub::DrainInstance, request, response));
   return response;
 }
 
@@ -89,8 +99,8 @@ absl::StatusOr<v1::Garbage> Client::CollectGarbage(bool dry_run) {
   v1::CollectGarbageRequest request;
   request.set_dry_run(dry_run);
   v1::Garbage response;
-  RETURN_IF_ERROR(CallOnce(options_, CallKind::kSlow, *stubs_->admin, &v1::AdminService::Stub::CollectGarbage, request,
-                           response));
+  RETURN_IF_ERROR(
+      CallOnce(options_, CallKind::kSlow, *stubs_->admin, &v1::AdminService::Stub::CollectGarbage, request, response));
   return response;
 }
 

@@ -124,6 +124,7 @@ class Client {
   absl::StatusOr<v1::System> GetSystem();
 
   absl::StatusOr<v1::ListInstancesResponse> ListInstances();
+  absl::StatusOr<v1::Instance> DrainInstance(const std::string& name, bool undo);
   absl::StatusOr<v1::ListLeasesResponse> ListLeases();
   absl::Status ReleaseLease(const std::string& job, int32_t task);
   absl::StatusOr<v1::Queue> GetQueue();

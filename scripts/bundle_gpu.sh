@@ -54,11 +54,20 @@ for test in ./cuda_*_test; do
   [ $status -eq 0 ] && grep -q 'no GPU: ' "results/$name.log" && status=77
   note "$name" $status
 done
-for bench in gpu_bench gpu_layers_bench gpu_quantize_bench; do
-  "./$bench" >"results/$bench.jsonl"
-  note "$bench" $?
-  cat "results/$bench.jsonl"
-done
+# measure NAME PROGRAM [OPTIONS]
+measure() {
+  name=$1
+  shift
+  "$@" >"results/$name.jsonl"
+  note "$name" $?
+  cat "results/$name.jsonl"
+}
+
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader >results/driver.txt 2>&1
+measure gpu_bench ./gpu_bench
+measure gpu_bench_down ./gpu_bench --rows 4096 --cols 14336 --tokens 1 16
+measure gpu_layers_bench ./gpu_layers_bench
+measure gpu_quantize_bench ./gpu_quantize_bench
 # A model of 7 G weights at 5.5 bits, and the same with 16: 20 GB that go again.
 work=$(mktemp -d "${TMPDIR:-/tmp}/qamserve-gpu-XXXXXX") || exit
 trap 'rm -rf "$work"' EXIT

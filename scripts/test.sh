@@ -66,8 +66,8 @@ run_chaos() {
 
 # Tests of real models find them here; without them they skip and say so.
 obtain_test_data() {
-  step "looking for WikiText-2, SmolLM2 and SeaweedFS"
-  local model weed wikitext
+  step "looking for WikiText-2, SmolLM2, SeaweedFS and kubectl"
+  local kubectl model weed wikitext
   wikitext=$(wikitext2)
   if [ -n "$wikitext" ]; then
     export QAMSERVE_WIKITEXT2=$wikitext
@@ -88,6 +88,13 @@ obtain_test_data() {
     say "      SeaweedFS: $weed"
   else
     unset QAMSERVE_WEED
-    say "      no SeaweedFS: tests that need an S3 server skip"
+    say "      no SeaweedFS: tests that need an S3 server skip, or fail if CI=true"
+  fi
+  if kubectl=$(scripts/fetch_kubectl.sh); then
+    export QAMSERVE_KUBECTL=$kubectl
+    say "      kubectl: $kubectl"
+  else
+    unset QAMSERVE_KUBECTL
+    say "      no kubectl of our own: tests that render manifests want that of the system"
   fi
 }

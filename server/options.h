@@ -102,7 +102,8 @@ absl::StatusOr<std::string> AdvertisedAddress(const ServerOptions& options, int 
 // The machine's name; "localhost" if it has none.
 std::string HostName();
 
-// Memory of the machine or of the control group, whichever is less.
-int64_t MachineMemoryBytes();
+// Memory of the machine or of the control group, whichever is less. `groups`: where the kernel shows control groups, of
+// version 1 or 2.
+int64_t MachineMemoryBytes(const std::string& groups = "/sys/fs/cgroup");
 
 }  // namespace qamserve

@@ -238,11 +238,14 @@ absl::StatusOr<std::string> AdvertisedAddress(const ServerOptions& options, int 
   return fmt::format("{}:{}", options.listen.substr(0, options.listen.rfind(':')), port);
 }
 
-int64_t MachineMemoryBytes() {
+int64_t MachineMemoryBytes(const std::string& groups) {
   int64_t bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
-  std::ifstream group("/sys/fs/cgroup/memory.max");
-  int64_t limit = 0;
-  if (group >> limit && limit > 0) bytes = std::min(bytes, limit);
+  // Without a limit version 2 says "max", which is no number, and version 1 nearly 2^63, which is more than there is.
+  for (const char* file : {"/memory.max", "/memory/memory.limit_in_bytes"}) {
+    std::ifstream group(groups + file);
+    int64_t limit = 0;
+    if (group >> limit && limit > 0) bytes = std::min(bytes, limit);
+  }
   return bytes;
 }
 

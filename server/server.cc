@@ -138,6 +138,7 @@ absl::Status Server::StartJobs(TaskRunner& runner) {
   job_options.on_notice = [this](const JobNotice& notice) { OnJobNotice(notice); };
   jobs_ = std::make_unique<JobManager>(job_options, *store_, *catalog_, runner);
   if (in_fleet_ && !ServesApi() && !options_.HasRole("worker")) return absl::OkStatus();  // others see to the jobs
+  OpenLoadWishes();
   RETURN_IF_ERROR(jobs_->Start());
   if (!options_.HasRole("worker")) return absl::OkStatus();
   WorkerOptions worker_options;
@@ -146,6 +147,9 @@ absl::Status Server::StartJobs(TaskRunner& runner) {
   worker_options.threads = ThreadsOf(options_);
   worker_options.lease_ms = job_options.lease_ms;
   worker_options.nice = options_.worker_nice;
+  worker_options.on_lease_lost = [this](const TaskLease& lease) {
+    log_->Warning("lease_lost", {{"job", lease.job}, {"task", lease.index}, {"worker", lease.worker}});
+  };
   worker_ = std::make_unique<Worker>(worker_options, *jobs_, runner);
   return absl::OkStatus();
 }
@@ -164,23 +168,22 @@ absl::Status Server::StartWork(const ServerParts& parts) {
   ASSIGN_OR_RETURN(const std::shared_ptr<QuantizeDevice> quantize_device, QuantizeDeviceOf(options_));
   own_runner_ = std::make_unique<CoreTaskRunner>(*catalog_, quantize_device);
   RETURN_IF_ERROR(StartJobs(parts.runner != nullptr ? *parts.runner : *own_runner_));
-  context_ = std::unique_ptr<ServiceContext>(
-      new ServiceContext{.catalog = *catalog_,
-                         .jobs = *jobs_,
-                         .models = *models_,
-                         .serving = *serving_,
-                         .metrics = metrics_,
-                         .log = *log_,
-                         .quick = *quick_,
-                         .slow = *slow_,
-                         .transfers = *transfers_,
-                         .drain = drain_,
-                         .access = *access_,
-                         .limits = parts.limits,
-                         .load_later = [this](std::string name, std::string source) { LoadLater(name, source); },
-                         .system = DescribeSystem(),
-                         .tracer = tracer_,
-                         .fleet = fleet_context_.get()});
+  context_ = std::unique_ptr<ServiceContext>(new ServiceContext{.catalog = *catalog_,
+                                                                .jobs = *jobs_,
+                                                                .models = *models_,
+                                                                .serving = *serving_,
+                                                                .metrics = metrics_,
+                                                                .log = *log_,
+                                                                .quick = *quick_,
+                                                                .slow = *slow_,
+                                                                .transfers = *transfers_,
+                                                                .drain = drain_,
+                                                                .access = *access_,
+                                                                .limits = parts.limits,
+                                                                .see_to_load_wishes = [this] { WakeLoadWishes(); },
+                                                                .system = DescribeSystem(),
+                                                                .tracer = tracer_,
+                                                                .fleet = fleet_context_.get()});
   AddGauges();
   return absl::OkStatus();
 }
@@ -199,12 +202,14 @@ absl::Status Server::Listen(const ServerParts& parts) {
   if (in_fleet_) return JoinFleet();
   if (!options_.HasRole("inference")) {
     restored_ = true;
+    WakeLoadWishes();
     return absl::OkStatus();
   }
   return slow_->Run([this] {
     const absl::Status restored = models_->Restore();
     if (!restored.ok()) log_->Error("restore_failed", {{"message", MessageOf(restored)}});
     restored_ = true;
+    WakeLoadWishes();
   });
 }
 
@@ -244,6 +249,7 @@ void Server::DrainUntil(absl::Time deadline, absl::Duration grace) {
   if (transfers_ != nullptr) transfers_->Stop();
   if (slow_ != nullptr) slow_->Stop();
   if (quick_ != nullptr) quick_->Stop();
+  if (load_wishes_ != nullptr) load_wishes_->Stop();
   if (keeper_ != nullptr) keeper_->Stop();
   // A model whose loading had begun before the drain.
   if (models_ != nullptr) models_->DrainAll(absl::InfinitePast());

@@ -25,6 +25,7 @@
 #include "server/fleet/instance.h"
 #include "server/fleet/replica_keeper.h"
 #include "server/fleet/router.h"
+#include "server/fleet/ticker.h"
 #include "server/grpc/instance_channels.h"
 #include "server/grpc/rpc_server.h"
 #include "server/grpc/service_context.h"
@@ -99,6 +100,7 @@ class Server {
   absl::Status JoinFleet();
   InstanceRecord DescribeInstance() const;
   void SweepFleet();
+  void OnDrainRequest(bool requested);
   void OnFleetState(const FleetState& state);
   // Empty = yes; else why not.
   std::string NotStarted() const;
@@ -124,7 +126,10 @@ class Server {
   SystemFacts DescribeSystem() const;
   void OnJobNotice(const JobNotice& notice);
   void OnModelChange(const ServedModelView& model);
-  void LoadLater(const std::string& name, const std::string& source);
+  // Artifacts of finished jobs that are to be served (load_wishes.h).
+  void OpenLoadWishes();
+  void WakeLoadWishes();
+  void LookForWishes();
   // server_events.cc. Before the stores are opened, which tell store_metrics_ what they do.
   absl::Status OpenTraces();
   // Once the stores and models_ are there.
@@ -137,9 +142,10 @@ class Server {
   const std::string instance_id_ = RandomId();  // of this process among others: in the store, the log and traces
   const std::shared_ptr<Log> log_;
   const DataDir data_dir_;
-  bool in_fleet_ = false;  // const once the stores are open
+  bool in_fleet_ = false;              // const once the stores are open
   std::atomic<bool> restored_{false};  // models that were served before are there again; in a fleet: it has joined
   std::atomic<bool> draining_{false};
+  bool drain_requested_ = false;  // of OnDrainRequest, whose calls follow one another
   DrainSignal drain_;
   Metrics metrics_;
   const std::shared_ptr<StoreMetrics> store_metrics_ = std::make_shared<StoreMetrics>(metrics_);
@@ -159,6 +165,7 @@ class Server {
   std::unique_ptr<JobSignals> job_signals_;
   std::unique_ptr<PatientQuery<StoreFacts>> store_facts_;
   std::unique_ptr<JobManager> jobs_;
+  std::unique_ptr<Ticker> load_wishes_;  // of a process that sees to jobs
   std::unique_ptr<Worker> worker_;
   std::unique_ptr<InstanceChannels> channels_;  // of an api process in a fleet, as the router
   std::unique_ptr<Router> router_;
@@ -170,7 +177,7 @@ class Server {
   std::unique_ptr<ReplicaKeeper> keeper_;  // of an inference process in a fleet
   std::unique_ptr<Instance> instance_;     // in a fleet
   absl::Mutex health_mutex_;
-  bool tells_health_ ABSL_GUARDED_BY(health_mutex_) = false;  // rpc_ is there
+  bool tells_health_ ABSL_GUARDED_BY(health_mutex_) = false;      // rpc_ is there
   std::set<std::string> healthy_ ABSL_GUARDED_BY(health_mutex_);  // models that rpc_ was told are served
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<HttpServer> status_;

@@ -9,6 +9,7 @@
 #include "core/kernels/cuda/device.h"
 #include "core/model/cuda/open.h"
 #include "server/server.h"
+#include "server/serving/load_wishes.h"
 #include "server/telemetry/otlp_exporter.h"
 #include "server/telemetry/process_stats.h"
 
@@ -17,6 +18,11 @@ namespace {
 
 // A scrape goes on without the numbers of a store that is slow or away; Prometheus itself waits 10 s by default.
 constexpr absl::Duration kStoreFactsLimit = absl::Seconds(3);
+
+// A process on its own is told of every wish, and looks at its start. In a fleet the one that made it may be gone.
+constexpr absl::Duration kWishInterval = absl::Hours(1);
+constexpr absl::Duration kFleetWishInterval = absl::Seconds(30);
+constexpr absl::Duration kWishRetry = absl::Seconds(5);
 
 constexpr std::array<ServedModelState, 4> kModelStates = {ServedModelState::kLoading, ServedModelState::kReady,
                                                           ServedModelState::kDraining, ServedModelState::kFailed};
@@ -58,23 +64,37 @@ void Server::OnJobNotice(const JobNotice& notice) {
   job_signals_->Tell(notice);
   const JobRecord& job = notice.job;
   if (notice.kind != JobNotice::Kind::kJobState || job.state != JobState::kSucceeded) return;
-  if (job.kind == JobKind::kQuantize && !job.load_as.empty()) {
-    LoadLater(job.load_as, ResourceName("artifacts", job.artifact));
-  }
+  if (HasLoadWish(job)) WakeLoadWishes();
 }
 
-void Server::LoadLater(const std::string& name, const std::string& source) {
-  const absl::Status queued = slow_->Run([this, name, source] {
-    LoadArgs args;
-    args.name = name;
-    args.source = source;
+void Server::OpenLoadWishes() {
+  load_wishes_ = std::make_unique<Ticker>(in_fleet_ ? kFleetWishInterval : kWishInterval, [this] { LookForWishes(); });
+  load_wishes_->Start();
+}
+
+void Server::WakeLoadWishes() {
+  if (load_wishes_ != nullptr) load_wishes_->Wake();
+}
+
+// Not before models that were served come back (ModelRegistry::Restore), so that nothing is loaded by both.
+void Server::LookForWishes() {
+  if (!restored_ || draining_) return;
+  LoadWishOptions options;
+  options.load = [this](const LoadArgs& args) {
     // In a fleet it is written down, and whoever takes it up tells how it went.
-    const absl::Status loaded = in_fleet_ ? fleet_models_->Want(args) : models_->Load(args).status();
-    if (!loaded.ok()) {
-      log_->Warning("load_failed", {{"model", name}, {"source", source}, {"message", MessageOf(loaded)}});
-    }
-  });
-  if (!queued.ok()) log_->Warning("load_failed", {{"model", name}, {"message", MessageOf(queued)}});
+    return in_fleet_ ? fleet_models_->Want(args) : models_->Load(args).status();
+  };
+  options.on_error = [this](const LoadArgs& args, const absl::Status& error, bool again) {
+    log_->Warning(again ? "load_put_off" : "load_failed", {{"model", args.name},
+                                                           {"source", args.source},
+                                                           {"reason", ReasonOf(error)},
+                                                           {"message", MessageOf(error)}});
+  };
+  const absl::StatusOr<int> left = SeeToLoadWishes(options, *store_, [this] { return draining_.load(); });
+  if (!left.ok()) {
+    log_->Warning("load_wishes_unknown", {{"reason", ReasonOf(left.status())}, {"message", MessageOf(left.status())}});
+  }
+  if (!left.ok() || *left > 0) load_wishes_->Hasten(kWishRetry);
 }
 
 void Server::OnModelChange(const ServedModelView& model) {

@@ -84,6 +84,7 @@ absl::Status Server::JoinFleet() {
     };
     keeper_ = std::make_unique<ReplicaKeeper>(std::move(keeper), *store_, *models_);
   }
+  instance_->FollowDrainRequests([this](bool requested) { OnDrainRequest(requested); });
   if (router_ != nullptr) {
     {
       absl::MutexLock lock(&health_mutex_);
@@ -92,12 +93,23 @@ absl::Status Server::JoinFleet() {
     OnFleetState(*router_->state());
   }
   restored_ = true;
+  WakeLoadWishes();
   return absl::OkStatus();
+}
+
+// Readiness stays as it is: calls, streams and metrics of this process are as good as before.
+void Server::OnDrainRequest(bool requested) {
+  if (requested || drain_requested_) log_->Info(requested ? "drain_requested" : "drain_request_undone");
+  drain_requested_ = requested;
+  if (worker_ != nullptr) worker_->SetDraining(requested);
+  if (keeper_ != nullptr) keeper_->SetDrainRequested(requested);
 }
 
 void Server::SweepFleet() {
   const absl::StatusOr<int64_t> gone = fleet_models_->Sweep(kInstanceSilenceMs);
-  if (gone.ok() && *gone > 0) log_->Warning("instances_gone", {{"count", *gone}, {"silent_ms", kInstanceSilenceMs}});
+  if (!gone.ok() || *gone == 0) return;
+  metrics_.Add(Metric::kInstancesGoneTotal, {}, static_cast<double>(*gone));
+  log_->Warning("instances_gone", {{"count", *gone}, {"silent_ms", kInstanceSilenceMs}});
 }
 
 // Connections go with their instances; health tells what is served by the fleet.

@@ -85,6 +85,7 @@ absl::Status Server::OpenStores(const ServerParts& parts) {
   catalog_options.garbage_grace_ms = int64_t{options_.garbage_grace_seconds} * 1000;
   catalog_options.now_ms = [store = store_.get()] { return store->NowMs(); };
   catalog_options.collect_on_delete = options_.blob_store.empty();
+  catalog_options.observer = store_metrics_;
   if (parts.inspect) catalog_options.inspect = parts.inspect;
   catalog_ = std::make_unique<Catalog>(catalog_options, *store_, *blobs_);
   return absl::OkStatus();

@@ -16,6 +16,8 @@ struct AdminFlags {
   int32_t task = 0;
   bool dry_run = false;
   std::string path;
+  std::string instance;
+  bool undo = false;
 };
 
 template <typename Names>
@@ -34,8 +36,16 @@ absl::Status ShowInstances(Session& session) {
     session.Print("one server alone: with SQLite no other process shares the store (see system)");
     return absl::OkStatus();
   }
-  Table table({{"INSTANCE"}, {"HOST"}, {"ROLES"}, {"POOLS"}, {"DEVICE"}, {"CODEC"}, {"TASKS", Align::kRight}, {"MODELS"},
-               {"SEEN"}, {"STATE"}});
+  Table table({{"INSTANCE"},
+               {"HOST"},
+               {"ROLES"},
+               {"POOLS"},
+               {"DEVICE"},
+               {"CODEC"},
+               {"TASKS", Align::kRight},
+               {"MODELS"},
+               {"SEEN"},
+               {"STATE"}});
   for (const v1::Instance& instance : list.instances()) {
     std::string models;
     for (const v1::Replica& replica : instance.replicas()) {
@@ -53,8 +63,14 @@ absl::Status ShowInstances(Session& session) {
 absl::Status ShowLeases(Session& session) {
   ASSIGN_OR_RETURN(const v1::ListLeasesResponse list, session.client().ListLeases());
   if (session.json()) return session.PrintJson(list);
-  Table table({{"JOB"}, {"TASK", Align::kRight}, {"NAME"}, {"STAGE"}, {"WORKER"}, {"ATTEMPT", Align::kRight},
-               {"DONE", Align::kRight}, {"EXPIRES"}});
+  Table table({{"JOB"},
+               {"TASK", Align::kRight},
+               {"NAME"},
+               {"STAGE"},
+               {"WORKER"},
+               {"ATTEMPT", Align::kRight},
+               {"DONE", Align::kRight},
+               {"EXPIRES"}});
   for (const v1::Lease& lease : list.leases()) {
     table.Add({lease.job(), std::to_string(lease.task()), lease.task_name(), lease.stage(), LastPart(lease.worker()),
                std::to_string(lease.attempt()), WholePercent(lease.progress()), HumanTime(lease.expire_time())});
@@ -66,8 +82,13 @@ absl::Status ShowLeases(Session& session) {
 absl::Status ShowQueue(Session& session) {
   ASSIGN_OR_RETURN(const v1::Queue queue, session.client().GetQueue());
   if (session.json()) return session.PrintJson(queue);
-  Table pools({{"POOL"}, {"WORKERS", Align::kRight}, {"QUEUED", Align::kRight}, {"RUNNING", Align::kRight},
-               {"OLDEST", Align::kRight}, {"READY TASKS", Align::kRight}, {"LEASED", Align::kRight}});
+  Table pools({{"POOL"},
+               {"WORKERS", Align::kRight},
+               {"QUEUED", Align::kRight},
+               {"RUNNING", Align::kRight},
+               {"OLDEST", Align::kRight},
+               {"READY TASKS", Align::kRight},
+               {"LEASED", Align::kRight}});
   for (const v1::PoolQueue& pool : queue.pools()) {
     const std::string oldest = pool.jobs_queued() == 0 ? "" : HumanSeconds(pool.oldest_queued_seconds());
     pools.Add({pool.pool(), std::to_string(pool.workers()), std::to_string(pool.jobs_queued()),
@@ -118,6 +139,20 @@ absl::Status Release(Session& session, const AdminFlags& flags) {
   return absl::OkStatus();
 }
 
+absl::Status Drain(Session& session, const AdminFlags& flags) {
+  ASSIGN_OR_RETURN(const std::string name, ResolveInstance(session, flags.instance));
+  ASSIGN_OR_RETURN(const v1::Instance instance, session.client().DrainInstance(name, flags.undo));
+  if (session.json()) return session.PrintJson(instance);
+  if (flags.undo) {
+    session.Print(fmt::format("{} on {} takes up its work again", name, instance.host()));
+    return absl::OkStatus();
+  }
+  session.Print(fmt::format("{} on {} takes nothing new; it still has {} tasks and {} replicas", name, instance.host(),
+                            instance.tasks(), instance.replicas_size()));
+  session.Note("`qamctl admin workers` shows when they are gone; --undo takes it back");
+  return absl::OkStatus();
+}
+
 absl::Status Backup(Session& session, const std::string& path) {
   ASSIGN_OR_RETURN(const int64_t rows, session.client().BackupMetadata(path));
   session.Print(fmt::format("{} rows in {}; blobs are not part of it", rows, path));
@@ -144,6 +179,12 @@ Action BuildAdmin(CLI::App& app) {
       ->required()
       ->check(CLI::NonNegativeNumber)
       ->type_name("TASK");
+  CLI::App* drain = app.add_subcommand("drain", "Let an instance take nothing new; what it has goes on to its end");
+  drain->add_option("instance", flags->instance, "instances/ID, the beginning of its id, or its machine's name")
+      ->required()
+      ->check(Utf8())
+      ->type_name("INSTANCE");
+  drain->add_flag("--undo", flags->undo, "Let it take up its work again");
   CLI::App* backup = app.add_subcommand("backup", "Write all rows of the metadata store to a file");
   backup->add_option("file", flags->path, "Where; appears when it is complete")->required()->type_name("FILE");
   return RunVerb({{workers, ShowInstances},
@@ -152,6 +193,7 @@ Action BuildAdmin(CLI::App& app) {
                   {collect, [flags](Session& session) { return Collect(session, flags->dry_run); }},
                   {schema, ShowSchema},
                   {release, [flags](Session& session) { return Release(session, *flags); }},
+                  {drain, [flags](Session& session) { return Drain(session, *flags); }},
                   {backup, [flags](Session& session) { return Backup(session, flags->path); }}},
                  ShowInstances);
 }

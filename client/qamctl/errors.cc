@@ -18,6 +18,8 @@ constexpr std::array kHints = {
     Hint{"TEXT_NOT_FOUND", "send it with `qamctl upload FILE --text`, or give the local file itself"},
     Hint{"ARTIFACT_NOT_FOUND", "`qamctl artifacts` shows what is there; `qamctl quantize` makes one"},
     Hint{"JOB_NOT_FOUND", "`qamctl jobs` shows what is there"},
+    Hint{"INSTANCE_NOT_FOUND",
+         "`qamctl admin workers` shows what runs; a server alone has no instances: end it by SIGTERM"},
     Hint{"SERVED_MODEL_NOT_FOUND",
          "`qamctl models` shows what is served; `qamctl load SOURCE --name NAME` serves another"},
     Hint{"MODEL_NOT_FOUND", "`qamctl models` shows what is served; `qamctl load SOURCE --name NAME` serves another"},

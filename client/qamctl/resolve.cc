@@ -122,6 +122,14 @@ absl::StatusOr<std::string> ResolveJob(Session& session, const std::string& text
   return PickName("job", text, candidates);
 }
 
+absl::StatusOr<std::string> ResolveInstance(Session& session, const std::string& text) {
+  ASSIGN_OR_RETURN(const v1::ListInstancesResponse list, session.client().ListInstances());
+  std::vector<Candidate> candidates;
+  candidates.reserve(static_cast<size_t>(list.instances_size()));
+  for (const v1::Instance& instance : list.instances()) candidates.push_back({instance.name(), instance.host()});
+  return PickName("instance", text, candidates);
+}
+
 absl::StatusOr<std::string> ResolveSource(Session& session, const std::string& text) {
   if (text.starts_with("artifacts/")) return ResolveArtifact(session, text);
   if (text.starts_with("checkpoints/")) return ResolveStoredCheckpoint(session, text);

@@ -15,7 +15,8 @@ struct Candidate {
 
 // The one candidate whose name, id, beginning of the id (4 characters at least) or display name is `text`; a whole name
 // or id wins over a display name. NOT_FOUND ({NOUN}_NOT_FOUND) or INVALID_ARGUMENT (AMBIGUOUS_NAME) with the
-// candidates. `noun` is "checkpoint", "artifact" or "job".
+// candidates. `noun` is "checkpoint", "artifact",
+// "job" or "instance".
 absl::StatusOr<std::string> PickName(const std::string& noun, const std::string& text,
                                      std::span<const Candidate> candidates);
 
@@ -25,6 +26,8 @@ absl::StatusOr<std::string> ResolveCheckpoint(Session& session, const std::strin
 absl::StatusOr<std::string> ResolveStoredCheckpoint(Session& session, const std::string& text);
 absl::StatusOr<std::string> ResolveArtifact(Session& session, const std::string& text);
 absl::StatusOr<std::string> ResolveJob(Session& session, const std::string& text);
+// Its display name is that of its machine.
+absl::StatusOr<std::string> ResolveInstance(Session& session, const std::string& text);
 // An artifact or a checkpoint.
 absl::StatusOr<std::string> ResolveSource(Session& session, const std::string& text);
 // texts/{digest}, a digest, "built-in", or a local file, which is uploaded first. Empty stays empty.

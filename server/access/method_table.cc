@@ -83,6 +83,7 @@ constexpr std::array kTable = {
     Reads("SystemService", "GetSystem", kRead),
 
     Reads("AdminService", "ListInstances", kAdmin),
+    Changes("AdminService", "DrainInstance", kAdmin),
     Reads("AdminService", "ListLeases", kAdmin),
     Changes("AdminService", "ReleaseLease", kAdmin),
     Reads("AdminService", "GetQueue", kAdmin),

@@ -139,7 +139,8 @@ void SetUp(CURL* curl, const HttpClientOptions& options, Attempt& attempt, uint6
   curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS_STR, request.url.starts_with("https:") ? "https" : "http,https");
   curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(options.connect_ms));
   curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
-  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, static_cast<long>(std::max<int64_t>(1, options.stall_ms / 1000)));
+  const int64_t stall_ms = request.stall_ms > 0 ? request.stall_ms : options.stall_ms;
+  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, static_cast<long>(std::max<int64_t>(1, stall_ms / 1000)));
   if (!options.ca_file.empty()) curl_easy_setopt(curl, CURLOPT_CAINFO, options.ca_file.c_str());
   if (offset > 0) curl_easy_setopt(curl, CURLOPT_RANGE, fmt::format("{}-", offset).c_str());
   SetMethod(curl, attempt);

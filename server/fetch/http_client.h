@@ -73,6 +73,7 @@ struct FetchRequest {
   const SigningKey* signing = nullptr;  // a signed request follows no redirects
   std::string what;                     // how errors call it: "model.safetensors of hf://..."
   std::function<bool()> cancelled;      // asked several times a second; may be empty
+  int64_t stall_ms = 0;                 // in place of the client's; 0 = that
   // Of Send only.
   std::string method = "GET";  // GET, HEAD, PUT, POST, DELETE
   HttpBody body;               // of PUT and POST

@@ -26,6 +26,9 @@ absl::Status HopelessError(const FleetState& state, const std::string& model) {
   size_t failed = 0;
   for (const ReplicaRecord& replica : replicas->second) {
     if (replica.state == ReplicaState::kLoading || replica.state == ReplicaState::kReady) return absl::OkStatus();
+    const auto instance = state.instances.find(replica.instance);
+    // What takes nothing new is not among those that are counted below.
+    if (instance != state.instances.end() && instance->second.TakesNothingNew()) continue;
     failed += replica.state == ReplicaState::kFailed ? 1 : 0;
   }
   if (failed == 0 || failed < CountInferenceInstances(state)) return absl::OkStatus();
@@ -175,7 +178,12 @@ absl::Status FleetModels::InsertWanted(const FleetState& state, const LoadArgs& 
   record.context_tokens = args.context_tokens;
   record.created_ms = store_.NowMs();
   record.replicas = std::max(args.replicas, 1);
-  RETURN_IF_ERROR(store_.PutServedModel(record));
+  if (args.wish) {
+    ASSIGN_OR_RETURN(const bool answered, store_.AnswerLoadWish(*args.wish, record));
+    if (!answered) return absl::OkStatus();  // another process was faster, and the model may be unloaded again
+  } else {
+    RETURN_IF_ERROR(store_.PutServedModel(record));
+  }
   // From here the row keeps the source from being deleted; it may have been just before.
   absl::Status there = BytesOfSource(store_, args.source).status();
   if (!there.ok()) RETURN_IF_ERROR(store_.DeleteServedModel(args.name));

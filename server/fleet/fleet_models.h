@@ -47,7 +47,7 @@ class FleetModels final : public ServingControl {
   // that this call has made is then forgotten again. DEADLINE_EXCEEDED (LOAD_DEADLINE), and what still_wanted says: the
   // load goes on.
   absl::StatusOr<ServedModelView> Load(const LoadArgs& args) override;
-  // The same without waiting.
+  // The same without waiting. A wish that another process has seen to meanwhile is no error, and makes no row.
   absl::Status Want(const LoadArgs& args);
   // Waits until no instance has it any more. DEADLINE_EXCEEDED (UNLOAD_DEADLINE): it goes on.
   absl::StatusOr<ServedModelView> Unload(const UnloadArgs& args) override;

@@ -62,9 +62,15 @@ absl::StatusOr<FleetState> ReadFleetState(MetadataStore& store) {
 }
 
 bool IsUsable(const FleetState& state, const ReplicaRecord& replica) {
-  if (replica.state != ReplicaState::kReady) return false;
   const auto it = state.instances.find(replica.instance);
-  return it != state.instances.end() && !it->second.draining && !it->second.address.empty();
+  if (it == state.instances.end() || it->second.draining || it->second.address.empty()) return false;
+  if (replica.state == ReplicaState::kReady) return true;
+  return replica.state == ReplicaState::kDraining && it->second.drain_requested && replica.ready_ms > 0;
+}
+
+bool IsLastResort(const FleetState& state, const std::string& instance) {
+  const auto it = state.instances.find(instance);
+  return it != state.instances.end() && it->second.drain_requested;
 }
 
 ServedModelView ViewOf(const FleetState& state, const ServedModelRecord& model) {
@@ -115,7 +121,7 @@ NamesInUse NamesOf(const FleetState& state) {
 size_t CountInferenceInstances(const FleetState& state) {
   return static_cast<size_t>(std::count_if(state.instances.begin(), state.instances.end(), [](const auto& entry) {
     const InstanceRecord& instance = entry.second;
-    return !instance.draining &&
+    return !instance.TakesNothingNew() &&
            std::find(instance.roles.begin(), instance.roles.end(), "inference") != instance.roles.end();
   }));
 }

@@ -25,8 +25,11 @@ struct FleetState {
 // The errors of the store.
 absl::StatusOr<FleetState> ReadFleetState(MetadataStore& store);
 
-// Whether requests may go there: READY, and its instance is there and takes them.
+// Whether requests may go there: its instance is there and takes them, and it is READY, or its instance was asked to
+// drain and keeps it until another has it.
 bool IsUsable(const FleetState& state, const ReplicaRecord& replica);
+// Whether the instance was asked to drain: its replicas are for requests that nobody else can answer.
+bool IsLastResort(const FleetState& state, const std::string& instance);
 // A served model over all of its replicas: READY if one is usable, FAILED if all that there are have failed; sums of
 // memory and requests. `error` says what keeps it from having all the replicas that it wants, also when it is READY.
 ServedModelView ViewOf(const FleetState& state, const ServedModelRecord& model);

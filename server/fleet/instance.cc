@@ -19,7 +19,27 @@ absl::Status Instance::Put() {
     absl::MutexLock lock(&mutex_);
     record.draining = draining_;
   }
-  return store_.PutInstance(record);
+  {
+    // For a row that others have removed.
+    absl::MutexLock lock(&request_mutex_);
+    record.drain_requested = drain_requested_;
+  }
+  ASSIGN_OR_RETURN(const bool requested, store_.PutInstance(record));
+  NoteDrainRequest(requested);
+  return absl::OkStatus();
+}
+
+void Instance::NoteDrainRequest(bool requested) {
+  absl::MutexLock lock(&request_mutex_);
+  if (drain_requested_ == requested) return;
+  drain_requested_ = requested;
+  if (on_request_) on_request_(requested);
+}
+
+void Instance::FollowDrainRequests(std::function<void(bool requested)> on_request) {
+  absl::MutexLock lock(&request_mutex_);
+  on_request_ = std::move(on_request);
+  on_request_(drain_requested_);
 }
 
 void Instance::Beat() {

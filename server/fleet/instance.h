@@ -44,6 +44,10 @@ class Instance {
   const std::string& id() const { return options_.record.id; }
   // Tells the others, at once, that this instance takes nothing new.
   void SetDraining();
+  // Calls `on_request` now and after each change, one call after the other: whether somebody wants this instance to
+  // take nothing new (MetadataStore::RequestDrain), as the last sign of life found it. Not to be called by
+  // `on_request`, which must be good until Leave has returned. Once.
+  void FollowDrainRequests(std::function<void(bool requested)> on_request);
   // Removes the row, and with it those of the instance's replicas. No sign of life comes afterwards. Idempotent. If the
   // store cannot be reached the others remove the row in their time.
   void Leave();
@@ -53,12 +57,16 @@ class Instance {
       : options_(std::move(options)), store_(store), ticker_(options_.interval, [this] { Beat(); }) {}
   absl::Status Put();
   void Beat();
+  void NoteDrainRequest(bool requested);
 
   const InstanceOptions options_;
   MetadataStore& store_;
   absl::Mutex mutex_;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool left_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Mutex request_mutex_;  // held while on_request_ runs
+  bool drain_requested_ ABSL_GUARDED_BY(request_mutex_) = false;
+  std::function<void(bool)> on_request_ ABSL_GUARDED_BY(request_mutex_);
   // Of the ticker's thread only.
   bool reachable_ = true;
   std::optional<int64_t> reachable_since_ms_;  // of SteadyMs, as the next one

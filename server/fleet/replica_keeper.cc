@@ -71,6 +71,19 @@ void ReplicaKeeper::BeginDrain() {
   Wake();
 }
 
+bool ReplicaKeeper::IsDrainRequested() const {
+  absl::MutexLock lock(&mutex_);
+  return drain_requested_;
+}
+
+void ReplicaKeeper::SetDrainRequested(bool requested) {
+  {
+    absl::MutexLock lock(&mutex_);
+    drain_requested_ = requested;
+  }
+  Wake();
+}
+
 void ReplicaKeeper::Stop() {
   listening_ = nullptr;
   ticker_.Stop();
@@ -86,7 +99,7 @@ void ReplicaKeeper::Look() {
   if (!rows.ok()) return;  // in a second again; Instance tells that the store is away
   if (!IsDraining()) {
     LetGo(*rows);
-    TakeUp(*rows);
+    if (!IsDrainRequested()) TakeUp(*rows);
   }
   Tell();
   const bool loading =
@@ -183,6 +196,11 @@ void ReplicaKeeper::KeepOrLetGo(const Rows& rows, const std::string& model, Held
     held.told_ms = 0;
     return;
   }
+  if (IsDrainRequested()) {
+    const absl::StatusOr<bool> handed_over = IsHandedOver(model, held);
+    if (handed_over.ok() && *handed_over) StartDrain(model, held, options_.drain_seconds);
+    return;
+  }
   if (CountLive(rows.replicas.at(model)) <= wanted->second.replicas) return;
   const absl::StatusOr<bool> surplus = IsSurplus(model, held);
   if (surplus.ok() && *surplus) StartDrain(model, held, options_.drain_seconds);
@@ -214,6 +232,29 @@ absl::StatusOr<bool> ReplicaKeeper::IsSurplus(const std::string& model, const He
     return absl::OkStatus();
   }));
   return surplus;
+}
+
+// Decided one after the other, as IsSurplus is, so that the last two that have a model do not both rely on each other.
+absl::StatusOr<bool> ReplicaKeeper::IsHandedOver(const std::string& model, const Held& held) {
+  bool handed_over = false;
+  RETURN_IF_ERROR(store_.Exclusive(kServingLock, [&]() -> absl::Status {
+    handed_over = false;
+    ASSIGN_OR_RETURN(const FleetState state, ReadFleetState(store_));
+    const auto replicas = state.replicas.find(model);
+    if (replicas == state.replicas.end()) return absl::OkStatus();
+    const bool answered =
+        std::any_of(replicas->second.begin(), replicas->second.end(), [&](const ReplicaRecord& other) {
+          return other.instance != options_.instance && IsUsable(state, other) && !IsLastResort(state, other.instance);
+        });
+    if (!answered) return absl::OkStatus();
+    ReplicaRecord row = Describe(model, held);
+    row.state = ReplicaState::kDraining;
+    row.ready_ms = 0;
+    RETURN_IF_ERROR(store_.PutReplica(row));
+    handed_over = true;
+    return absl::OkStatus();
+  }));
+  return handed_over;
 }
 
 void ReplicaKeeper::ReviewFailures(const Rows& rows) {
@@ -348,7 +389,8 @@ ReplicaRecord ReplicaKeeper::Describe(const std::string& model, const Held& held
   }
   const bool over = served.ok() && (*served)->state() == ServedModelState::kDraining;
   if (held.phase == Phase::kLoading) row.state = ReplicaState::kLoading;
-  if (held.phase == Phase::kDraining || over || IsDraining()) row.state = ReplicaState::kDraining;
+  if (held.phase == Phase::kDraining || over || IsDraining() || IsDrainRequested()) row.state = ReplicaState::kDraining;
+  if (held.phase == Phase::kDraining || over) row.ready_ms = 0;
   row.updated_ms = store_.NowMs();
   return row;
 }

@@ -7,6 +7,10 @@
 //   unwanted, or more than wanted say DRAINING, let running requests end, free it, delete the row
 //   row gone (taken for dead)     claim it again; if others have taken the place, drain
 //
+// An instance that was asked to drain claims nothing. It says DRAINING of all that it has, so that others claim that at
+// once, but keeps a model, for requests that nobody else can answer, until another one has it READY. That such a
+// replica answers is told by its `ready_ms`, which is 0 once it has let go.
+//
 // An instance that has models already waits a little longer before it claims another, so that models spread. One thread
 // looks; loads and drains, which take long, have threads of their own, one for each model. Thread-safe.
 #pragma once
@@ -56,6 +60,8 @@ class ReplicaKeeper {
   bool settled() const;
   // Takes nothing new, and tells that all of its replicas drain. The registry's DrainAll is the caller's.
   void BeginDrain();
+  // Whether the instance is asked to drain, as above. May be taken back, unlike BeginDrain.
+  void SetDrainRequested(bool requested);
   // Returns when no load and no drain is under way any more. Rows stay: Instance::Leave removes them. Idempotent.
   void Stop();
 
@@ -101,6 +107,8 @@ class ReplicaKeeper {
   void DeleteLeftovers(const Rows& rows);
   // True: others are to keep it, and its row says DRAINING.
   absl::StatusOr<bool> IsSurplus(const std::string& model, const Held& held);
+  // True: another instance can answer for it, and its row says that this one does not any more.
+  absl::StatusOr<bool> IsHandedOver(const std::string& model, const Held& held);
   void TakeUp(const Rows& rows);
   void Consider(const Rows& rows, const ServedModelRecord& model);
   bool Claim(const std::string& model);
@@ -112,6 +120,7 @@ class ReplicaKeeper {
   ReplicaRecord Describe(const std::string& model, const Held& held) const;
   void Finish(std::string model, absl::Status status);
   bool IsDraining() const;
+  bool IsDrainRequested() const;
 
   const ReplicaKeeperOptions options_;
   MetadataStore& store_;
@@ -124,6 +133,7 @@ class ReplicaKeeper {
   mutable absl::Mutex mutex_;
   std::vector<Finished> finished_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool drain_requested_ ABSL_GUARDED_BY(mutex_) = false;
   bool settled_ ABSL_GUARDED_BY(mutex_) = false;
   Ticker ticker_;
   std::shared_ptr<void> listening_;

@@ -209,16 +209,18 @@ std::vector<const ReplicaRecord*> Router::Candidates(const std::string& model,
   return candidates;
 }
 
-bool Router::IsDoubtful(const std::string& instance, int64_t now_ms) const {
+int Router::Reluctance(const std::string& instance, int64_t now_ms) const {
+  if (IsLastResort(*state_, instance)) return 2;
   const auto avoid = avoid_until_ms_.find(instance);
-  return silent_.contains(instance) || (avoid != avoid_until_ms_.end() && avoid->second > now_ms);
+  const bool doubtful = silent_.contains(instance) || (avoid != avoid_until_ms_.end() && avoid->second > now_ms);
+  return doubtful ? 1 : 0;
 }
 
 const ReplicaRecord& Router::ChooseReplica(const std::vector<const ReplicaRecord*>& candidates) {
   const int64_t now_ms = SteadyMs();
   const size_t first = rng_.NextU64() % candidates.size();  // equals take turns at random
   const ReplicaRecord* best = nullptr;
-  std::pair<bool, int64_t> best_load;
+  std::pair<int, int64_t> best_load;
   absl::MutexLock lock(&loads_->mutex);
   for (size_t i = 0; i < candidates.size(); ++i) {
     const ReplicaRecord& replica = *candidates[(first + i) % candidates.size()];
@@ -226,7 +228,7 @@ const ReplicaRecord& Router::ChooseReplica(const std::vector<const ReplicaRecord
     const int64_t told = int64_t{replica.running} + replica.waiting;
     // What this process has there is no less than what it has sent, however old the report was when it was read.
     const int64_t requests = std::max<int64_t>(own.own, told + own.own - own.own_at_report);
-    const std::pair<bool, int64_t> load(IsDoubtful(replica.instance, now_ms), requests);
+    const std::pair<int, int64_t> load(Reluctance(replica.instance, now_ms), requests);
     if (best != nullptr && load >= best_load) continue;
     best = &replica;
     best_load = load;

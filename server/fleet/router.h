@@ -1,7 +1,8 @@
 // Which replica a request goes to: what the fleet serves, kept in memory and read anew after each change that the store
 // tells and once a second. An alias draws one of its targets by weight among those that have a usable replica; of a
 // model's usable replicas the one with the fewest requests gets it: those running and waiting as the replica told last,
-// and those that this process has sent it since. While the store cannot be reached, what was known last goes on.
+// and those that this process has sent it since. An instance that was asked to drain gets a request only while no other
+// has the model. While the store cannot be reached, what was known last goes on.
 // Thread-safe.
 #pragma once
 
@@ -119,7 +120,8 @@ class Router {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<const ReplicaRecord*> Candidates(const std::string& model, const std::set<std::string>& tried) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool IsDoubtful(const std::string& instance, int64_t now_ms) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // An instance is asked only where there is none with less of it.
+  int Reluctance(const std::string& instance, int64_t now_ms) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // One of `candidates`, of which there is at least one.
   const ReplicaRecord& ChooseReplica(const std::vector<const ReplicaRecord*>& candidates)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

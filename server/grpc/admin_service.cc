@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "server/grpc/backup_stream.h"
@@ -54,7 +55,8 @@ void FillInstance(const InstanceRecord& record, v1::Instance* instance) {
   instance->set_device(record.device);
   instance->set_threads(record.threads);
   instance->set_memory_bytes(record.memory_bytes);
-  instance->set_draining(record.draining);
+  instance->set_draining(record.TakesNothingNew());
+  instance->set_drain_requested(record.drain_requested);
   *instance->mutable_start_time() = TimestampFromMs(record.started_ms);
   *instance->mutable_seen_time() = TimestampFromMs(record.seen_ms);
 }
@@ -73,6 +75,18 @@ absl::Status FillInstances(MetadataStore& store, v1::ListInstancesResponse* resp
       if (replica.instance == record.id) FillReplica(replica, instance->add_replicas());
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status Drain(MetadataStore& store, const v1::DrainInstanceRequest& request, v1::Instance* response) {
+  ASSIGN_OR_RETURN(const std::string id, ParseResourceName(kInstances, request.name()));
+  RETURN_IF_ERROR(store.RequestDrain(id, !request.undo()));
+  v1::ListInstancesResponse list;
+  RETURN_IF_ERROR(FillInstances(store, &list));
+  for (v1::Instance& instance : *list.mutable_instances()) {
+    if (instance.name() == request.name()) *response = std::move(instance);
+  }
+  if (response->name().empty()) return NotFound("INSTANCE_NOT_FOUND", "instance {} has just ended", id);
   return absl::OkStatus();
 }
 
@@ -131,6 +145,7 @@ absl::StatusOr<std::map<std::string, v1::PoolQueue>> CountPools(MetadataStore& s
   }
   ASSIGN_OR_RETURN(const std::vector<InstanceRecord> instances, store.ListInstances());
   for (const InstanceRecord& instance : instances) {
+    if (instance.TakesNothingNew()) continue;
     for (const std::string& name : instance.pools) {
       v1::PoolQueue& pool = pools[name];
       pool.set_workers(pool.workers() + 1);
@@ -185,6 +200,14 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ListInstances(grpc::CallbackServerCo
                   [this, response] { return FillInstances(context_.catalog.store(), response); });
 }
 
+grpc::ServerUnaryReactor* AdminServiceImpl::DrainInstance(grpc::CallbackServerContext* call,
+                                                          const v1::DrainInstanceRequest* request,
+                                                          v1::Instance* response) {
+  return AnswerOn(context_.quick, context_, call, AdminCall("DrainInstance"),
+                  [this, request, response] { return Drain(context_.catalog.store(), *request, response); },
+                  {request, response});
+}
+
 grpc::ServerUnaryReactor* AdminServiceImpl::ListLeases(grpc::CallbackServerContext* call,
                                                        const v1::ListLeasesRequest* /*request*/,
                                                        v1::ListLeasesResponse* response) {
@@ -195,13 +218,12 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ListLeases(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* AdminServiceImpl::ReleaseLease(grpc::CallbackServerContext* call,
                                                          const v1::ReleaseLeaseRequest* request,
                                                          v1::ReleaseLeaseResponse* response) {
-  return AnswerOn(
-      context_.quick, context_, call, AdminCall("ReleaseLease"),
-      [this, request]() -> absl::Status {
-        ASSIGN_OR_RETURN(const std::string job, ParseResourceName("jobs", request->job()));
-        return context_.jobs.ReleaseTask(job, request->task(), request->request_id());
-      },
-      {request, response});
+  return AnswerOn(context_.quick, context_, call, AdminCall("ReleaseLease"),
+                  [this, request]() -> absl::Status {
+                    ASSIGN_OR_RETURN(const std::string job, ParseResourceName("jobs", request->job()));
+                    return context_.jobs.ReleaseTask(job, request->task(), request->request_id());
+                  },
+                  {request, response});
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::GetQueue(grpc::CallbackServerContext* call,
@@ -213,10 +235,9 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetQueue(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* AdminServiceImpl::CollectGarbage(grpc::CallbackServerContext* call,
                                                            const v1::CollectGarbageRequest* request,
                                                            v1::Garbage* response) {
-  return AnswerOn(
-      context_.slow, context_, call, AdminCall("CollectGarbage"),
-      [this, request, response] { return FillGarbage(context_.catalog, request->dry_run(), response); },
-      {request, response});
+  return AnswerOn(context_.slow, context_, call, AdminCall("CollectGarbage"),
+                  [this, request, response] { return FillGarbage(context_.catalog, request->dry_run(), response); },
+                  {request, response});
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::GetSchema(grpc::CallbackServerContext* call,

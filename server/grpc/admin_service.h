@@ -12,6 +12,8 @@ class AdminServiceImpl final : public v1::AdminService::CallbackService {
 
   grpc::ServerUnaryReactor* ListInstances(grpc::CallbackServerContext* call, const v1::ListInstancesRequest* request,
                                           v1::ListInstancesResponse* response) override;
+  grpc::ServerUnaryReactor* DrainInstance(grpc::CallbackServerContext* call, const v1::DrainInstanceRequest* request,
+                                          v1::Instance* response) override;
   grpc::ServerUnaryReactor* ListLeases(grpc::CallbackServerContext* call, const v1::ListLeasesRequest* request,
                                        v1::ListLeasesResponse* response) override;
   grpc::ServerUnaryReactor* ReleaseLease(grpc::CallbackServerContext* call, const v1::ReleaseLeaseRequest* request,

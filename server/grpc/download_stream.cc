@@ -20,7 +20,7 @@ class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadFileRes
                  const v1::DownloadFileRequest& request)
       : context_(context), request_(request), guard_(context, call, {"ArtifactService", "DownloadFile"}) {
     if (guard_.admitted().ok()) {
-      Next([this] { Begin(); });
+      Next(context_.quick, [this] { Begin(); });
     } else {
       End(guard_.admitted());
     }
@@ -28,15 +28,15 @@ class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadFileRes
 
   void OnWriteDone(bool ok) override {
     if (!ok) return End(Cancelled("CANCELLED", "the reader is gone"));
-    Next([this] { Send(); });
+    Next(context_.quick, [this] { Send(); });
   }
 
   void OnDone() override { delete this; }
 
  private:
   template <typename Task>
-  void Next(Task task) {
-    const absl::Status queued = context_.quick.RunNext(std::move(task));
+  void Next(Executor& executor, Task task) {
+    const absl::Status queued = executor.RunNext(std::move(task));
     if (!queued.ok()) End(queued);
   }
 
@@ -53,12 +53,20 @@ class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadFileRes
     left_ = limit == 0 ? std::numeric_limits<uint64_t>::max() : limit;
     ASSIGN_OR_RETURN(const ArtifactRecord artifact, context_.catalog.GetArtifact(digest_));
     for (const FileRecord& file : artifact.files) {
-      if (file.name == request_.file()) message_.set_size_bytes(static_cast<int64_t>(file.size_bytes));
+      if (file.name != request_.file()) continue;
+      message_.set_size_bytes(static_cast<int64_t>(file.size_bytes));
+      blob_ = file.sha256;
     }
     return absl::OkStatus();
   }
 
   void Send() {
+    // What must be fetched from the object store first takes as long as that does.
+    if (!blob_.empty() && !context_.catalog.blobs().IsHere(blob_)) return Next(context_.slow, [this] { SendPiece(); });
+    SendPiece();
+  }
+
+  void SendPiece() {
     absl::StatusOr<std::string> piece =
         left_ == 0 ? std::string()
                    : context_.catalog.ReadArtifactFile(digest_, request_.file(), offset_, std::min(left_, kPieceBytes));
@@ -83,6 +91,7 @@ class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadFileRes
   CallGuard guard_;
   v1::DownloadFileResponse message_;
   std::string digest_;
+  std::string blob_;  // of the file; empty if the artifact has none of the name
   uint64_t offset_ = 0;
   uint64_t left_ = 0;
   bool sent_ = false;

@@ -34,12 +34,13 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateQuantizeJob(grpc::CallbackServer
         ASSIGN_OR_RETURN(CreateQuantizeJobArgs args, QuantizeArgsFromProto(*request));
         FillFromCall(guard, args);
         const absl::StatusOr<JobView> view = context_.jobs.CreateQuantizeJob(args);
-        // A job that was done before ends without a notice, so what comes after success is done here.
+        // A job that was done before ends without a notice.
         if (view.ok() && !args.validate_only && !args.load_as.empty() && view->job.state == JobState::kSucceeded) {
-          context_.load_later(args.load_as, ResourceName("artifacts", view->job.artifact));
+          context_.see_to_load_wishes();
         }
         return Fill(view, response);
-      }, {request, response});
+      },
+      {request, response});
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::CreateEvaluateJob(grpc::CallbackServerContext* call,
@@ -50,7 +51,8 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateEvaluateJob(grpc::CallbackServer
                     ASSIGN_OR_RETURN(CreateEvaluateJobArgs args, EvaluateArgsFromProto(*request));
                     FillFromCall(guard, args);
                     return Fill(context_.jobs.CreateEvaluateJob(args), response);
-                  }, {request, response});
+                  },
+                  {request, response});
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::CreateStudyJob(grpc::CallbackServerContext* call,
@@ -60,7 +62,8 @@ grpc::ServerUnaryReactor* JobServiceImpl::CreateStudyJob(grpc::CallbackServerCon
                     ASSIGN_OR_RETURN(CreateQuantizeJobArgs args, StudyArgsFromProto(*request));
                     FillFromCall(guard, args);
                     return Fill(context_.jobs.CreateStudyJob(args), response);
-                  }, {request, response});
+                  },
+                  {request, response});
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::GetStudy(grpc::CallbackServerContext* call,
@@ -118,26 +121,32 @@ grpc::ServerWriteReactor<v1::Job>* JobServiceImpl::WatchJob(grpc::CallbackServer
 
 grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(grpc::CallbackServerContext* call,
                                                     const v1::CancelJobRequest* request, v1::Job* response) {
-  return AnswerOn(context_.quick, context_, call, JobCall("CancelJob"), [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
-    return Fill(context_.jobs.CancelJob(id, request->request_id()), response);
-  }, {request, response});
+  return AnswerOn(context_.quick, context_, call, JobCall("CancelJob"),
+                  [this, request, response]() -> absl::Status {
+                    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
+                    return Fill(context_.jobs.CancelJob(id, request->request_id()), response);
+                  },
+                  {request, response});
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::RetryJob(grpc::CallbackServerContext* call,
                                                    const v1::RetryJobRequest* request, v1::Job* response) {
-  return AnswerOn(context_.quick, context_, call, JobCall("RetryJob"), [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
-    return Fill(context_.jobs.RetryJob(id, request->request_id()), response);
-  }, {request, response});
+  return AnswerOn(context_.quick, context_, call, JobCall("RetryJob"),
+                  [this, request, response]() -> absl::Status {
+                    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
+                    return Fill(context_.jobs.RetryJob(id, request->request_id()), response);
+                  },
+                  {request, response});
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::DeleteJob(grpc::CallbackServerContext* call,
                                                     const v1::DeleteJobRequest* request, v1::DeleteJobResponse*) {
-  return AnswerOn(context_.slow, context_, call, JobCall("DeleteJob"), [this, request]() -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
-    return context_.jobs.DeleteJob(id, request->request_id());
-  }, {request});
+  return AnswerOn(context_.slow, context_, call, JobCall("DeleteJob"),
+                  [this, request]() -> absl::Status {
+                    ASSIGN_OR_RETURN(const std::string id, ParseResourceName("jobs", request->name()));
+                    return context_.jobs.DeleteJob(id, request->request_id());
+                  },
+                  {request});
 }
 
 }  // namespace qamserve

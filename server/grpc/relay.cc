@@ -77,6 +77,8 @@ std::shared_ptr<grpc::Channel> RelayAttempts::ChannelTo(const Route& route) cons
 bool RelayAttempts::Again(const Route& route, const grpc::Status& status) {
   if (IsLost(status)) context_.fleet->router.NoteFailure(route.instance());
   tried_.insert(route.instance());
+  const std::string reason = GrpcReasonOf(status);
+  moved_ = moved_ || reason == "MODEL_NOT_READY" || reason == "MODEL_NOT_FOUND";
   return count_ < kMaxRelayAttempts && MayTryAnother(status);
 }
 

@@ -44,8 +44,8 @@ class RelayAttempts {
   // After a try that ended with `status` before any answer: whether another one makes sense.
   bool Again(const Route& route, const grpc::Status& status);
   // Whether it is worth waiting for news, once: no replica has been asked yet, and a model may have been loaded through
-  // another process a moment ago.
-  bool MayWaitForNews() { return count_ == 0 && !std::exchange(waited_, true); }
+  // another process a moment ago; or one that was asked has let the model go, and others may have taken it up since.
+  bool MayWaitForNews() { return (count_ == 0 || moved_) && !std::exchange(waited_, true); }
   // Returns once the router has heard them. Blocks for half a second at most.
   void WaitForNews();
 
@@ -54,6 +54,7 @@ class RelayAttempts {
   const std::function<std::shared_ptr<grpc::Channel>()> own_channel_;
   std::set<std::string> tried_;  // instances
   int count_ = 0;
+  bool moved_ = false;  // a replica did not have the model
   bool waited_ = false;
 };
 

@@ -77,14 +77,14 @@ struct ServiceContext {
   ServingControl& serving;  // what is served and under which names: by this process, or by the fleet that it belongs to
   Metrics& metrics;
   Log& log;
-  Executor& quick;  // milliseconds: store, disk, tokenizers
-  Executor& slow;   // seconds and more: check an upload, load a model, score a text
+  Executor& quick;      // milliseconds: store, disk, tokenizers
+  Executor& slow;       // seconds and more: check an upload, load a model, score a text
   Executor& transfers;  // minutes: imports from elsewhere
   DrainSignal& drain;
   AccessControl& access;
   RpcLimits limits;
-  // Loads `source` under `name` some time soon; for jobs that end at once because their artifact is there already.
-  std::function<void(std::string name, std::string source)> load_later;
+  // Some time soon; for jobs that end at once because their artifact is there already.
+  std::function<void()> see_to_load_wishes;
   SystemFacts system;
   std::shared_ptr<Tracer> tracer = std::make_shared<Tracer>();  // never null
   const FleetContext* fleet = nullptr;  // of an api process in a fleet; null = requests are answered by this process

@@ -99,6 +99,8 @@ absl::Status JobManager::DecideLocked(absl::FunctionRef<absl::StatusOr<Decision>
 
 absl::Status JobManager::EndJob(JobRecord job, JobEvent event, const absl::Status& error, Decision& decision) {
   RETURN_IF_ERROR(JobMachine(job).Apply(event, Now(), error));
+  // Written with the end of the job, so that whoever starts after a crash finds it.
+  if (event == JobEvent::kSucceed && !job.load_as.empty()) job.load_as = LoadWish(job.load_as);
   ASSIGN_OR_RETURN(const auto all, store_.ListTasks(job.id));
   std::vector<TaskRecord>& changed = decision.change.tasks;
   for (TaskRecord task : all) {

@@ -21,8 +21,26 @@ constexpr std::chrono::minutes kRatesTime(1);
 
 uint64_t JobManager::ChangeOf(const std::string& job) const {
   std::lock_guard lock(mutex_);
+  return ChangeOfLocked(job);
+}
+
+uint64_t JobManager::ChangeOfLocked(const std::string& job) const {
   const auto it = change_of_.find(job);
-  return it == change_of_.end() ? 1 : it->second;
+  return it == change_of_.end() ? forgotten_change_ : it->second;
+}
+
+// Of jobs that nobody here watches or works on. Whoever comes back to one of them with a change from before finds
+// another, since changes only grow: it looks once in vain at worst, and never waits for what has happened.
+void JobManager::ForgetChangesLocked() {
+  std::set<std::string> kept = WatchedLocked();
+  for (const auto& [lease_id, running] : running_) kept.insert(running.lease.job);
+  std::erase_if(change_of_, [&](const auto& entry) {
+    if (kept.contains(entry.first)) return false;
+    forgotten_change_ = std::max(forgotten_change_, entry.second);
+    return true;
+  });
+  // Twice what is needed, so that looking through all of them is rare.
+  forget_at_ = std::max(kForgetAt, 2 * change_of_.size());
 }
 
 absl::StatusOr<JobView> JobManager::WaitForChange(const std::string& id, uint64_t seen, size_t tensors_from,
@@ -30,10 +48,8 @@ absl::StatusOr<JobView> JobManager::WaitForChange(const std::string& id, uint64_
   {
     std::unique_lock lock(mutex_);
     ++waiting_[id];
-    changes_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] {
-      const auto it = change_of_.find(id);
-      return stopped_ || (it == change_of_.end() ? 1 : it->second) != seen;
-    });
+    changes_.wait_for(lock, std::chrono::milliseconds(timeout_ms),
+                      [&] { return stopped_ || ChangeOfLocked(id) != seen; });
     if (const auto waiting = waiting_.find(id); --waiting->second == 0) waiting_.erase(waiting);
     if (stopped_) return Unavailable("SHUTTING_DOWN", "the server is shutting down");
   }
@@ -62,6 +78,7 @@ std::shared_ptr<void> JobManager::Subscribe(const std::string& id, std::function
 void JobManager::Changed(const std::string& job) {
   std::lock_guard lock(mutex_);
   change_of_[job] = next_change_++;
+  if (change_of_.size() >= forget_at_) ForgetChangesLocked();
   changed_.insert(job);
   changes_.notify_all();
 }
@@ -133,7 +150,7 @@ void JobManager::OnStoreEvent(const StoreEvent& event) {
   events_.notify_all();
 }
 
-// Whether anybody here has ever looked at the job, or works on it.
+// Whether anything here happened to the job not long ago, or anybody watches it or works on it.
 bool JobManager::IsKnownLocked(const std::string& job) const {
   return change_of_.contains(job) || listeners_.contains(job) || waiting_.contains(job) ||
          std::any_of(running_.begin(), running_.end(),

@@ -242,8 +242,11 @@ absl::StatusOr<JobManager::Decision> JobManager::CreateDecision(const JobPlan& p
   ASSIGN_OR_RETURN(std::optional<JobRecord> known, Reusable(job.key));
   if (known) {
     id = known->id;
-    if (!IsFinal(known->state) && !job.load_as.empty() && known->load_as != job.load_as) {
-      known->load_as = job.load_as;
+    const bool done = known->state == JobState::kSucceeded;
+    if (job.load_as.empty() || (IsFinal(known->state) && !done)) return decision;
+    const std::string load_as = done ? LoadWish(job.load_as) : job.load_as;
+    if (known->load_as != load_as) {
+      known->load_as = load_as;
       decision.job = known->id;
       decision.change.jobs = {*std::move(known)};
     }
@@ -313,6 +316,10 @@ absl::StatusOr<std::set<std::string>> JobManager::LostBlobs(const std::string& i
       ASSIGN_OR_RETURN(const bool there, catalog_.blobs().Has(blob));
       if (!there) lost.insert(blob);
     }
+  }
+  ASSIGN_OR_RETURN(const JobRecord job, store_.GetJob(id));
+  if (catalog_.KeepsBlobsOf(job)) {
+    for (size_t i = 0; i < lost.size(); ++i) catalog_.NoteMissingBlob();
   }
   return lost;
 }

@@ -37,7 +37,7 @@
 
 namespace qamserve {
 
-// For metrics, logs, and for loading a finished artifact (JobRecord::load_as). Sent after the change is durable.
+// For metrics, logs, and for loading a finished artifact at once (HasLoadWish). Sent after the change is durable.
 struct JobNotice {
   enum class Kind {
     kJobState,
@@ -146,8 +146,9 @@ class JobManager {
 
   // --- Calls of the API ---
   // The unfinished or succeeded job with the same key if there is one (of a rejected job too: the gates would refuse
-  // again). A succeeded job whose artifact was deleted does not count. With validate_only the view has no id and
-  // nothing is stored. NOT_FOUND (CHECKPOINT_NOT_FOUND, TEXT_NOT_FOUND, ARTIFACT_NOT_FOUND); INVALID_ARGUMENT (see
+  // again). A succeeded job whose artifact was deleted does not count. That job then has the load_as of this call, if
+  // it has one; of a succeeded job no notice tells so, but its HasLoadWish does. With validate_only the view has no id
+  // and nothing is stored. NOT_FOUND (CHECKPOINT_NOT_FOUND, TEXT_NOT_FOUND, ARTIFACT_NOT_FOUND); INVALID_ARGUMENT (see
   // NormalizeJobSpec, PlanQuantization, PRIORITY_RANGE, DISPLAY_NAME, LOAD_AS, POOL, PROJECT); RESOURCE_EXHAUSTED
   // (DISK_FULL).
   absl::StatusOr<JobView> CreateQuantizeJob(const CreateQuantizeJobArgs& args);
@@ -172,10 +173,10 @@ class JobManager {
   absl::Status ReleaseTask(const std::string& job, int32_t index, const std::string& request_id);
 
   // --- Watching ---
-  // Returns as soon as the job's `change` differs from `seen` (start with 0, then pass the view's), or after
-  // `timeout_ms` with the view as it is. `tensors` of the view starts at index `tensors_from`. Ends with the view whose
-  // job IsFinal; NOT_FOUND (JOB_NOT_FOUND) if the job is deleted meanwhile. Progress within a task is told at most 5
-  // times a second.
+  // Returns as soon as the job's `change` differs from `seen` (start with 0, then pass the view's), which it now and
+  // then does although nothing happened, or after `timeout_ms` with the view as it is. `tensors` of the view starts at
+  // index `tensors_from`. Ends with the view whose job IsFinal; NOT_FOUND (JOB_NOT_FOUND) if the job is deleted
+  // meanwhile. Progress within a task is told at most 5 times a second.
   absl::StatusOr<JobView> WaitForChange(const std::string& id, uint64_t seen, size_t tensors_from, int64_t timeout_ms);
   // For callers that have no thread to block: `on_change` is called, without locks, after each change until the
   // returned handle is destroyed (which waits for a running call). It then reads GetJob or WaitForChange with timeout
@@ -312,6 +313,8 @@ class JobManager {
   void Notice(JobNotice notice);
   void Tell();
   uint64_t ChangeOf(const std::string& job) const;
+  uint64_t ChangeOfLocked(const std::string& job) const;
+  void ForgetChangesLocked();
 
   // job_view.cc
   // `queue`: the unfinished jobs in their order, read when they are first needed.
@@ -358,7 +361,10 @@ class JobManager {
   uint64_t work_version_ = 1;
   std::map<std::string, uint64_t> idle_at_;  // by filter: the work version at which there was no task
   uint64_t next_change_ = 2;
-  std::map<std::string, uint64_t> change_of_;                             // by job; 1 if not there
+  std::map<std::string, uint64_t> change_of_;                             // by job; else forgotten_change_
+  uint64_t forgotten_change_ = 1;                                         // the highest that change_of_ has no more
+  static constexpr size_t kForgetAt = 256;                                // some 30 KB
+  size_t forget_at_ = kForgetAt;                                          // size of change_of_ at which to forget
   std::map<int64_t, Running> running_;                                    // by lease id
   std::multimap<std::string, std::weak_ptr<Listener>> listeners_;         // by job
   std::map<std::string, int> waiting_;                                    // callers in WaitForChange, by job

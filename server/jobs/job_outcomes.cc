@@ -141,6 +141,8 @@ absl::StatusOr<JobManager::Decision> JobManager::DuplicateDecision(const TaskLea
 }
 
 absl::Status JobManager::FailTask(const TaskLease& lease, const absl::Status& error) {
+  // What another task of the job had made. The catalog has counted files of its own, which are DATA_LOSS.
+  if (absl::IsNotFound(error) && ReasonOf(error) == "BLOB_NOT_FOUND") catalog_.NoteMissingBlob();
   return Decide([&] { return FailDecision(lease, error); });
 }
 

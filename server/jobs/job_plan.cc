@@ -51,6 +51,17 @@ void AddToEstimate(const QuantizePlan& plan, const JobSpec& spec, JobEstimate& e
   if (estimate.bpw == 0) estimate.bpw = plan.bpw;
 }
 
+// Adds what samples of the model's own take, where texts are that. One text is sampled after the other.
+void AddSamples(const Checkpoint& checkpoint, const std::vector<const TextSelection*>& texts, JobEstimate& estimate) {
+  for (const TextSelection* text : texts) {
+    if (!text->text.empty()) continue;
+    const int64_t bytes = kProcessBytes + SampleMemoryBytes(checkpoint, text->windows, text->window_tokens);
+    estimate.peak_memory_bytes = std::max(estimate.peak_memory_bytes, bytes);
+    // Gone before the first tensor is packed.
+    estimate.disk_bytes = std::max(estimate.disk_bytes, SampleScratchBytes(checkpoint));
+  }
+}
+
 // The candidates that are known before anything is measured.
 absl::StatusOr<std::vector<QuantizeSpec>> FirstCandidates(const Checkpoint& checkpoint, const JobSpec& spec) {
   if (spec.kind == JobKind::kStudy) return spec.methods;
@@ -135,11 +146,9 @@ absl::Status CoreTaskRunner::PlanCheckpoint(const std::string& digest, int threa
       tasks.AddProbes(*checkpoint, digest, tasks.candidates() - 1, /*allocate=*/false);
     }
   }
-  // Sampling holds the whole model, in 16 bits a weight at least.
-  const bool samples = spec.evaluation.text.empty() || (statistics && spec.calibration.text.empty());
-  if (samples) {
-    plan.estimate.peak_memory_bytes = std::max(plan.estimate.peak_memory_bytes, 2 * checkpoint->parameters());
-  }
+  std::vector<const TextSelection*> texts = {&spec.evaluation};
+  if (statistics) texts.push_back(&spec.calibration);
+  AddSamples(*checkpoint, texts, plan.estimate);
   return absl::OkStatus();
 }
 
@@ -163,7 +172,7 @@ absl::StatusOr<JobPlan> CoreTaskRunner::Plan(const JobSpec& asked, int threads) 
     ASSIGN_OR_RETURN(const ArtifactRecord artifact, catalog_.GetArtifact(spec.artifact));
     plan.estimate.artifact_bytes = static_cast<int64_t>(artifact.size_bytes);
     plan.estimate.bpw = artifact.bpw;
-    if (spec.evaluation.text.empty()) plan.estimate.peak_memory_bytes = 2 * checkpoint->parameters();
+    AddSamples(*checkpoint, {&spec.evaluation}, plan.estimate);
     tasks.AddTexts(*checkpoint, spec.checkpoint, /*statistics=*/false);
     tasks.AddEvaluation(*checkpoint, spec.checkpoint);
   } else {

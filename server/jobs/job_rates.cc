@@ -41,7 +41,8 @@ absl::StatusOr<JobManager::Capacity> JobManager::CapacityFor(const JobRecord& jo
   ASSIGN_OR_RETURN(const auto instances, Instances());
   Capacity capacity;
   for (const InstanceRecord& instance : *instances) {
-    if (!Contains(instance.roles, "worker") || !Contains(instance.pools, job.pool) || instance.draining) continue;
+    if (!Contains(instance.roles, "worker") || !Contains(instance.pools, job.pool)) continue;
+    if (instance.TakesNothingNew()) continue;
     capacity.pool_known = true;
     if (!job.codec_version.empty() && instance.codec_version != job.codec_version) {
       capacity.other_codecs.insert(instance.codec_version);

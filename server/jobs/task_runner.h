@@ -108,13 +108,15 @@ class CoreTaskRunner : public TaskRunner {
   absl::StatusOr<std::vector<std::vector<int32_t>>> TextWindows(const Checkpoint& checkpoint,
                                                                 const Tokenizer& tokenizer,
                                                                 const TextSelection& selection, int64_t skip_tokens);
-  // The model's own samples behind `start`, or its first token if that is empty.
+  // The model's own samples behind `start`, or its first token if that is empty. What has to be written meanwhile goes
+  // to `work_dir`.
   absl::StatusOr<std::vector<std::vector<int32_t>>> OwnSamples(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
                                                                const TextSelection& selection, const std::string& start,
-                                                               uint64_t seed, ThreadPool& pool, ProgressFn progress);
+                                                               uint64_t seed, const std::string& work_dir,
+                                                               ThreadPool& pool, ProgressFn progress);
   absl::StatusOr<PreparedText> PrepareText(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
                                            const TextSelection& selection, int64_t skip_tokens, uint64_t seed,
-                                           ThreadPool& pool, ProgressFn progress);
+                                           const std::string& work_dir, ThreadPool& pool, ProgressFn progress);
   absl::StatusOr<TaskOutcome> Prepare(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
   absl::StatusOr<TaskOutcome> Calibrate(const TaskInput& input, ThreadPool& pool, ProgressFn progress);
   // quantize_task.cc

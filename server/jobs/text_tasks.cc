@@ -56,7 +56,8 @@ absl::StatusOr<TokenWindows> CoreTaskRunner::TextWindows(const Checkpoint& check
 
 absl::StatusOr<PreparedText> CoreTaskRunner::PrepareText(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
                                                          const TextSelection& selection, int64_t skip_tokens,
-                                                         uint64_t seed, ThreadPool& pool, ProgressFn progress) {
+                                                         uint64_t seed, const std::string& work_dir, ThreadPool& pool,
+                                                         ProgressFn progress) {
   const bool wanted = selection.chat_template.value_or(false);
   if (!selection.text.empty()) {
     ASSIGN_OR_RETURN(const TokenWindows windows, TextWindows(checkpoint, tokenizer, selection, skip_tokens));
@@ -66,21 +67,26 @@ absl::StatusOr<PreparedText> CoreTaskRunner::PrepareText(const Checkpoint& check
   // Of a study's models some may have a template and others none; that one was asked for in vain is known by now.
   const std::string start = wanted ? SampleStart(checkpoint).value_or("") : "";
   ASSIGN_OR_RETURN(const TokenWindows windows,
-                   OwnSamples(checkpoint, tokenizer, selection, start, seed, pool, progress));
+                   OwnSamples(checkpoint, tokenizer, selection, start, seed, work_dir, pool, progress));
   return KeepWindows(catalog_.blobs(), windows, "own samples", !start.empty());
 }
 
 absl::StatusOr<TokenWindows> CoreTaskRunner::OwnSamples(const Checkpoint& checkpoint, const Tokenizer& tokenizer,
                                                         const TextSelection& selection, const std::string& start,
-                                                        uint64_t seed, ThreadPool& pool, ProgressFn progress) {
+                                                        uint64_t seed, const std::string& work_dir, ThreadPool& pool,
+                                                        ProgressFn progress) {
   std::vector<int32_t> beginning = EncodeChat(tokenizer, start);
   if (start.empty()) {
     // Without BOS, what ends a text is the best beginning of the next.
     beginning = {tokenizer.stop_ids().empty() ? 0 : tokenizer.stop_ids().front()};
     if (tokenizer.bos_id()) beginning = {*tokenizer.bos_id()};
   }
-  ASSIGN_OR_RETURN(const auto model, Model::Load(checkpoint.files()));
-  auto windows = SampleWindows(*model, beginning, selection.windows, selection.window_tokens, seed, pool, progress);
+  const SampleRequest request{.beginning = beginning,
+                              .windows = selection.windows,
+                              .window_tokens = selection.window_tokens,
+                              .seed = seed,
+                              .scratch = work_dir + "/weights"};
+  auto windows = SampleWindows(checkpoint, request, pool, progress);
   if (windows.ok() || start.empty()) return windows;
   return Annotate(windows.status(), "own samples in the model's chat template");
 }
@@ -92,11 +98,12 @@ absl::StatusOr<TaskOutcome> CoreTaskRunner::Prepare(const TaskInput& input, Thre
   const TextSelection& evaluation = input.spec.evaluation;
   const TextSelection& calibration = input.spec.calibration;
   Prepared prepared;
-  ASSIGN_OR_RETURN(prepared.evaluation, PrepareText(*checkpoint, *tokenizer, evaluation, 0, kEvaluationSampleSeed, pool,
-                                                    Part{progress, 0.0, 0.5}));
+  ASSIGN_OR_RETURN(prepared.evaluation, PrepareText(*checkpoint, *tokenizer, evaluation, 0, kEvaluationSampleSeed,
+                                                    input.work_dir, pool, Part{progress, 0.0, 0.5}));
   if (input.spec.kind != JobKind::kEvaluate && NeedsStatistics(CalibrationSpec(input.spec))) {
-    ASSIGN_OR_RETURN(prepared.calibration, PrepareText(*checkpoint, *tokenizer, calibration, HeldOutTokens(input.spec),
-                                                       kCalibrationSampleSeed, pool, Part{progress, 0.5, 1.0}));
+    ASSIGN_OR_RETURN(prepared.calibration,
+                     PrepareText(*checkpoint, *tokenizer, calibration, HeldOutTokens(input.spec),
+                                 kCalibrationSampleSeed, input.work_dir, pool, Part{progress, 0.5, 1.0}));
   }
   TaskOutcome outcome;
   outcome.json = PreparedToJson(prepared);

@@ -30,8 +30,11 @@ void BeNice(int nice) {
 
 struct Worker::Lane {
   TaskFilter filter;
-  int threads = 1;                 // of the tasks that are not a tensor
-  std::optional<TaskLease> lease;  // of the running task; guarded by the worker's mutex_
+  int threads = 1;  // of the tasks that are not a tensor
+  // Of the running task; guarded by the worker's mutex_.
+  std::optional<TaskLease> lease;
+  std::shared_ptr<const std::atomic<bool>> stop;
+  bool lease_lost = false;  // the store says so, of a lease that nobody in this process had ended
   std::thread thread;
 };
 
@@ -56,6 +59,7 @@ void Worker::Stop() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
+    takes_nothing_ = true;
     wake_.notify_all();
   }
   manager_.WakeWorkers();
@@ -63,6 +67,22 @@ void Worker::Stop() {
     if (lane->thread.joinable()) lane->thread.join();
   }
   if (renew_thread_.joinable()) renew_thread_.join();
+}
+
+void Worker::SetDraining(bool draining) {
+  {
+    std::lock_guard lock(mutex_);
+    draining_ = draining;
+    takes_nothing_ = stopping_ || draining;
+    wake_.notify_all();
+  }
+  manager_.WakeWorkers();
+}
+
+bool Worker::AwaitTaking() {
+  std::unique_lock lock(mutex_);
+  wake_.wait(lock, [&] { return stopping_ || !draining_; });
+  return !stopping_;
 }
 
 bool Worker::Pause(int64_t ms) {
@@ -75,8 +95,8 @@ void Worker::TaskLoop(Lane& lane) {
   // Made here, so that their threads are as nice as this one.
   ThreadPool all(lane.threads);
   ThreadPool alone(1);
-  while (!stopping_) {
-    const auto grant = manager_.WaitForTask(options_.name, lane.filter, kWaitMs, stopping_);
+  while (AwaitTaking()) {
+    const auto grant = manager_.WaitForTask(options_.name, lane.filter, kWaitMs, takes_nothing_);
     if (ReasonOf(grant.status()) == "SHUTTING_DOWN") return;
     if (!grant.ok()) {
       Pause(kPauseMs);
@@ -90,6 +110,8 @@ void Worker::RunTask(Lane& lane, const TaskGrant& grant, ThreadPool& pool) {
   {
     std::lock_guard lock(mutex_);
     lane.lease = grant.lease;
+    lane.stop = grant.stop;
+    lane.lease_lost = false;
   }
   const auto start = std::chrono::steady_clock::now();
   auto progress = [&](double fraction) -> absl::Status {
@@ -102,25 +124,41 @@ void Worker::RunTask(Lane& lane, const TaskGrant& grant, ThreadPool& pool) {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   // What must last is in the blobs; a leftover is removed at the next start.
   (void)RemoveAll(grant.input.work_dir);
-  Report(grant, outcome, seconds);
-  std::lock_guard lock(mutex_);
-  lane.lease.reset();
+  const absl::Status answer = Report(lane, grant, outcome, seconds);
+  bool lost = false;
+  {
+    std::lock_guard lock(mutex_);
+    lane.lease.reset();
+    // A renewal that comes just after the outcome finds no lease either.
+    lost = lane.lease_lost && !answer.ok();
+  }
+  if (lost && options_.on_lease_lost) options_.on_lease_lost(grant.lease);
 }
 
-void Worker::Report(const TaskGrant& grant, const absl::StatusOr<TaskOutcome>& outcome, double seconds) {
+void Worker::NoteLease(Lane& lane, const TaskLease& lease, const absl::Status& status, bool stopped) {
+  if (stopped || ReasonOf(status) != "LEASE_LOST") return;
+  std::lock_guard lock(mutex_);
+  // The lane may be at its next task by now.
+  if (lane.lease && lane.lease->lease_id == lease.lease_id) lane.lease_lost = true;
+}
+
+absl::Status Worker::Report(Lane& lane, const TaskGrant& grant, const absl::StatusOr<TaskOutcome>& outcome,
+                            double seconds) {
   absl::Status error = outcome.status();
   for (;;) {
     // Nobody wants the error of a task that was taken away. An outcome is still compared with the other worker's.
-    if (!error.ok() && grant.stop->load()) return;
+    const bool stopped = grant.stop->load();
+    if (!error.ok() && stopped) return error;
     const absl::Status status =
         error.ok() ? manager_.CompleteTask(grant.lease, *outcome, seconds) : manager_.FailTask(grant.lease, error);
+    NoteLease(lane, grant.lease, status, stopped);
     const std::string reason = ReasonOf(status);
-    if (status.ok() || reason == "LEASE_LOST" || reason == "TASK_NOT_DETERMINISTIC") return;
+    if (status.ok() || reason == "LEASE_LOST" || reason == "TASK_NOT_DETERMINISTIC") return status;
     if (IsRetryable(status)) {
-      if (!Pause(kPauseMs)) return;
+      if (!Pause(kPauseMs)) return status;
       continue;
     }
-    if (!error.ok()) return;
+    if (!error.ok()) return status;
     // The outcome itself is refused: the job says so.
     error = status;
   }
@@ -132,13 +170,19 @@ void Worker::RenewLoop() {
   while (Pause(every_ms)) {
     for (const auto& lane : lanes_) {
       std::optional<TaskLease> lease;
+      std::shared_ptr<const std::atomic<bool>> stop;
       {
         std::lock_guard lock(mutex_);
         lease = lane->lease;
+        stop = lane->stop;
       }
+      if (!lease) continue;
+      const bool stopped = stop->load();
+      const absl::Status renewed = manager_.RenewLease(*lease);
+      NoteLease(*lane, *lease, renewed, stopped);
       // A lease that is lost stops its task: the manager sets TaskGrant::stop. If the store cannot be reached, each
       // further try would only take its time.
-      if (lease && absl::IsUnavailable(manager_.RenewLease(*lease))) break;
+      if (absl::IsUnavailable(renewed)) break;
     }
   }
 }

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -25,6 +26,9 @@ struct WorkerOptions {
   // Priority of the threads that work on tasks (setpriority(2)), so that they take what serving leaves of a machine; 19
   // is the lowest. A process that is nicer already stays so.
   int nice = 10;
+  // Called, on the task's thread, after a task that was found to be another's now: the lease had lapsed, or the task
+  // was taken away or its job ended by another process. Null: nobody is told.
+  std::function<void(const TaskLease& lease)> on_lease_lost = nullptr;
 };
 
 class Worker {
@@ -34,6 +38,8 @@ class Worker {
   // As Stop.
   ~Worker();
 
+  // While true no task is taken; those under way go on to their ends.
+  void SetDraining(bool draining);
   // Ends the running tasks at their next progress report and gives them back, then returns. Idempotent.
   void Stop();
 
@@ -44,17 +50,23 @@ class Worker {
   void RenewLoop();
   void RunTask(Lane& lane, const TaskGrant& grant, ThreadPool& pool);
   // Tells the manager how it went. While the store cannot be reached it goes on trying: an outcome is kept until it is
-  // taken, or the lease is lost.
-  void Report(const TaskGrant& grant, const absl::StatusOr<TaskOutcome>& outcome, double seconds);
+  // taken, or the lease is lost. Returns the manager's answer, or that there was no use in asking.
+  absl::Status Report(Lane& lane, const TaskGrant& grant, const absl::StatusOr<TaskOutcome>& outcome, double seconds);
+  // `status` is what the manager says of a lease of the lane, and `stopped` what TaskGrant::stop was before.
+  void NoteLease(Lane& lane, const TaskLease& lease, const absl::Status& status, bool stopped);
   // False if the worker is stopping.
   bool Pause(int64_t ms);
+  // Waits while tasks are not to be taken. False if the worker is stopping.
+  bool AwaitTaking();
 
   const WorkerOptions options_;
   JobManager& manager_;
   TaskRunner& runner_;
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> takes_nothing_{false};  // stopping or draining
   std::mutex mutex_;
   std::condition_variable wake_;
+  bool draining_ = false;  // guarded by mutex_
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::thread renew_thread_;
 };

@@ -5,7 +5,10 @@
 #include <string_view>
 #include <utility>
 
+#include "core/codec/packing.h"
+#include "core/kernels/cuda/matmul.h"
 #include "core/model/checkpoint.h"
+#include "core/model/cuda/cuda_model.h"
 #include "core/model/cuda/open.h"
 #include "core/model/model.h"
 #include "core/model/parameters.h"
@@ -45,7 +48,18 @@ class EngineGenerator final : public Generator {
 struct Shape {
   ModelConfig config;
   int64_t weight_bytes = 0;
+  int64_t widest_input = 0;  // of packed layers, padded; 0 of a checkpoint
 };
+
+// What is read from an artifact's files as halves and kept as floats: half of these bytes are beside the files. Tables
+// and rotations, which the files only name, are a few kilobytes for each width of a layer.
+int64_t FloatBytes(const ModelConfig& config) {
+  constexpr int64_t kTablesAndRotations = int64_t{1} << 20;
+  const int64_t rows = config.q_size() + 2 * config.kv_size() + 2 * config.hidden_size + 2 * config.intermediate_size;
+  const int64_t scales = 2 * config.hidden_size + config.q_size() + config.intermediate_size;
+  const int64_t vectors = config.num_layers * (rows + scales + 4 * config.hidden_size + 2 * config.head_dim);
+  return static_cast<int64_t>(sizeof(float)) * (vectors + 2 * config.vocab_size) + kTablesAndRotations;
+}
 
 bool IsArtifactConfig(std::string_view text) {
   const nlohmann::json json = nlohmann::json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
@@ -64,6 +78,9 @@ absl::StatusOr<Shape> ShapeOf(const FileSet& files) {
       for (const FileEntry& file : files.files()) {
         if (file.name.ends_with(".safetensors")) shape.weight_bytes += static_cast<int64_t>(file.size);
       }
+      shape.weight_bytes += FloatBytes(shape.config);
+      shape.widest_input =
+          PaddedCols(std::max({shape.config.hidden_size, shape.config.q_size(), shape.config.intermediate_size}));
       return shape;
     }
   }
@@ -72,7 +89,8 @@ absl::StatusOr<Shape> ShapeOf(const FileSet& files) {
   for (const ParameterSpec& parameter : ParametersOf(shape.config)) {
     const TensorInfo& info = checkpoint->Info(parameter.name);
     const bool half = info.dtype == DType::kF16 || info.dtype == DType::kBF16;
-    shape.weight_bytes += info.elements() * (half ? 2 : 4);
+    const bool matrix = info.shape.size() > 1;
+    shape.weight_bytes += info.elements() * (half && matrix ? 2 : 4);
   }
   return shape;
 }
@@ -86,6 +104,14 @@ int64_t ScratchBytes(const ModelConfig& config, const EngineOptions& engine) {
   return static_cast<int64_t>(sizeof(float)) * (tokens * floats_per_token + rows * config.vocab_size);
 }
 
+// The same on a GPU, which takes it when the model is loaded.
+int64_t DeviceScratchBytes(const Shape& shape, const EngineOptions& engine) {
+  const KvLayout layout(shape.config, shape.config.num_layers, engine.kv);
+  const StepLimits limits = StepLimitsOf(engine, shape.config);
+  const int64_t packed = CudaPackedScratchBytes(shape.widest_input, CudaModel::ReservedRows(limits.rows));
+  return CudaModel::StepBytes(shape.config, layout, limits, shape.widest_input, packed);
+}
+
 // A template that does not work takes chat from the model and leaves it the rest.
 absl::Status FindChatTemplate(const TokenizerFiles& files, LoadedModel& loaded) {
   absl::StatusOr<std::shared_ptr<const ChatTemplate>> chat = ReadChatTemplate(files);
@@ -96,6 +122,13 @@ absl::Status FindChatTemplate(const TokenizerFiles& files, LoadedModel& loaded) 
 }
 
 }  // namespace
+
+EngineOptions CoreModelLoader::OptionsFor(const LoadPlan& plan) const {
+  EngineOptions options = engine_;
+  options.context_tokens = plan.context_tokens;
+  options.kv_bytes = plan.kv_bytes;
+  return options;
+}
 
 absl::StatusOr<LoadPlan> CoreModelLoader::Plan(const FileSet& files, int64_t context_tokens) {
   ASSIGN_OR_RETURN(const Shape shape, ShapeOf(files));
@@ -112,6 +145,7 @@ absl::StatusOr<LoadPlan> CoreModelLoader::Plan(const FileSet& files, int64_t con
   ASSIGN_OR_RETURN(const int device, ParseDevice(engine_.device));
   plan.on_device = device >= 0;
   if (!plan.on_device) return plan;
+  plan.scratch_bytes = DeviceScratchBytes(shape, OptionsFor(plan));
   ASSIGN_OR_RETURN(const CudaMemory memory, device_memory_(device));
   const int64_t free_bytes = memory.bytes - memory.used_bytes;
   if (plan.device_bytes() <= free_bytes) return plan;
@@ -127,10 +161,8 @@ absl::StatusOr<LoadedModel> CoreModelLoader::Load(const FileSet& files, const Lo
   ASSIGN_OR_RETURN(loaded.tokenizer, Tokenizer::Create(tokenizer_files, files.origin()));
   RETURN_IF_ERROR(FindChatTemplate(tokenizer_files, loaded));
   ASSIGN_OR_RETURN(std::shared_ptr<const Model> model, Model::Load(files));
-  EngineOptions options = engine_;
-  options.context_tokens = plan.context_tokens;
-  options.kv_bytes = plan.kv_bytes;
-  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Create(std::move(model), loaded.tokenizer, options));
+  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
+                   Engine::Create(std::move(model), loaded.tokenizer, OptionsFor(plan), open_));
   loaded.generator = std::make_unique<EngineGenerator>(std::move(engine));
   return loaded;
 }

@@ -17,6 +17,15 @@ bool HoldsMemory(ServedModelState state) {
          state == ServedModelState::kDraining;
 }
 
+// What the bytes in this machine's memory are; they add up to total_bytes().
+std::string PartsOf(const LoadPlan& plan) {
+  if (!plan.on_device) {
+    return fmt::format("{} weights, {} KV cache, {} scratch", plan.weight_bytes, plan.kv_bytes, plan.scratch_bytes);
+  }
+  return fmt::format("{} weights; the GPU has a copy of them, {} KV cache and {} scratch, which are not counted here",
+                     plan.weight_bytes, plan.kv_bytes, plan.scratch_bytes);
+}
+
 std::string LoadPayload(const LoadArgs& args) {
   return fmt::format("{}\n{}\n{}", args.name, args.source, args.context_tokens);
 }
@@ -104,12 +113,11 @@ absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Admit(const LoadArgs
     if (HoldsMemory(model->state())) taken += model->plan().total_bytes();
   }
   if (plan.total_bytes() > options_.memory_limit_bytes - taken) {
-    return ResourceExhausted(
-        "MEMORY_LIMIT",
-        "model \"{}\" needs {} bytes ({} weights, {} KV cache, {} scratch), but of the limit of {} bytes "
-        "(--memory-limit-mib) only {} are free",
-        args.name, plan.total_bytes(), plan.weight_bytes, plan.kv_bytes, plan.scratch_bytes,
-        options_.memory_limit_bytes, options_.memory_limit_bytes - taken);
+    return ResourceExhausted("MEMORY_LIMIT",
+                             "model \"{}\" needs {} bytes ({}), but of the limit of {} bytes (--memory-limit-mib) only "
+                             "{} are free",
+                             args.name, plan.total_bytes(), PartsOf(plan), options_.memory_limit_bytes,
+                             options_.memory_limit_bytes - taken);
   }
   auto model = std::make_shared<ServedModel>(args.name, args.source, plan);
   models_[args.name] = model;
@@ -119,13 +127,20 @@ absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Admit(const LoadArgs
 absl::Status ModelRegistry::FillAndPublish(ServedModel& model, const FileSet& files, const LoadArgs& args) {
   ASSIGN_OR_RETURN(LoadedModel loaded, loader_.Load(files, model.plan()));
   if (!options_.owns_rows) return model.BecomeReady(std::move(loaded), options_.now_ms());
-  RETURN_IF_ERROR(
-      catalog_.store().PutServedModel({args.name, args.source, model.plan().context_tokens, options_.now_ms()}));
+  RETURN_IF_ERROR(PutRow({args.name, args.source, model.plan().context_tokens, options_.now_ms()}, args));
   // From here the row keeps the source from being deleted; it may have been just before.
   absl::Status status = catalog_.FilesOf(args.source).status();
   if (status.ok()) status = model.BecomeReady(std::move(loaded), options_.now_ms());
   if (!status.ok()) catalog_.store().DeleteServedModel(args.name).IgnoreError();
   return status;
+}
+
+absl::Status ModelRegistry::PutRow(const ServedModelRecord& record, const LoadArgs& args) {
+  if (args.wish) {
+    ASSIGN_OR_RETURN(const bool written, catalog_.store().AnswerLoadWish(*args.wish, record));
+    if (written) return absl::OkStatus();  // else the job was changed or deleted during the load
+  }
+  return catalog_.store().PutServedModel(record);
 }
 
 absl::StatusOr<ServedModelView> ModelRegistry::Unload(const std::string& name, double drain_seconds,

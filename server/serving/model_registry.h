@@ -87,7 +87,8 @@ class ModelRegistry {
   absl::Status RestoreNames();
   // Loads what was served when the process ended. A model that cannot be loaded stays listed as FAILED.
   absl::Status Restore();
-  // Every READY model drains until `deadline` and is freed; what is in the store stays. Nothing can be loaded afterwards.
+  // Every READY model drains until `deadline` and is freed; what is in the store stays. Nothing can be loaded
+  // afterwards.
   void DrainAll(absl::Time deadline);
 
   int64_t memory_limit_bytes() const { return options_.memory_limit_bytes; }
@@ -97,6 +98,7 @@ class ModelRegistry {
   absl::StatusOr<std::shared_ptr<ServedModel>> Admit(const LoadArgs& args, const LoadPlan& plan)
       ABSL_LOCKS_EXCLUDED(names_mutex_, mutex_);
   absl::Status FillAndPublish(ServedModel& model, const FileSet& files, const LoadArgs& args);
+  absl::Status PutRow(const ServedModelRecord& record, const LoadArgs& args);
   absl::StatusOr<std::shared_ptr<ServedModel>> Present(const LoadArgs& args) const;
   void Changed(const ServedModel& model) const;
   absl::StatusOr<std::shared_ptr<ServedModel>> BeginUnload(const std::string& name)

@@ -8,12 +8,14 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "server/serving/alias.h"
 #include "server/serving/served_model.h"
+#include "server/store/records.h"
 
 namespace qamserve {
 
@@ -27,6 +29,9 @@ struct LoadArgs {
   // Where the model is loaded by others: how long to wait for them, and whether to (an error is the answer then).
   absl::Time deadline = absl::InfiniteFuture();
   std::function<absl::Status()> still_wanted = nullptr;
+  // The job that wishes it (HasLoadWish), as it was read. Its wish ends in the transaction that writes the model down,
+  // so that no restart brings back what was unloaded since.
+  std::optional<JobRecord> wish = std::nullopt;
 };
 
 struct UnloadArgs {

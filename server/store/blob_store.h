@@ -68,6 +68,8 @@ class BlobStore {
   virtual absl::StatusOr<BlobInfo> CopyFile(const std::string& path) = 0;
   virtual absl::StatusOr<BlobInfo> CommitBytes(std::string_view bytes) = 0;
 
+  // Whether Read and LocalPath find the blob on this machine. Else they may take as long as fetching all of it does.
+  virtual bool IsHere(const std::string& /*digest*/) { return true; }
   // Fills `out` from `offset`; OUT_OF_RANGE (BLOB_RANGE) beyond the end.
   virtual absl::Status Read(const std::string& digest, uint64_t offset, std::span<std::byte> out) = 0;
   // A path for reading and mapping, valid until the blob is deleted. Where blobs lie elsewhere it is that of a copy,
@@ -76,7 +78,8 @@ class BlobStore {
 
   // A blob that is not there is fine.
   virtual absl::Status Delete(const std::string& digest) = 0;
-  // Deletes only if it was last committed before `before_ms`, decided and done at once; returns whether it is gone.
+  // Deletes only if it was last committed before `before_ms`, decided and done at once; returns whether it is gone. For
+  // callers that others wait for: what fails is not tried again.
   virtual absl::StatusOr<bool> DeleteIfOlder(const std::string& digest, int64_t before_ms) = 0;
   virtual absl::StatusOr<std::vector<BlobInfo>> List() = 0;
   // Blobs on their way in, and removal of one (ABORTED, UPLOAD_BUSY, while a writer of this process lives).

@@ -46,6 +46,7 @@ absl::StatusOr<FileSet> Catalog::FileSetOf(const std::string& origin, const std:
     }
     auto path = blobs_.LocalPath(file.sha256);
     if (absl::IsNotFound(path.status())) {
+      NoteMissingBlob();
       return DataLoss("BLOB_NOT_FOUND", "{}: the store has lost file {} (blob {})", origin, file.name, file.sha256);
     }
     RETURN_IF_ERROR(path.status());
@@ -81,6 +82,14 @@ absl::StatusOr<std::string> Catalog::ReadText(const std::string& digest) {
   ASSIGN_OR_RETURN(const TextRecord text, store_.GetText(digest));
   ASSIGN_OR_RETURN(const FileSet files, FileSetOf(ResourceName("texts", digest), {text.file}));
   return files.ReadText(text.file.name, kMaxTextBytes);
+}
+
+// As MetadataStore::ReferencedBlobs has it.
+bool Catalog::KeepsBlobsOf(const JobRecord& job) const {
+  if (job.state == JobState::kFailed || job.state == JobState::kCancelled) {
+    return job.ended_ms >= options_.now_ms() - options_.retry_retention_ms;
+  }
+  return job.state == JobState::kQueued || job.state == JobState::kRunning || job.state == JobState::kGating;
 }
 
 // --- Deletion ---
@@ -141,7 +150,15 @@ absl::StatusOr<std::string> Catalog::ReadArtifactFile(const std::string& digest,
                       it->size_bytes, offset);
   }
   std::string bytes(static_cast<size_t>(std::min(limit, it->size_bytes - offset)), '\0');
-  RETURN_IF_ERROR(blobs_.Read(it->sha256, offset, std::as_writable_bytes(std::span(bytes.data(), bytes.size()))));
+  const absl::Status read =
+      blobs_.Read(it->sha256, offset, std::as_writable_bytes(std::span(bytes.data(), bytes.size())));
+  if (absl::IsNotFound(read)) NoteMissingBlob();
+  // The row knows how many bytes there must be.
+  if (ReasonOf(read) == "BLOB_RANGE") {
+    return DataLoss("BLOB_CORRUPT", "file {} of artifact {} has {} bytes: {}", it->name, digest, it->size_bytes,
+                    MessageOf(read));
+  }
+  RETURN_IF_ERROR(read);
   return bytes;
 }
 

@@ -24,6 +24,7 @@
 #include "server/fetch/remote_source.h"
 #include "server/store/blob_store.h"
 #include "server/store/metadata_store.h"
+#include "server/store/store_observer.h"
 
 namespace qamserve {
 
@@ -58,11 +59,15 @@ struct CatalogOptions {
   int64_t upload_retention_ms = int64_t{7} * 24 * 3600 * 1000;
   // How long a FAILED or CANCELLED job can go on from its finished tasks.
   int64_t retry_retention_ms = int64_t{7} * 24 * 3600 * 1000;
+  // After so long a collection that deletes lets those go first that make rows refer to blobs.
+  int64_t collection_turn_ms = 2'000;
   // Whether garbage is collected after every deletion. Off where listing all blobs takes long: then what was deleted
   // goes with the next CollectGarbage.
   bool collect_on_delete = true;
   std::function<int64_t()> now_ms = SystemNowMs;
   std::function<absl::StatusOr<CheckpointFacts>(const FileSet&)> inspect = InspectCheckpoint;
+  // Is told of blobs that rows name and that are not there.
+  std::shared_ptr<StoreObserver> observer = std::make_shared<StoreObserver>();
 };
 
 struct UploadFileState {
@@ -152,7 +157,7 @@ class Catalog {
   // FAILED_PRECONDITION (ARTIFACT_IN_USE) while an unfinished job or a served model needs it.
   absl::Status DeleteArtifact(const std::string& digest, const std::string& request_id);
   // At most `limit` bytes of a file of an artifact from `offset`; empty at the end. NOT_FOUND
-  // (ARTIFACT_FILE_NOT_FOUND), OUT_OF_RANGE (ARTIFACT_FILE_RANGE).
+  // (ARTIFACT_FILE_NOT_FOUND), OUT_OF_RANGE (ARTIFACT_FILE_RANGE), DATA_LOSS (BLOB_CORRUPT).
   absl::StatusOr<std::string> ReadArtifactFile(const std::string& digest, std::string_view file, uint64_t offset,
                                                uint64_t limit);
   // Takes the files of a finished folder (no folders in it) into the blobs; they are gone from there afterwards.
@@ -166,9 +171,14 @@ class Catalog {
   // `source` is "checkpoints/{digest}" or "artifacts/{digest}".
   absl::StatusOr<FileSet> FilesOf(const std::string& source);
   absl::StatusOr<FileSet> FileSetOf(const std::string& origin, const std::vector<FileRecord>& files);
+  // For others who find that a blob which a row names is not there: tells the observer.
+  void NoteMissingBlob() { options_.observer->OnMissingBlob(); }
+  // Whether the blobs of the job's tasks are kept, since it goes on or may be retried. Else they may be gone.
+  bool KeepsBlobsOf(const JobRecord& job) const;
 
   // Deletes blobs and partial uploads that nothing refers to, old uploads and old request ids. A dry run counts what
-  // nothing refers to now; a real one has removed old uploads before it looks.
+  // nothing refers to now; a real one has removed old uploads before it looks. The first blob that cannot be deleted
+  // ends it, with an error that says how many are left; the next collection goes on with them.
   absl::StatusOr<GarbageResult> CollectGarbage(const GarbageRequest& request = {});
   // The same unless any process did so less than `interval_ms` ago; no value then.
   absl::StatusOr<std::optional<GarbageResult>> CollectGarbageIfDue(int64_t interval_ms);
@@ -193,6 +203,8 @@ class Catalog {
   // Steps of CollectGarbage.
   absl::Status DeleteOldRows(int64_t now_ms);
   absl::Status DeleteBlobs(const std::vector<BlobInfo>& garbage, int64_t before_ms, GarbageResult& result);
+  // Takes from the front of `left` what it has done with. To be called without collection.
+  absl::Status DeleteBatch(std::span<const BlobInfo>& left, int64_t before_ms, GarbageResult& result);
   absl::Status DeletePartials(const std::vector<BlobInfo>& garbage, GarbageResult& result);
   absl::StatusOr<CheckpointOrText> Finish(UploadKind kind, const std::string& display_name,
                                           std::vector<FileRecord> files);

@@ -3,8 +3,13 @@
 // Any process may collect. What makes rows refer to blobs and what deletes blobs exclude each other ("references"), so
 // that none goes between the look at the rows and its deletion. Blobs younger than the grace are left alone: whoever
 // commits one, also one that is there already, makes it young and has so much time to write the row.
+//
+// Jobs are not created meanwhile, so that a store which is away must not hold them up: a deletion is not tried a second
+// time, the first one that fails ends the collection, and a slow store gives others their turn before the next batch,
+// which looks at the rows anew.
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <span>
 
 #include "server/store/catalog.h"
@@ -17,14 +22,6 @@ constexpr char kReferences[] = "references";
 constexpr char kCollectedSetting[] = "garbage.collected_ms";
 // Deleted at a time while nobody may refer to blobs: so many take a second or so where a deletion is a request.
 constexpr size_t kBatch = 128;
-
-template <typename Fn>
-absl::Status InBatches(const std::vector<BlobInfo>& all, Fn fn) {
-  for (size_t begin = 0; begin < all.size(); begin += kBatch) {
-    RETURN_IF_ERROR(fn(std::span(all).subspan(begin, std::min(kBatch, all.size() - begin))));
-  }
-  return absl::OkStatus();
-}
 
 }  // namespace
 
@@ -84,21 +81,35 @@ absl::StatusOr<GarbageResult> Catalog::CollectGarbage(const GarbageRequest& requ
 }
 
 absl::Status Catalog::DeleteBlobs(const std::vector<BlobInfo>& garbage, int64_t before_ms, GarbageResult& result) {
-  return InBatches(garbage, [&](std::span<const BlobInfo> batch) {
-    return WithoutCollection([&]() -> absl::Status {
-      // Looked at again: some may have been referred to since the list was made.
-      ASSIGN_OR_RETURN(const auto referenced, store_.ReferencedBlobs(options_.now_ms() - options_.retry_retention_ms));
-      for (const BlobInfo& blob : batch) {
-        if (referenced.contains(blob.digest)) continue;
-        ASSIGN_OR_RETURN(const bool deleted, blobs_.DeleteIfOlder(blob.digest, before_ms));
-        if (!deleted) continue;
-        ++result.blobs;
-        result.bytes += blob.size;
-        if (result.digests.size() < kMaxNamedGarbage) result.digests.push_back(blob.digest);
-      }
-      return absl::OkStatus();
-    });
-  });
+  for (std::span<const BlobInfo> left = garbage; !left.empty();) {
+    const absl::Status deleted = WithoutCollection([&] { return DeleteBatch(left, before_ms, result); });
+    if (!deleted.ok()) {
+      return Annotate(deleted, fmt::format("{} blobs were deleted; {} that nothing refers to are left for the next "
+                                           "collection of garbage",
+                                           result.blobs, left.size()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Catalog::DeleteBatch(std::span<const BlobInfo>& left, int64_t before_ms, GarbageResult& result) {
+  // Looked at again: some may have been referred to since the list was made.
+  ASSIGN_OR_RETURN(const auto referenced, store_.ReferencedBlobs(options_.now_ms() - options_.retry_retention_ms));
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(options_.collection_turn_ms);
+  for (size_t looked = 0; looked < kBatch && !left.empty(); ++looked) {
+    if (looked > 0 && std::chrono::steady_clock::now() >= end) break;
+    const BlobInfo& blob = left.front();
+    bool deleted = false;
+    if (!referenced.contains(blob.digest)) {
+      ASSIGN_OR_RETURN(deleted, blobs_.DeleteIfOlder(blob.digest, before_ms));
+    }
+    left = left.subspan(1);
+    if (!deleted) continue;
+    ++result.blobs;
+    result.bytes += blob.size;
+    if (result.digests.size() < kMaxNamedGarbage) result.digests.push_back(blob.digest);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Catalog::DeletePartials(const std::vector<BlobInfo>& garbage, GarbageResult& result) {

@@ -24,9 +24,13 @@ struct InstanceRecord {
   std::string device;              // of served models, or of tasks: "cpu", "cuda:0"
   int32_t threads = 0;
   int64_t memory_bytes = 0;  // that it may use for models or tasks
-  bool draining = false;     // takes nothing new
+  bool draining = false;     // it is about to end and takes nothing new, as it tells itself
+  // Somebody wants it to take nothing new (MetadataStore::RequestDrain); it is to run on. Goes with the row.
+  bool drain_requested = false;
   int64_t started_ms = 0;
   int64_t seen_ms = 0;  // of its last sign of life
+
+  bool TakesNothingNew() const { return draining || drain_requested; }
 };
 
 // States of ReplicaRecord; the same as those of a served model within a process.

@@ -130,9 +130,12 @@ class MetadataStore {
   virtual absl::Status Backup(absl::FunctionRef<absl::Status(const std::string& line)> sink) = 0;
   virtual absl::Status Restore(absl::FunctionRef<absl::StatusOr<std::optional<std::string>>()> next_line) = 0;
 
-  // Instances. Put replaces, and is the sign of life: `seen_ms` is set to NowMs() by the store. Delete of a missing row
-  // is fine; with an instance go its replicas.
-  virtual absl::Status PutInstance(const InstanceRecord& instance) = 0;
+  // Instances. Put replaces, and is the sign of life: `seen_ms` is set to NowMs() by the store. Only `drain_requested`
+  // of a row that is there stays as it is; Put returns what it is now. Delete of a missing row is fine; with an
+  // instance go its replicas.
+  virtual absl::StatusOr<bool> PutInstance(const InstanceRecord& instance) = 0;
+  // Sets InstanceRecord::drain_requested. NOT_FOUND (INSTANCE_NOT_FOUND).
+  virtual absl::Status RequestDrain(const std::string& id, bool requested) = 0;
   virtual absl::StatusOr<std::vector<InstanceRecord>> ListInstances() = 0;  // oldest first
   virtual absl::Status DeleteInstance(const std::string& id) = 0;
   // Those last seen before; returns how many.
@@ -140,8 +143,8 @@ class MetadataStore {
 
   // Replicas. Claim inserts a LOADING row if the served model is there, has fewer replicas than it wants
   // (ServedModelRecord::replicas; FAILED and DRAINING ones count for their own instance only) and none on this
-  // instance; returns whether it did. Put changes a row; NOT_FOUND (REPLICA_NOT_FOUND) if it is gone. Delete of a
-  // missing row is fine.
+  // instance, which nobody has asked to drain; returns whether it did. Put changes a row; NOT_FOUND (REPLICA_NOT_FOUND)
+  // if it is gone. Delete of a missing row is fine.
   virtual absl::StatusOr<bool> ClaimReplica(const std::string& model, const std::string& instance) = 0;
   virtual absl::Status PutReplica(const ReplicaRecord& replica) = 0;
   virtual absl::StatusOr<std::vector<ReplicaRecord>> ListReplicas() = 0;  // by model, then instance
@@ -177,6 +180,13 @@ class MetadataStore {
   virtual absl::Status PutServedModel(const ServedModelRecord& model) = 0;
   virtual absl::StatusOr<std::vector<ServedModelRecord>> ListServedModels() = 0;  // by name
   virtual absl::Status DeleteServedModel(const std::string& name) = 0;
+
+  // Jobs whose artifact is still to be loaded (HasLoadWish), in the order of their creation. Reads all jobs: for now
+  // and then.
+  virtual absl::StatusOr<std::vector<JobRecord>> ListLoadWishes() = 0;
+  // The job's wish is seen to: its mark goes and, in the same transaction, `model` is put if it is given. Returns
+  // whether the wish was still as `job` was read; if not, nothing is written.
+  virtual absl::StatusOr<bool> AnswerLoadWish(const JobRecord& job, const std::optional<ServedModelRecord>& model) = 0;
 
   // Aliases of served models, each with its targets. Put replaces; Delete of a missing row is fine.
   virtual absl::Status PutAlias(const AliasRecord& alias) = 0;

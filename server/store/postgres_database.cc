@@ -266,22 +266,21 @@ absl::Status PostgresDatabase::Exclusive(const std::string& name, absl::Function
   const SteadyTime start = steady_clock::now();
   const auto local = LocalMutex(name);
   absl::MutexLock lock(local.get());
+  absl::Status result;  // of the body
   const auto run = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const PostgresPool::Handle connection, Lock(name, AfterMs(context_.options.exclusive_wait_ms)));
     HeldLock held(context_, *connection);
-    absl::Status status = body();
-    if (!held.Release() && status.ok()) {
-      status = context_.Error(absl::StatusCode::kAborted, "LOCK_LOST",
-                              fmt::format("the connection with the lock '{}' broke while it was needed", name));
-    }
-    return status;
+    result = body();
+    if (held.Release()) return absl::OkStatus();
+    return context_.Error(absl::StatusCode::kAborted, "LOCK_LOST",
+                          fmt::format("the connection with the lock '{}' broke while it was needed", name));
   };
-  absl::Status status = run();
+  const absl::Status own = run();
   context_.options.observer->OnTransaction({.kind = StoreObserver::Transaction::Kind::kExclusive,
                                             .seconds = SecondsSince(start),
                                             .retries = 0,
-                                            .code = status.code()});
-  return status;
+                                            .code = own.code()});
+  return result.ok() ? own : result;
 }
 
 }  // namespace qamserve

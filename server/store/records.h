@@ -153,6 +153,8 @@ struct JobRecord {
   std::string spec_json;   // JobSpecToJson
   std::string estimate_json;
   std::string quality_json;
+  // Name that the artifact is to be served under, or empty. From SUCCEEDED until somebody has seen to it, kLoadWishMark
+  // stands before the name. (Rows of programs before the mark never have it: their loads were asked for long ago.)
   std::string load_as;
   std::string pool;
   int32_t priority = 0;       // higher first
@@ -167,6 +169,14 @@ struct JobRecord {
   int64_t sequence = 0;
   int64_t version = 0;
 };
+
+// Not a character of names.
+inline constexpr char kLoadWishMark = '+';
+inline std::string LoadWish(const std::string& name) { return kLoadWishMark + name; }
+// Whether the artifact of the job is still to be loaded; the name is then load_as without its first character.
+inline bool HasLoadWish(const JobRecord& job) {
+  return job.state == JobState::kSucceeded && job.load_as.starts_with(kLoadWishMark);
+}
 
 struct TaskRecord {
   std::string job;

@@ -235,20 +235,22 @@ absl::StatusOr<uint64_t> S3BlobStore::SizeForRead(const std::string& digest) {
   return sizes_[digest] = *size;
 }
 
+bool S3BlobStore::IsHere(const std::string& digest) {
+  const absl::StatusOr<std::string> path = shared_->cache->Find(digest);
+  return path.ok() && !path->empty();
+}
+
 absl::Status S3BlobStore::Read(const std::string& digest, uint64_t offset, std::span<std::byte> out) {
   RETURN_IF_ERROR(CheckBlobDigest(digest));
-  ASSIGN_OR_RETURN(std::string path, shared_->cache->Find(digest));
-  if (path.empty()) {
-    ASSIGN_OR_RETURN(const uint64_t size, SizeForRead(digest));
-    if (offset > size || out.size() > size - offset) return OutOfBlob(digest, size, offset, out.size());
-    const bool whole = out.size() == size;
-    if (!whole && size > options_.read_through_bytes) return ReadFromStore(digest, offset, out, false);
-    absl::StatusOr<std::string> cached = LocalPath(digest);
-    // A cache that has no room is no reason not to read.
-    if (ReasonOf(cached.status()) == "DISK_FULL") return ReadFromStore(digest, offset, out, whole);
-    ASSIGN_OR_RETURN(path, std::move(cached));
+  // Whoever has begun without a copy goes on so.
+  if (auto sha256 = offset > 0 ? digests_.Take(digest, offset) : std::nullopt; sha256) {
+    return ReadFromStore(digest, offset, out, std::move(sha256));
   }
-  ASSIGN_OR_RETURN(const File file, File::OpenForRead(path));
+  const absl::StatusOr<std::string> path = LocalPath(digest);
+  // A cache that has no room is no reason not to read.
+  if (ReasonOf(path.status()) == "DISK_FULL") return ReadFromStore(digest, offset, out, std::nullopt);
+  RETURN_IF_ERROR(path.status());
+  ASSIGN_OR_RETURN(const File file, File::OpenForRead(*path));
   if (offset > file.size() || out.size() > file.size() - offset) {
     return OutOfBlob(digest, file.size(), offset, out.size());
   }
@@ -256,24 +258,59 @@ absl::Status S3BlobStore::Read(const std::string& digest, uint64_t offset, std::
 }
 
 absl::Status S3BlobStore::ReadFromStore(const std::string& digest, uint64_t offset, std::span<std::byte> out,
-                                        bool whole) {
-  if (out.empty()) return absl::OkStatus();
+                                        std::optional<Sha256> sha256) {
+  ASSIGN_OR_RETURN(const uint64_t size, SizeForRead(digest));
+  if (offset > size || out.size() > size - offset) {
+    ForgetSize(digest);  // it may be the object that is too short
+    return OutOfBlob(digest, size, offset, out.size());
+  }
+  if (out.empty() && size > 0) return absl::OkStatus();
+  if (!sha256) {
+    sha256.emplace();
+    RETURN_IF_ERROR(ReadObject(digest, 0, offset, [&](std::span<const std::byte> bytes) {
+      sha256->Update(bytes);
+      return absl::OkStatus();
+    }));
+  }
   size_t filled = 0;
   const absl::Status read =
-      shared_->objects.Read(digest, offset, out.size(), [&](std::span<const std::byte> bytes) -> absl::Status {
+      ReadObject(digest, offset, out.size(), [&](std::span<const std::byte> bytes) -> absl::Status {
         std::memcpy(out.data() + filled, bytes.data(), bytes.size());
         filled += bytes.size();
         return absl::OkStatus();
       });
-  if (!read.ok()) return Explain(read);
-  if (!whole) return absl::OkStatus();
-  Sha256 sha256;
-  sha256.Update(out);
-  const std::string found = sha256.Finish();
+  if (!read.ok()) {
+    // For the next try.
+    digests_.Put(digest, offset, *std::move(sha256));
+    return read;
+  }
+  sha256->Update(out);
+  if (offset + out.size() < size) {
+    digests_.Put(digest, offset + out.size(), *std::move(sha256));
+    return absl::OkStatus();
+  }
+  const std::string found = sha256->Finish();
   if (found == digest) return absl::OkStatus();
+  return Corrupt(digest, fmt::format("the {} bytes that the store has under this name have SHA-256 {}", size, found));
+}
+
+absl::Status S3BlobStore::ReadObject(const std::string& digest, uint64_t offset, uint64_t size,
+                                     const S3Client::Piece& piece) {
+  if (size == 0) return absl::OkStatus();
+  const absl::Status read = shared_->objects.Read(digest, offset, size, piece);
+  if (ReasonOf(read) == "S3_RANGE") return Corrupt(digest, MessageOf(read));
+  return Explain(read);
+}
+
+absl::Status S3BlobStore::Corrupt(const std::string& digest, const std::string& what) {
   options_.client.observer->OnCorruptBlob();
-  return DataLoss("BLOB_CORRUPT", "blob {}: the {} bytes that the store has under this name have SHA-256 {}", digest,
-                  out.size(), found);
+  ForgetSize(digest);
+  return DataLoss("BLOB_CORRUPT", "blob {}: {}", digest, what);
+}
+
+void S3BlobStore::ForgetSize(const std::string& digest) {
+  absl::MutexLock lock(&sizes_mutex_);
+  sizes_.erase(digest);
 }
 
 // --- Gone ---

@@ -1,7 +1,10 @@
 // Blobs in an S3-compatible object store, for any number of processes at once; each has a cache on its own disk
 // (blob_cache.h). s3_objects.h says how they lie there.
-// A blob's SHA-256 is checked when it comes in and when it is copied to a machine; what is read a piece at a time
-// (Read of a large blob that is not in the cache) is not, since only the whole has a digest.
+// A blob's SHA-256 is checked when it comes in and when it is copied to a machine, and what is read comes from such a
+// copy, be it a piece or the whole. Where the cache has no room for the copy (DISK_FULL), Read hands out what the store
+// says, and the digest runs along from the first byte: the call that comes to the last byte fails if it is not the
+// blob's. Whoever begins elsewhere has all that comes before read as well. What such a caller got of a blob that it
+// does not read to its end was checked by nobody but the store.
 // Errors besides those of BlobStore: the ones of S3Client; DATA_LOSS (BLOB_CORRUPT) names a blob whose bytes are not
 // what its name says. It stays where it is: once it is deleted, the same bytes can be committed again.
 //
@@ -23,13 +26,16 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "core/base/digest.h"
 #include "core/base/status.h"
 #include "server/store/blob_cache.h"
 #include "server/store/blob_store.h"
+#include "server/store/running_digests.h"
 #include "server/store/s3_objects.h"
 
 namespace qamserve {
@@ -49,8 +55,6 @@ struct S3BlobStoreOptions {
   // Excludes the collection of an old blob and its renewal from each other in all processes of the store: the metadata
   // store's Exclusive. Empty = there is one process.
   ExclusiveFn exclusive;
-  // Blobs up to here are read by way of the cache even if only a part of them is wanted.
-  uint64_t read_through_bytes = uint64_t{64} << 20;
   bool create_bucket = false;  // for tests
 };
 
@@ -76,6 +80,7 @@ class S3BlobStore : public BlobStore {
   absl::StatusOr<BlobInfo> CommitFile(const std::string& path) override;
   absl::StatusOr<BlobInfo> CopyFile(const std::string& path) override;
   absl::StatusOr<BlobInfo> CommitBytes(std::string_view bytes) override;
+  bool IsHere(const std::string& digest) override;
   absl::Status Read(const std::string& digest, uint64_t offset, std::span<std::byte> out) override;
   // Needs no store if the copy is in the cache.
   absl::StatusOr<std::string> LocalPath(const std::string& digest) override;
@@ -92,7 +97,12 @@ class S3BlobStore : public BlobStore {
   S3BlobStore(S3BlobStoreOptions options, std::shared_ptr<S3Shared> shared);
   // The size of a blob that is to be read; asked of the store once.
   absl::StatusOr<uint64_t> SizeForRead(const std::string& digest);
-  absl::Status ReadFromStore(const std::string& digest, uint64_t offset, std::span<std::byte> out, bool whole);
+  void ForgetSize(const std::string& digest);
+  // Without a copy; `sha256` is that of the first `offset` bytes, or none.
+  absl::Status ReadFromStore(const std::string& digest, uint64_t offset, std::span<std::byte> out,
+                             std::optional<Sha256> sha256);
+  absl::Status ReadObject(const std::string& digest, uint64_t offset, uint64_t size, const S3Client::Piece& piece);
+  absl::Status Corrupt(const std::string& digest, const std::string& what);
   // NOT_FOUND is only that if there is a bucket.
   absl::Status Explain(const absl::Status& status);
 
@@ -100,6 +110,7 @@ class S3BlobStore : public BlobStore {
   const std::shared_ptr<S3Shared> shared_;
   absl::Mutex sizes_mutex_;
   std::map<std::string, uint64_t> sizes_ ABSL_GUARDED_BY(sizes_mutex_);  // of blobs that were read from lately
+  RunningDigests digests_;
 };
 
 }  // namespace qamserve

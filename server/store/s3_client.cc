@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <charconv>
 #include <chrono>
+#include <cstdlib>
 #include <pugixml.hpp>
 
 #include "core/base/digest.h"
@@ -22,6 +23,9 @@ constexpr size_t kMaxMessageBytes = 300;             // of what a server says in
 // Clocks that differ by less are taken for the same one; Date has whole seconds.
 constexpr int64_t kSameClockMs = 5'000;
 constexpr char kShaField[] = "x-amz-meta-sha256";
+constexpr int64_t kOnceStallMs = 10'000;
+// S3's own; other stores keep to it.
+constexpr int kMaxSkewMinutes = 15;
 
 template <size_t N>
 bool IsOneOf(std::string_view code, const std::array<std::string_view, N>& codes) {
@@ -161,6 +165,7 @@ struct S3Client::Request {
   std::vector<std::string> headers;
   const S3Body* body = nullptr;
   Reading* reading = nullptr;
+  S3Patience patience = S3Patience::kFull;
 };
 
 S3Client::S3Client(S3ClientOptions options) : options_(std::move(options)), http_(options_.http) {}
@@ -200,6 +205,21 @@ absl::Status S3Client::ErrorOf(const Request& request, int status, std::string_v
   return Internal("S3_PROTOCOL", "{}", said);
 }
 
+absl::Status S3Client::ClockError(const Request& request, const FetchAnswer& answer) const {
+  const std::string date = answer.Field("date");
+  const int64_t here_ms = SystemNowMs();
+  const int64_t there_ms = HttpTimeMs(date);
+  const std::string here =
+      absl::FormatTime("%a, %d %b %Y %H:%M:%S GMT", absl::FromUnixMillis(here_ms), absl::UTCTimeZone());
+  const std::string difference =
+      there_ms == 0 ? "" : fmt::format(", {} seconds apart", std::abs(here_ms - there_ms) / 1000);
+  return FailedPrecondition(
+      "S3_CREDENTIALS",
+      "{} is answered by {} RequestTimeTooSkewed: this machine's clock says {}, the store's {}{}; "
+      "{} minutes are allowed, so set the clock that is wrong",
+      What(request), answer.status, here, date.empty() ? "does not say" : date, difference, kMaxSkewMinutes);
+}
+
 FetchRequest S3Client::FetchRequestOf(const Request& request) const {
   FetchRequest fetch;
   fetch.url = S3Url(options_.endpoint, options_.bucket, request.key, request.query);
@@ -210,6 +230,7 @@ FetchRequest S3Client::FetchRequestOf(const Request& request) const {
   fetch.signing = &options_.key;
   fetch.what = What(request);
   fetch.method = request.method;
+  if (request.patience == S3Patience::kOnce && request.method == "HEAD") fetch.stall_ms = kOnceStallMs;
   if (request.body != nullptr) {
     fetch.body = request.body->bytes;
     fetch.body_sha256 = request.body->sha256;
@@ -233,6 +254,7 @@ absl::Status S3Client::Judge(const Request& request, const FetchAnswer& answer, 
                        request.reading->end);
   }
   const S3Error error = ErrorIn(answer.body);
+  if (error.code == "RequestTimeTooSkewed") return ClockError(request, answer);
   const int status = success ? 500 : answer.status;
   may_pass = IsPassing(status, error.code);
   return ErrorOf(request, status, error.code, error.message);
@@ -287,7 +309,8 @@ absl::StatusOr<FetchAnswer> S3Client::Call(const Request& request) {
   StoreObserver::BlobRequest told;
   told.operation = request.operation;
   const auto begin = std::chrono::steady_clock::now();
-  Backoff backoff(options_.http.attempts, options_.http.first_pause_ms, options_.http.max_pause_ms);
+  const int attempts = request.patience == S3Patience::kOnce ? 1 : options_.http.attempts;
+  Backoff backoff(attempts, options_.http.first_pause_ms, options_.http.max_pause_ms);
   absl::StatusOr<FetchAnswer> answer = Attempts(request, backoff, told);
   told.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   told.retries = backoff.retries();
@@ -298,8 +321,9 @@ absl::StatusOr<FetchAnswer> S3Client::Call(const Request& request) {
 
 // --- Buckets and objects ---
 
-absl::Status S3Client::CheckBucket() {
+absl::Status S3Client::CheckBucket(S3Patience patience) {
   Request request;
+  request.patience = patience;
   request.operation = Operation::kList;
   request.query = {{"list-type", "2"}, {"max-keys", "1"}};
   ASSIGN_OR_RETURN(const FetchAnswer answer, Call(request));
@@ -317,14 +341,17 @@ absl::Status S3Client::CreateBucket() {
   return ReasonOf(status) == "S3_CHANGED" ? absl::OkStatus() : status;  // 409: it is there
 }
 
-absl::StatusOr<S3Object> S3Client::Head(const std::string& key) {
+absl::StatusOr<S3Object> S3Client::Head(const std::string& key, S3Patience patience) {
   Request request;
+  request.patience = patience;
   request.operation = Operation::kHead;
   request.method = "HEAD";
   request.key = key;
   const absl::StatusOr<FetchAnswer> answer = Call(request);
   // A HEAD is answered without the reason; a list tells it.
-  if (absl::IsFailedPrecondition(answer.status()) || absl::IsInternal(answer.status())) RETURN_IF_ERROR(CheckBucket());
+  if (absl::IsFailedPrecondition(answer.status()) || absl::IsInternal(answer.status())) {
+    RETURN_IF_ERROR(CheckBucket(patience));
+  }
   RETURN_IF_ERROR(answer.status());
   return S3Object{.key = key,
                   .size = NumberIn(answer->Field("content-length")),
@@ -383,8 +410,9 @@ absl::StatusOr<std::string> S3Client::Put(const std::string& key, const S3Body& 
   return etag;
 }
 
-absl::Status S3Client::Delete(const std::string& key) {
+absl::Status S3Client::Delete(const std::string& key, S3Patience patience) {
   Request request;
+  request.patience = patience;
   request.operation = Operation::kDelete;
   request.method = "DELETE";
   request.key = key;

@@ -9,6 +9,9 @@
 //   UNAVAILABLE (S3_UNAVAILABLE): all attempts failed
 //   INTERNAL (S3_PROTOCOL): an answer that makes no sense.
 // Messages name endpoint, bucket and key, and what the server said; never a secret.
+// Requests are signed with this machine's clock, which must be within 15 minutes of the store's: libcurl 7.88 takes
+// another time from an x-amz-date header, but sends that header twice then, and stores refuse it. Where the store
+// refuses the clock, S3_CREDENTIALS names both times.
 #pragma once
 
 #include <absl/functional/function_ref.h>
@@ -71,6 +74,10 @@ struct S3Part {
   std::string etag;
 };
 
+// kOnce is for callers that hold a lock which others wait for: one attempt, and HEAD is given up after 10 seconds of
+// silence. Other methods are not: what nobody waits for any more may still be done, when the lock is free again.
+enum class S3Patience { kFull, kOnce };
+
 class S3Client {
  public:
   using Piece = HttpClient::Piece;
@@ -79,19 +86,20 @@ class S3Client {
   const S3ClientOptions& options() const { return options_; }
 
   // Whether the bucket is there and may be read. Asks for a list, whose errors say more than those of HEAD.
-  absl::Status CheckBucket();
+  absl::Status CheckBucket(S3Patience patience = S3Patience::kFull);
   // Fine if it is there already.
   absl::Status CreateBucket();
 
   // NOT_FOUND (S3_KEY).
-  absl::StatusOr<S3Object> Head(const std::string& key);
+  absl::StatusOr<S3Object> Head(const std::string& key, S3Patience patience = S3Patience::kFull);
   // Hands `size` bytes (>= 1) from `offset` to `piece`, in order; a cut is gone on with where it was. An error of
   // `piece` ends it. NOT_FOUND (S3_KEY), OUT_OF_RANGE (S3_RANGE) if the object ends before.
   absl::Status Get(const std::string& key, uint64_t offset, uint64_t size, const Piece& piece);
   // Returns the etag. If `only_new` and there is an object of this key with other bytes: ALREADY_EXISTS (S3_EXISTS). A
   // server that knows no conditional put, which the first such call finds out, is asked by HEAD before.
   absl::StatusOr<std::string> Put(const std::string& key, const S3Body& body, bool only_new);
-  absl::Status Delete(const std::string& key);  // one that is not there is fine
+  // One that is not there is fine.
+  absl::Status Delete(const std::string& key, S3Patience patience = S3Patience::kFull);
   // All objects whose key begins with `prefix`, page by page, in the order of their keys.
   absl::Status List(const std::string& prefix, absl::FunctionRef<void(S3Object)> on_object);
 
@@ -120,6 +128,8 @@ class S3Client {
   // What an answer, or its absence, means; OK if the request is done.
   absl::Status Judge(const Request& request, const FetchAnswer& answer, bool& may_pass) const;
   absl::Status ErrorOf(const Request& request, int status, std::string_view code, std::string_view message) const;
+  // The store finds that the request was signed at another time than its own.
+  absl::Status ClockError(const Request& request, const FetchAnswer& answer) const;
   std::string What(const Request& request) const;
   void NoteClock(const FetchAnswer& answer);
   int64_t OurTime(int64_t their_ms) const { return their_ms + clock_offset_ms_.load(); }

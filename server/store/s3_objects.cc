@@ -33,8 +33,8 @@ std::string S3Objects::PieceKey(const std::string& digest, uint64_t offset) cons
 
 // --- Blobs ---
 
-absl::StatusOr<S3Object> S3Objects::Head(const std::string& digest) {
-  absl::StatusOr<S3Object> object = client_.Head(BlobKey(digest));
+absl::StatusOr<S3Object> S3Objects::Head(const std::string& digest, S3Patience patience) {
+  absl::StatusOr<S3Object> object = client_.Head(BlobKey(digest), patience);
   if (absl::IsNotFound(object.status())) return NoBlob(digest);
   return object;
 }
@@ -124,22 +124,23 @@ absl::Status S3Objects::ForEachChangedPiece(const std::string& digest, const std
   return absl::OkStatus();
 }
 
-absl::Status S3Objects::Delete(const std::string& digest) {
-  RETURN_IF_ERROR(client_.Delete(BlobKey(digest)));
-  return client_.Delete(RenewedKey(digest));
+absl::Status S3Objects::Delete(const std::string& digest, S3Patience patience) {
+  RETURN_IF_ERROR(client_.Delete(BlobKey(digest), patience));
+  return client_.Delete(RenewedKey(digest), patience);
 }
 
 absl::StatusOr<bool> S3Objects::DeleteIfOlder(const std::string& digest, int64_t before_ms) {
+  constexpr S3Patience kOnce = S3Patience::kOnce;
   bool deleted = false;
   RETURN_IF_ERROR(options_.exclusive([&]() -> absl::Status {
-    const absl::StatusOr<S3Object> object = Head(digest);
+    const absl::StatusOr<S3Object> object = Head(digest, kOnce);
     if (absl::IsNotFound(object.status())) return absl::OkStatus();
     RETURN_IF_ERROR(object.status());
     if (object->modified_ms >= before_ms) return absl::OkStatus();
-    const absl::StatusOr<S3Object> renewed = client_.Head(RenewedKey(digest));
+    const absl::StatusOr<S3Object> renewed = client_.Head(RenewedKey(digest), kOnce);
     if (!renewed.ok() && !absl::IsNotFound(renewed.status())) return renewed.status();
     if (renewed.ok() && renewed->modified_ms >= before_ms) return absl::OkStatus();
-    RETURN_IF_ERROR(Delete(digest));
+    RETURN_IF_ERROR(Delete(digest, kOnce));
     deleted = true;
     return absl::OkStatus();
   }));

@@ -52,7 +52,7 @@ class S3Objects {
 
   // --- Blobs ---
   // NOT_FOUND (BLOB_NOT_FOUND).
-  absl::StatusOr<S3Object> Head(const std::string& digest);
+  absl::StatusOr<S3Object> Head(const std::string& digest, S3Patience patience = S3Patience::kFull);
   // Hands `size` bytes from `offset` to `piece`. NOT_FOUND (BLOB_NOT_FOUND), OUT_OF_RANGE (S3_RANGE).
   absl::Status Read(const std::string& digest, uint64_t offset, uint64_t size, const S3Client::Piece& piece);
   // Whether the blob is there with this size; if so it is not older than renew_after_ms afterwards, and cannot have
@@ -63,8 +63,8 @@ class S3Objects {
   // they were when they were put.
   absl::Status Upload(const std::string& digest, int fd, const std::string& path, uint64_t size,
                       const std::vector<S3Piece>& pieces);
-  absl::Status Delete(const std::string& digest);
-  // Decided and done while no other process renews it.
+  absl::Status Delete(const std::string& digest, S3Patience patience = S3Patience::kFull);
+  // Decided and done while no other process renews it. Nothing is tried a second time.
   absl::StatusOr<bool> DeleteIfOlder(const std::string& digest, int64_t before_ms);
   absl::StatusOr<std::vector<BlobInfo>> List();  // by digest
   // Multipart uploads, and renewals of blobs that are gone, older than that.

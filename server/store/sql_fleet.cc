@@ -12,39 +12,75 @@ namespace {
 std::string JoinLabels(const std::vector<std::string>& labels) { return absl::StrJoin(labels, ","); }
 std::vector<std::string> SplitLabels(const std::string& text) { return absl::StrSplit(text, ',', absl::SkipEmpty()); }
 
+// The column instances.draining. Programs that know only of the first take any of them for it. Those write the column
+// as a whole with their signs of life, so that a request to one of them is forgotten, which does not know what to do
+// with it anyway.
+constexpr int64_t kIsDraining = 1;
+constexpr int64_t kDrainRequested = 2;
+
+int64_t DrainBits(const InstanceRecord& instance) {
+  return (instance.draining ? kIsDraining : 0) | (instance.drain_requested ? kDrainRequested : 0);
+}
+
 void TellServing(SqlTransaction& transaction) { transaction.Tell({.kind = StoreEvent::Kind::kServing, .id = ""}); }
+
+absl::Status WriteServedModel(SqlTransaction& transaction, const ServedModelRecord& model) {
+  RETURN_IF_ERROR(
+      transaction
+          .Run("INSERT INTO served_models (name, source, context_tokens, created_ms, replicas, drain_seconds)"
+               " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) DO UPDATE SET source = excluded.source,"
+               " context_tokens = excluded.context_tokens, created_ms = excluded.created_ms,"
+               " replicas = excluded.replicas, drain_seconds = excluded.drain_seconds",
+               {model.name, model.source, model.context_tokens, model.created_ms, model.replicas, model.drain_seconds})
+          .status());
+  TellServing(transaction);
+  return absl::OkStatus();
+}
 
 }  // namespace
 
 // --- Instances ---
 
-absl::Status SqlMetadataStore::PutInstance(const InstanceRecord& i) {
+absl::StatusOr<bool> SqlMetadataStore::PutInstance(const InstanceRecord& i) {
   const std::string roles = JoinLabels(i.roles);
   const std::string pools = JoinLabels(i.pools);
   const int64_t seen_ms = NowMs();
-  return database_->Transact([&](SqlTransaction& transaction) -> absl::Status {
+  bool drain_requested = false;
+  RETURN_IF_ERROR(database_->Transact([&](SqlTransaction& transaction) -> absl::Status {
     // A sign of life alone is no news.
     bool is_news = true;
     RETURN_IF_ERROR(
         transaction.Query("SELECT roles, draining, address FROM instances WHERE id = $1", {i.id}, [&](SqlRow& row) {
           is_news = row.Text() != roles;
-          is_news = (row.Int() != 0) != i.draining || is_news;
+          is_news = ((row.Int() & kIsDraining) != 0) != i.draining || is_news;
           is_news = row.Text() != i.address || is_news;
         }));
-    RETURN_IF_ERROR(
-        transaction
-            .Run("INSERT INTO instances (id, host, address, roles, pools, version, codec_version, kernels, device,"
-                 " threads, memory_bytes, draining, started_ms, seen_ms)"
-                 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
-                 " ON CONFLICT (id) DO UPDATE SET host = excluded.host, address = excluded.address,"
-                 " roles = excluded.roles, pools = excluded.pools, version = excluded.version,"
-                 " codec_version = excluded.codec_version, kernels = excluded.kernels, device = excluded.device,"
-                 " threads = excluded.threads, memory_bytes = excluded.memory_bytes, draining = excluded.draining,"
-                 " started_ms = excluded.started_ms, seen_ms = excluded.seen_ms",
-                 {i.id, i.host, i.address, roles, pools, i.version, i.codec_version, i.kernels, i.device, i.threads,
-                  i.memory_bytes, i.draining, i.started_ms, seen_ms})
-            .status());
+    RETURN_IF_ERROR(transaction.Query(
+        "INSERT INTO instances (id, host, address, roles, pools, version, codec_version, kernels, device,"
+        " threads, memory_bytes, draining, started_ms, seen_ms)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+        " ON CONFLICT (id) DO UPDATE SET host = excluded.host, address = excluded.address,"
+        " roles = excluded.roles, pools = excluded.pools, version = excluded.version,"
+        " codec_version = excluded.codec_version, kernels = excluded.kernels, device = excluded.device,"
+        " threads = excluded.threads, memory_bytes = excluded.memory_bytes,"
+        " draining = (instances.draining & 2) | (excluded.draining & 1),"
+        " started_ms = excluded.started_ms, seen_ms = excluded.seen_ms RETURNING draining",
+        {i.id, i.host, i.address, roles, pools, i.version, i.codec_version, i.kernels, i.device, i.threads,
+         i.memory_bytes, DrainBits(i), i.started_ms, seen_ms},
+        [&](SqlRow& row) { drain_requested = (row.Int() & kDrainRequested) != 0; }));
     if (is_news) TellServing(transaction);
+    return absl::OkStatus();
+  }));
+  return drain_requested;
+}
+
+absl::Status SqlMetadataStore::RequestDrain(const std::string& id, bool requested) {
+  return database_->Transact([&](SqlTransaction& transaction) -> absl::Status {
+    ASSIGN_OR_RETURN(const int64_t changed,
+                     transaction.Run("UPDATE instances SET draining = (draining & 1) | $2 WHERE id = $1",
+                                     {id, requested ? kDrainRequested : int64_t{0}}));
+    if (changed == 0) return NotFound("INSTANCE_NOT_FOUND", "there is no instance {}; it may have ended", id);
+    TellServing(transaction);
     return absl::OkStatus();
   });
 }
@@ -67,7 +103,9 @@ absl::StatusOr<std::vector<InstanceRecord>> SqlMetadataStore::ListInstances() {
           instance.device = row.Text();
           instance.threads = static_cast<int32_t>(row.Int());
           instance.memory_bytes = row.Int();
-          instance.draining = row.Int() != 0;
+          const int64_t drain = row.Int();
+          instance.draining = (drain & kIsDraining) != 0;
+          instance.drain_requested = (drain & kDrainRequested) != 0;
           instance.started_ms = row.Int();
           instance.seen_ms = row.Int();
         });
@@ -99,7 +137,8 @@ absl::StatusOr<bool> SqlMetadataStore::ClaimReplica(const std::string& model, co
   // behind sees what those before have done.
   const std::string lock_model =
       fmt::format("SELECT replicas FROM served_models WHERE name = $1 {}", database_->for_update());
-  const std::string lock_instance = fmt::format("SELECT 1 FROM instances WHERE id = $1 {}", database_->for_share());
+  const std::string lock_instance =
+      fmt::format("SELECT draining FROM instances WHERE id = $1 {}", database_->for_share());
   const int64_t now_ms = NowMs();
   bool claimed = false;
   RETURN_IF_ERROR(database_->Transact([&](SqlTransaction& transaction) -> absl::Status {
@@ -116,9 +155,11 @@ absl::StatusOr<bool> SqlMetadataStore::ClaimReplica(const std::string& model, co
           here = row.Int();
         }));
     if (serving >= wanted || here > 0) return absl::OkStatus();
-    bool alive = false;
-    RETURN_IF_ERROR(transaction.Query(lock_instance.c_str(), {instance}, [&](SqlRow&) { alive = true; }));
-    if (!alive) return NotFound("INSTANCE_NOT_FOUND", "instance {} has no row; it is taken for dead", instance);
+    std::optional<int64_t> draining;
+    RETURN_IF_ERROR(transaction.Query(lock_instance.c_str(), {instance}, [&](SqlRow& row) { draining = row.Int(); }));
+    if (!draining) return NotFound("INSTANCE_NOT_FOUND", "instance {} has no row; it is taken for dead", instance);
+    // Who asks for a drain changes this row, and so waits for this claim or is heeded by it.
+    if ((*draining & kDrainRequested) != 0) return absl::OkStatus();
     RETURN_IF_ERROR(transaction
                         .Run("INSERT INTO replicas (model, instance, state, error_reason, error_message, error_code,"
                              " context_tokens, memory_bytes, chat, running, waiting, kv_used_ratio, ready_ms,"
@@ -188,19 +229,23 @@ absl::Status SqlMetadataStore::DeleteReplica(const std::string& model, const std
 // --- Served models ---
 
 absl::Status SqlMetadataStore::PutServedModel(const ServedModelRecord& model) {
-  return database_->Transact([&](SqlTransaction& transaction) -> absl::Status {
-    RETURN_IF_ERROR(
-        transaction
-            .Run(
-                "INSERT INTO served_models (name, source, context_tokens, created_ms, replicas, drain_seconds)"
-                " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) DO UPDATE SET source = excluded.source,"
-                " context_tokens = excluded.context_tokens, created_ms = excluded.created_ms,"
-                " replicas = excluded.replicas, drain_seconds = excluded.drain_seconds",
-                {model.name, model.source, model.context_tokens, model.created_ms, model.replicas, model.drain_seconds})
-            .status());
-    TellServing(transaction);
-    return absl::OkStatus();
-  });
+  return database_->Transact([&](SqlTransaction& transaction) { return WriteServedModel(transaction, model); });
+}
+
+absl::StatusOr<bool> SqlMetadataStore::AnswerLoadWish(const JobRecord& job,
+                                                      const std::optional<ServedModelRecord>& model) {
+  bool answered = false;
+  RETURN_IF_ERROR(database_->Transact([&](SqlTransaction& transaction) -> absl::Status {
+    ASSIGN_OR_RETURN(const int64_t changed,
+                     transaction.Run("UPDATE jobs SET load_as = substr(load_as, 2), version = version + 1"
+                                     " WHERE id = $1 AND version = $2 AND state = 4 AND load_as LIKE '+%'",
+                                     {job.id, job.version}));
+    answered = changed > 0;
+    if (!answered) return absl::OkStatus();
+    transaction.Tell({.kind = StoreEvent::Kind::kJob, .id = job.id});
+    return model ? WriteServedModel(transaction, *model) : absl::OkStatus();
+  }));
+  return answered;
 }
 
 absl::StatusOr<std::vector<ServedModelRecord>> SqlMetadataStore::ListServedModels() {

@@ -291,6 +291,13 @@ absl::StatusOr<std::vector<JobRecord>> SqlMetadataStore::ListUnfinishedJobs() {
   return ordered;
 }
 
+absl::StatusOr<std::vector<JobRecord>> SqlMetadataStore::ListLoadWishes() {
+  return ReadList<JobRecord>(*database_, [&](SqlTransaction& transaction, std::vector<JobRecord>& out) {
+    // kLoadWishMark
+    return QueryJobs(transaction, "WHERE state = 4 AND load_as LIKE '+%' ORDER BY sequence", {}, out);
+  });
+}
+
 absl::Status SqlMetadataStore::DeleteJob(const std::string& id) {
   return DeleteRow("DELETE FROM jobs WHERE id = $1", id, "JOB_NOT_FOUND", {{.kind = StoreEvent::Kind::kJob, .id = id}});
 }

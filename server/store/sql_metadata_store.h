@@ -41,7 +41,8 @@ class SqlMetadataStore : public MetadataStore {
   absl::Status Backup(absl::FunctionRef<absl::Status(const std::string& line)> sink) override;
   absl::Status Restore(absl::FunctionRef<absl::StatusOr<std::optional<std::string>>()> next_line) override;
 
-  absl::Status PutInstance(const InstanceRecord& instance) override;
+  absl::StatusOr<bool> PutInstance(const InstanceRecord& instance) override;
+  absl::Status RequestDrain(const std::string& id, bool requested) override;
   absl::StatusOr<std::vector<InstanceRecord>> ListInstances() override;
   absl::Status DeleteInstance(const std::string& id) override;
   absl::StatusOr<int64_t> DeleteInstancesBefore(int64_t seen_ms) override;
@@ -68,6 +69,8 @@ class SqlMetadataStore : public MetadataStore {
   absl::StatusOr<Page<ArtifactRecord>> ListArtifacts(const PageRequest& page, const std::string& checkpoint) override;
   absl::Status DeleteArtifact(const std::string& digest) override;
 
+  absl::StatusOr<std::vector<JobRecord>> ListLoadWishes() override;
+  absl::StatusOr<bool> AnswerLoadWish(const JobRecord& job, const std::optional<ServedModelRecord>& model) override;
   absl::Status PutServedModel(const ServedModelRecord& model) override;
   absl::StatusOr<std::vector<ServedModelRecord>> ListServedModels() override;
   absl::Status DeleteServedModel(const std::string& name) override;

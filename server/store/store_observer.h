@@ -19,6 +19,8 @@ class StoreObserver {
     double seconds = 0;  // pauses and repeats included
     // Times that the body ran again after a conflict or a lost connection; 0 = once was enough.
     int32_t retries = 0;
+    // Of an Exclusive: how taking, keeping and giving back the lock ended. The body may refuse what somebody asked for;
+    // what it asks of the store is told by itself.
     absl::StatusCode code = absl::StatusCode::kOk;
   };
   // One request to the object store by an operation of its API, told after its last attempt.
@@ -63,6 +65,8 @@ class StoreObserver {
   virtual void OnCacheSize(uint64_t /*bytes*/, uint64_t /*limit_bytes*/) {}
   // Bytes that do not have the digest that they are named by, in the object store or in the cache.
   virtual void OnCorruptBlob() {}
+  // A row names a blob that the store does not have.
+  virtual void OnMissingBlob() {}
 };
 
 }  // namespace qamserve

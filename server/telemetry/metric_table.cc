@@ -200,6 +200,9 @@ constexpr MetricSpec kTable[] = {
     Gauge(Metric::kInstancesDraining, "qamserve_instances_draining", "Of these, those that take nothing new.", kByRole),
     Gauge(Metric::kInstanceHeartbeatAgeSeconds, "qamserve_instance_heartbeat_age_seconds",
           "How long ago the instance that has been silent longest gave a sign of life, in seconds.", kByRole),
+    Counter(Metric::kInstancesGoneTotal, "qamserve_instances_gone_total",
+            "Instances that this process removed because they gave no sign of life; those that end in order are not "
+            "among them."),
     Gauge(Metric::kReplicasWanted, "qamserve_replicas_wanted", "Instances that a served model is wanted on.", kByModel),
     Gauge(Metric::kReplicas, "qamserve_replicas", "Instances that have a served model, by state.",
           kByModelAndReplicaState),
@@ -229,6 +232,8 @@ constexpr MetricSpec kTable[] = {
     Gauge(Metric::kBlobCacheLimitBytes, "qamserve_blob_cache_limit_bytes", "Bytes that the cache may take; 0 = any."),
     Counter(Metric::kCorruptBlobsTotal, "qamserve_corrupt_blobs_total",
             "Blobs whose bytes, in the object store or in the cache, were not those of their name."),
+    Counter(Metric::kMissingBlobsTotal, "qamserve_missing_blobs_total",
+            "Times that a row named a blob which the store does not have."),
     Counter(Metric::kRpcTotal, "qamserve_rpc_total", "Calls answered.", kByRpc),
     Histogram(Metric::kRpcSeconds, "qamserve_rpc_seconds", "Time to answer a call, in seconds.", kByMethod,
               kRequestBuckets),

@@ -62,6 +62,7 @@ enum class Metric {
   kInstances,
   kInstancesDraining,
   kInstanceHeartbeatAgeSeconds,
+  kInstancesGoneTotal,
   kReplicasWanted,
   kReplicas,
   // Stores.
@@ -79,6 +80,7 @@ enum class Metric {
   kBlobCacheBytes,
   kBlobCacheLimitBytes,
   kCorruptBlobsTotal,
+  kMissingBlobsTotal,
   // Process.
   kRpcTotal,
   kRpcSeconds,

@@ -92,7 +92,7 @@ void WriteFleet(const StoreFacts& facts, Metrics::GaugeWriter& writer) {
     for (const InstanceRecord& instance : facts.instances) {
       if (!Has(instance.roles, role)) continue;
       ++count;
-      if (instance.draining) ++draining;
+      if (instance.TakesNothingNew()) ++draining;
       oldest_ms = std::min(oldest_ms, instance.seen_ms);
     }
     writer.Set(Metric::kInstances, {role}, static_cast<double>(count));
@@ -135,6 +135,8 @@ StrandedJobs CountStrandedJobs(const StoreFacts& facts) {
     bool pool = false, codec = false;
     for (const InstanceRecord& instance : facts.instances) {
       if (!Has(instance.roles, "worker") || !Has(instance.pools, jobs.pool)) continue;
+      // One that ends is about to be replaced; one that was asked to drain may stay like that.
+      if (instance.drain_requested) continue;
       pool = true;
       codec = codec || jobs.codec_version.empty() || jobs.codec_version == instance.codec_version;
     }

@@ -84,6 +84,8 @@ void StoreMetrics::OnCacheSize(uint64_t bytes, uint64_t limit_bytes) {
 
 void StoreMetrics::OnCorruptBlob() { metrics_.Add(Metric::kCorruptBlobsTotal); }
 
+void StoreMetrics::OnMissingBlob() { metrics_.Add(Metric::kMissingBlobsTotal); }
+
 void StoreMetrics::WriteGauges(Metrics::GaugeWriter& writer) const {
   if (!has_cache_) return;
   writer.Set(Metric::kBlobCacheBytes, {}, static_cast<double>(cache_bytes_));

@@ -20,6 +20,7 @@ class StoreMetrics final : public StoreObserver {
   void OnCacheEviction(uint64_t bytes) override;
   void OnCacheSize(uint64_t bytes, uint64_t limit_bytes) override;
   void OnCorruptBlob() override;
+  void OnMissingBlob() override;
 
   // For Metrics::AddGaugeSource. Says nothing until there is a cache.
   void WriteGauges(Metrics::GaugeWriter& writer) const;

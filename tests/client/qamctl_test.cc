@@ -91,7 +91,8 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"quantize",
        "--bpw --no-channel-scale --rotation --seed --calibration --calibration-windows --evaluation "
        "--evaluation-windows --window-tokens --max-kl --name --load-as --priority --pool --project --watch "
-       "--validate-only --rate --target-bpw --target-bytes --target-kl --target-ppl --one-rate --ladder --curve-only --embedding-bits "
+       "--validate-only --rate --target-bpw --target-bytes --target-kl --target-ppl --one-rate --ladder --curve-only "
+       "--embedding-bits "
        "--calibration-template --evaluation-template"},
       {"study",
        "table --methods --rates --calibration --calibration-windows --evaluation --evaluation-windows "
@@ -128,9 +129,10 @@ TEST_F(QamctlTest, HelpOfEveryCommandNamesEveryFlag) {
       {"audit", "--key --limit"},
       {"whoami", "--api-key-file"},
       {"system", "--tls-ca"},
-      {"admin", "workers leases queue gc schema release backup"},
+      {"admin", "workers leases queue gc schema release drain backup"},
       {"admin gc", "--dry-run"},
       {"admin release", "job task"},
+      {"admin drain", "instance --undo"},
       {"admin backup", "file"},
       {"probe", "url http://127.0.0.1:9090/livez"},
       {"version", "--json"}};

@@ -14,6 +14,7 @@
 #include "client/client.h"
 #include "tests/e2e/process.h"
 #include "tests/support/postgres_server.h"
+#include "tests/support/prerequisite.h"
 #include "tests/support/raw_http.h"
 #include "tests/support/s3_server.h"
 #include "tests/support/temp_folder.h"
@@ -37,9 +38,8 @@ bool Eventually(const std::function<bool()>& condition) {
 class FleetE2eTest : public testing::Test {
  protected:
   void SetUp() override {
-    for (const std::string& missing : {PostgresServer::Missing(), S3Server::Missing()}) {
-      if (!missing.empty()) GTEST_SKIP() << missing;
-    }
+    SKIP_WITHOUT(PostgresServer::Missing());
+    SKIP_WITHOUT(S3Server::Missing());
     auto postgres = PostgresServer::Start();
     ASSERT_TRUE(postgres.ok()) << postgres.status();
     postgres_ = *std::move(postgres);

@@ -23,6 +23,9 @@ import time
 import unittest
 import urllib.parse
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import prerequisites  # noqa: E402
+
 BUILD = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build").resolve()
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 WEED = shutil.which(os.environ.get("QAMSERVE_WEED") or str(CACHE / "qamserve/seaweedfs-4.48/weed"))
@@ -270,8 +273,7 @@ class ObjectStore:
 
 class S3Test(ImportTest):
     def test_a_folder_of_objects_becomes_a_model(self):
-        if WEED is None:
-            self.skipTest("there is no SeaweedFS: scripts/fetch_seaweedfs.sh gets it")
+        prerequisites.skip_without("" if WEED else "there is no SeaweedFS: scripts/fetch_seaweedfs.sh gets it")
         with ObjectStore(self.folder / "store") as store:
             client = store.client()
             deadline = time.monotonic() + 60
@@ -308,4 +310,4 @@ class S3Test(ImportTest):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=sys.argv[:1])
+    prerequisites.main(argv=sys.argv[:1])

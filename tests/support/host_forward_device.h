@@ -97,7 +97,7 @@ class HostForwardDevice : public ForwardDevice {
   absl::Status Sample(const SampleArgs& args) override { return Run<SampleBlock>(args); }
   absl::Status DenseMatmul(const DenseMatmulArgs& args) override { return Run<DenseBlock>(args); }
 
-  // Products of packed weights have tests of their own (cuda_packed_warp_test, cuda_int8_warp_test).
+  // Products of packed weights have tests of their own (cuda_packed_block_test, cuda_int8_block_test).
   int64_t PackedScratchBytes(int64_t, int64_t) const override { return kPackedScratchBytes; }
   absl::Status PackedMatmul(const PackedMatmulArgs& args) override {
     return Do([args] { BestKernels().packed_matmul(args); });

@@ -4,6 +4,7 @@ Each test runs twice, with Client and with AsyncClient."""
 import asyncio
 import hashlib
 import inspect
+import json
 import os
 import pathlib
 import tempfile
@@ -17,7 +18,7 @@ from scripted_server import ScriptedServer, abort
 
 import qamserve
 from qamserve import errors
-from qamserve.v1 import artifact_pb2, checkpoint_pb2, common_pb2, inference_pb2, job_pb2, serving_pb2
+from qamserve.v1 import admin_pb2, artifact_pb2, checkpoint_pb2, common_pb2, inference_pb2, job_pb2, serving_pb2
 
 # grpc.aio keeps to one event loop in a process.
 LOOP = asyncio.new_event_loop()
@@ -435,6 +436,81 @@ class InferenceTests:
         self.assertEqual(self.server.calls["UpdateAlias"][0].name, "aliases/prod")
 
 
+class AdminTests:
+    @staticmethod
+    def backup_of(*rows):
+        lines = b"".join(line + b"\n" for line in (b'{"format":"qamserve"}', *rows))
+        end = {"rows": len(rows), "sha256": hashlib.sha256(lines).hexdigest()}
+        return lines + json.dumps(end).encode() + b"\n"
+
+    def answer_with(self, data):
+        pieces = [data[at:at + 7] for at in range(0, len(data), 7)]
+        self.server.answers["BackupMetadata"] = lambda r, c: [admin_pb2.BackupChunk(data=piece) for piece in pieces]
+
+    def test_lists_come_whole(self):
+        answers = self.server.answers
+        instance = admin_pb2.Instance(name="instances/1", tasks=2)
+        answers["ListInstances"] = lambda r, c: admin_pb2.ListInstancesResponse(instances=[instance])
+        answers["ListLeases"] = lambda r, c: admin_pb2.ListLeasesResponse(leases=[admin_pb2.Lease(task=3)])
+        answers["GetQueue"] = lambda r, c: admin_pb2.Queue(jobs_unfinished=4)
+        answers["GetSchema"] = lambda r, c: admin_pb2.Schema(version=5)
+        self.assertEqual(self.client.list_instances(), [instance])
+        self.assertEqual(self.client.list_leases()[0].task, 3)
+        self.assertEqual(self.client.get_queue().jobs_unfinished, 4)
+        self.assertEqual(self.client.get_schema().version, 5)
+
+    def test_drains_and_takes_it_back(self):
+        failures = [True]
+
+        def drain(request, context):
+            if failures.pop() if failures else False:
+                abort(context, grpc.StatusCode.UNAVAILABLE, "away")
+            return admin_pb2.Instance(name=request.name, drain_requested=not request.undo)
+
+        self.server.answers["DrainInstance"] = drain
+        instance = self.client.drain_instance("instances/1")
+        self.assertTrue(instance.drain_requested)
+        self.assertEqual(len(self.server.calls["DrainInstance"]), 2, "it may be said twice")
+        self.assertFalse(self.client.drain_instance(instance, undo=True).drain_requested)
+        self.assertTrue(self.server.calls["DrainInstance"][-1].undo)
+
+    def test_releases_a_task_and_collects_garbage(self):
+        self.server.answers["ReleaseLease"] = lambda r, c: admin_pb2.ReleaseLeaseResponse()
+        self.server.answers["CollectGarbage"] = lambda r, c: admin_pb2.Garbage(dry_run=r.dry_run, blobs=2)
+        self.client.release_lease("jobs/1", 7)
+        request = self.server.calls["ReleaseLease"][0]
+        self.assertEqual((request.job, request.task), ("jobs/1", 7))
+        self.assertTrue(request.request_id)
+        self.assertTrue(self.client.collect_garbage(dry_run=True).dry_run)
+        self.assertFalse(self.client.collect_garbage().dry_run)
+
+    def test_a_backup_appears_when_it_is_whole(self):
+        path, data = self.folder / "rows.jsonl", self.backup_of(b'{"a":1}', b'{"b":2}')
+        self.answer_with(data)
+        self.assertEqual(self.client.backup(path), 2)
+        self.assertEqual(path.read_bytes(), data)
+        self.assertEqual(list(self.folder.iterdir()), [path])
+
+    def test_a_backup_that_is_not_right_leaves_what_was_there(self):
+        path, data = self.folder / "rows.jsonl", self.backup_of(b'{"a":1}', b'{"b":2}')
+        path.write_bytes(b"older")
+        last = data.rstrip(b"\n").rfind(b"\n") + 1
+        for bad in (b"", data[:last], data[:-1], data.replace(b'"a":1', b'"a":3'), data.replace(b'{"a":1}\n', b"")):
+            self.answer_with(bad)
+            self.assertEqual(self.raised(errors.DataLossError, self.client.backup, path).reason, "BACKUP_CORRUPT")
+            self.assertEqual(path.read_bytes(), b"older")
+            self.assertEqual(list(self.folder.iterdir()), [path])
+
+    def test_a_backup_that_breaks_off_is_an_error(self):
+        def cut(request, context):
+            yield admin_pb2.BackupChunk(data=b"{}\n")
+            abort(context, grpc.StatusCode.UNAVAILABLE, "cut")
+
+        self.server.answers["BackupMetadata"] = cut
+        self.raised(errors.UnavailableError, self.client.backup, self.folder / "rows.jsonl")
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+
 class ErrorTests:
     def fails(self, code, *more, **named):
         return lambda request, context: abort(context, code, "the message", *more, **named)
@@ -519,7 +595,7 @@ def _both(tests):
         globals()[name] = type(name, (tests, Both), {"asynchronous": asynchronous})
 
 
-for _tests in (UploadTests, DownloadTests, JobTests, InferenceTests, ErrorTests):
+for _tests in (UploadTests, DownloadTests, JobTests, InferenceTests, AdminTests, ErrorTests):
     _both(_tests)
 
 

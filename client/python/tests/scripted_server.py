@@ -7,8 +7,9 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from qamserve.v1 import (artifact_pb2, artifact_pb2_grpc, checkpoint_pb2, checkpoint_pb2_grpc, inference_pb2,
-                         inference_pb2_grpc, job_pb2, job_pb2_grpc, serving_pb2, serving_pb2_grpc)
+from qamserve.v1 import (admin_pb2, admin_pb2_grpc, artifact_pb2, artifact_pb2_grpc, checkpoint_pb2,
+                         checkpoint_pb2_grpc, inference_pb2, inference_pb2_grpc, job_pb2, job_pb2_grpc, serving_pb2,
+                         serving_pb2_grpc)
 
 
 def abort(context, code, message, reason="", retry_after=None, violations=()):
@@ -34,7 +35,7 @@ def abort(context, code, message, reason="", retry_after=None, violations=()):
 
 class ScriptedServer(checkpoint_pb2_grpc.CheckpointServiceServicer, job_pb2_grpc.JobServiceServicer,
                      artifact_pb2_grpc.ArtifactServiceServicer, serving_pb2_grpc.ServingServiceServicer,
-                     inference_pb2_grpc.InferenceServiceServicer):
+                     inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.AdminServiceServicer):
     """Keeps uploads as the real one does; whatever else is called is looked up in `answers`: a function of request and
     context, by method. `calls` has every request, `metadata` that of the last call. `cuts`: of the next streams, after how
     many messages each breaks off."""
@@ -49,6 +50,7 @@ class ScriptedServer(checkpoint_pb2_grpc.CheckpointServiceServicer, job_pb2_grpc
         artifact_pb2_grpc.add_ArtifactServiceServicer_to_server(self, self._server)
         serving_pb2_grpc.add_ServingServiceServicer_to_server(self, self._server)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self, self._server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 
@@ -142,7 +144,7 @@ def _scripted(method, streams):
     return stream if streams else unary
 
 
-for _module in (checkpoint_pb2, job_pb2, artifact_pb2, serving_pb2, inference_pb2):
+for _module in (checkpoint_pb2, job_pb2, artifact_pb2, serving_pb2, inference_pb2, admin_pb2):
     for _service in _module.DESCRIPTOR.services_by_name.values():
         for _method in _service.methods:
             if _method.name not in vars(ScriptedServer):

@@ -112,7 +112,9 @@ function servedCard(first, refresh, signal) {
       setText(
           numbers,
           `${bytes(model.memoryBytes)} · ${count(model.contextTokens)} tokens of context · ${model.running} running, ${
-              model.waiting} waiting${model.chat ? '' : ' · no chat template'}`);
+              model.waiting} waiting${
+              model.replicas > 1 ? ` · ${model.readyReplicas} of ${model.replicas} replicas ready` :
+                                   ''}${model.chat ? '' : ' · no chat template'}`);
       setText(error, model.error ?? '');
       error.hidden = !model.error;
       if (shown === model.state) return;

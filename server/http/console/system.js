@@ -3,6 +3,7 @@
 import {get, send} from './api.js';
 import {el, replace} from './dom.js';
 import {bytes, count, seconds, secondsBetween, time} from './format.js';
+import {drawInstances, listInstances} from './instances.js';
 import {tile} from './job.js';
 import {badge, definitions, errorBox, meter, whileVisible} from './ui.js';
 
@@ -68,7 +69,7 @@ export async function showSystem(root, {signal}) {
       replace(
           probes,
           results.map(([words, mark, why]) => el('span', {class: 'probe'}, `${words} `, mark, why ? ` ${why}` : null)));
-      replace(host, draw(system));
+      replace(host, draw(system), drawInstances(await listInstances(system, signal)));
       replace(trouble);
     } catch (error) {
       if (error.name !== 'AbortError') replace(trouble, errorBox(error, {title: 'The system cannot be read'}));

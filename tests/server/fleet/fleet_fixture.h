@@ -66,6 +66,7 @@ class Node {
     keeper.retry_ms = retry_ms;
     keeper.drain_seconds = 10;
     keeper_ = std::make_unique<ReplicaKeeper>(keeper, *store_, *models_);
+    instance_->FollowDrainRequests([this](bool requested) { keeper_->SetDrainRequested(requested); });
   }
   // In order, as at SIGTERM.
   void Leave() {

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "qamserve/v1/access.grpc.pb.h"
+#include "qamserve/v1/admin.grpc.pb.h"
 #include "qamserve/v1/system.grpc.pb.h"
 #include "tests/server/fleet/server_fleet_fixture.h"
 #include "tests/support/test_certificates.h"
@@ -183,6 +184,56 @@ TEST_F(FleetServingTest, AnInstanceThatGoesInOrderLosesNoRequest) {
   EXPECT_EQ(store_->ListInstances()->size(), 2u);
   for (int i = 0; i < 5; ++i) EXPECT_TRUE(Generate(api, "m").status.ok());
   EXPECT_EQ(b.state->loads, 1);
+}
+
+TEST_F(FleetServingTest, AnInstanceIsDrainedByCallAndTakesUpItsWorkAgain) {
+  Process& api = Add({"api"});
+  Process& a = Add({"inference"});
+  LoadAll(api, "m", 1);
+  const auto admin = v1::AdminService::NewStub(api.channel);
+  const auto instance_with_model = [&] {
+    v1::ListInstancesResponse list;
+    grpc::ClientContext context;
+    EXPECT_TRUE(admin->ListInstances(&context, {}, &list).ok());
+    v1::Instance found;
+    for (const v1::Instance& instance : list.instances()) {
+      if (instance.replicas_size() == 1) found = instance;
+    }
+    return found;
+  };
+  const auto drain = [&](const std::string& name, bool undo) {
+    v1::DrainInstanceRequest request;
+    request.set_name(name);
+    request.set_undo(undo);
+    v1::Instance instance;
+    grpc::ClientContext context;
+    const grpc::Status status = admin->DrainInstance(&context, request, &instance);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(instance.drain_requested(), !undo);
+    EXPECT_EQ(instance.draining(), !undo);
+    return instance;
+  };
+  const v1::Instance first = instance_with_model();
+  EXPECT_EQ(drain(first.name(), false).replicas_size(), 1);
+  EXPECT_TRUE(Generate(api, "m").status.ok()) << "there is nobody else";
+  Hold(a, true);
+  std::thread running([&] {
+    const Answer answer = Generate(api, "m");
+    EXPECT_EQ(answer.text, "aaa") << answer.status.error_message();
+  });
+  ASSERT_TRUE(Eventually([&] { return Running(a) == 1; }));
+  Add({"inference"});
+  ASSERT_TRUE(Eventually([&] { return Loads() == 2; }));
+  ASSERT_TRUE(Eventually([&] { return !Tokenize(a).ok(); })) << "it takes nothing new";
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(Generate(api, "m").status.error_message(), "") << "a would hold it";
+  Hold(a, false);
+  running.join();
+  ASSERT_TRUE(Eventually([&] { return instance_with_model().name() != first.name(); }));
+  drain(first.name(), true);
+  const v1::Instance second = instance_with_model();
+  drain(second.name(), false);
+  EXPECT_TRUE(Eventually([&] { return instance_with_model().name() == first.name(); }));
+  EXPECT_TRUE(Generate(api, "m").status.ok());
 }
 
 TEST_F(FleetServingTest, AnApiProcessThatGoesLetsItsStreamsEnd) {

@@ -47,6 +47,32 @@ TEST_F(InstanceTest, ARowThatWasRemovedComesBack) {
   EXPECT_TRUE(Eventually([&] { return Row("a").id == "a"; }));
 }
 
+TEST_F(InstanceTest, SeesThatItIsAskedToDrain) {
+  auto instance = Instance::Start(Options("a"), *store_);
+  ASSERT_TRUE(instance.ok());
+  std::atomic<int> calls{0};
+  std::atomic<bool> requested{true};
+  (*instance)->FollowDrainRequests([&](bool now) {
+    requested = now;
+    ++calls;
+  });
+  EXPECT_FALSE(requested);
+  EXPECT_EQ(calls, 1);
+  ASSERT_TRUE(store_->RequestDrain("a", true).ok());
+  ASSERT_TRUE(Eventually([&] { return requested.load(); }));
+  const int64_t seen_ms = Row("a").seen_ms;
+  ASSERT_TRUE(Eventually([&] { return Row("a").seen_ms > seen_ms; }));
+  EXPECT_EQ(calls, 2) << "only changes are told";
+  // Who is taken for dead does not forget it.
+  ASSERT_TRUE(store_->DeleteInstance("a").ok());
+  ASSERT_TRUE(Eventually([&] { return Row("a").id == "a"; }));
+  EXPECT_TRUE(Row("a").drain_requested);
+  EXPECT_FALSE(Row("a").draining) << "it does not end";
+  ASSERT_TRUE(store_->RequestDrain("a", false).ok());
+  EXPECT_TRUE(Eventually([&] { return !requested; }));
+  (*instance)->Leave();
+}
+
 TEST_F(InstanceTest, SweepsAwayThoseThatAreSilentAndWhatTheyLeft) {
   InstanceRecord dead;
   dead.id = "dead";

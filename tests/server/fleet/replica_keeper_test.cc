@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 
@@ -202,6 +203,67 @@ TEST_F(ReplicaKeeperTest, AnInstanceThatDrainsIsReplacedWhileItsRequestsRun) {
   holder.state->Set([&] { holder.state->hold = false; });
   leave.join();
   EXPECT_EQ(sink->reason, static_cast<int>(FinishReason::kLength));
+}
+
+TEST_F(ReplicaKeeperTest, AnInstanceThatWasAskedToDrainHandsOverWithoutAGap) {
+  Node& a = AddNode("a");
+  ASSERT_TRUE(Load("m", one_).ok());
+  const auto sink = HoldRequest(a, "m");
+  ASSERT_TRUE(store_->RequestDrain("a", true).ok());
+  // There is nobody else: it is told as DRAINING, so that another one would take it, and goes on answering.
+  ASSERT_TRUE(Eventually([&] { return Rows("m")["a"] == ReplicaState::kDraining; }));
+  absl::SleepFor(absl::Milliseconds(100));
+  EXPECT_TRUE(a.Has("m"));
+  EXPECT_EQ(View("m").state, ServedModelState::kReady);
+  EXPECT_EQ(View("m").ready_replicas, 1);
+  Node& b = AddNode("b");
+  b.state->load_status = Unavailable("FILE_IO", "disk went away");
+  absl::SleepFor(absl::Milliseconds(100));
+  EXPECT_TRUE(a.Has("m"));
+  Node& c = AddNode("c");
+  ASSERT_TRUE(Eventually([&] { return Rows("m")["c"] == ReplicaState::kReady; }));
+  EXPECT_TRUE(Eventually([&] { return ReasonOf((*a.models().Find("m"))->tokenizer().status()) == "MODEL_NOT_READY"; }));
+  EXPECT_TRUE(c.Has("m"));
+  EXPECT_EQ(sink->reason, -1) << "what runs goes on";
+  a.state->Set([&] { a.state->hold = false; });
+  EXPECT_TRUE(Eventually([&] { return !Rows("m").contains("a"); }));
+  EXPECT_EQ(sink->reason, static_cast<int>(FinishReason::kLength));
+  EXPECT_FALSE(a.Has("m"));
+  EXPECT_EQ(a.state->loads, 1);
+}
+
+TEST_F(ReplicaKeeperTest, AnInstanceThatWasAskedToDrainClaimsNothingUntilThatIsTakenBack) {
+  Node& a = AddNode("a");
+  ASSERT_TRUE(store_->RequestDrain("a", true).ok());
+  ASSERT_TRUE(fleet_->Want(Args("m", one_)).ok());
+  absl::SleepFor(absl::Milliseconds(200));
+  EXPECT_TRUE(Rows("m").empty());
+  EXPECT_THAT(MessageOf(View("m").error), HasSubstr("there are 0"));
+  ASSERT_TRUE(store_->RequestDrain("a", false).ok());
+  ASSERT_TRUE(AwaitReady("m", 1));
+  // Taken back before another one has it: as if nothing had been.
+  ASSERT_TRUE(store_->RequestDrain("a", true).ok());
+  ASSERT_TRUE(Eventually([&] { return Rows("m")["a"] == ReplicaState::kDraining; }));
+  ASSERT_TRUE(store_->RequestDrain("a", false).ok());
+  EXPECT_TRUE(Eventually([&] { return Rows("m")["a"] == ReplicaState::kReady; }));
+  EXPECT_EQ(a.state->loads, 1);
+}
+
+TEST_F(ReplicaKeeperTest, AModelStaysWhereAllThatHaveItWereAskedToDrain) {
+  AddNode("a");
+  AddNode("b");
+  ASSERT_TRUE(Load("m", one_, 2).ok());
+  ASSERT_TRUE(AwaitReady("m", 2));
+  for (const char* id : {"a", "b"}) ASSERT_TRUE(store_->RequestDrain(id, true).ok());
+  ASSERT_TRUE(Eventually([&] {
+    const auto rows = Rows("m");
+    return std::all_of(rows.begin(), rows.end(), [](const auto& row) { return row.second == ReplicaState::kDraining; });
+  }));
+  absl::SleepFor(absl::Milliseconds(200));
+  EXPECT_GE(CountHolders("m"), 1);
+  EXPECT_EQ(View("m").state, ServedModelState::kReady);
+  // Unloading is obeyed all the same.
+  EXPECT_TRUE(Unload("m").ok());
 }
 
 TEST_F(ReplicaKeeperTest, AnInstanceThatWasTakenForDeadClaimsItsPlaceAgain) {

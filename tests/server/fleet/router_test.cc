@@ -112,6 +112,28 @@ TEST_F(RouterTest, WhatAReplicaHasToldIsNotCountedTwice) {
   EXPECT_THAT(Send("m", 1), UnorderedElementsAre(testing::Pair("a", 1)));
 }
 
+TEST_F(RouterTest, AnInstanceThatWasAskedToDrainIsTheLastResort) {
+  AddModel("m");
+  for (const char* id : {"a", "b"}) AddInstance(id);
+  Tell("m", "a", ReplicaState::kReady);
+  Tell("m", "b", ReplicaState::kReady, 50);
+  ASSERT_TRUE(store_->RequestDrain("a", true).ok());
+  Start();
+  EXPECT_THAT(Send("m", 5), UnorderedElementsAre(testing::Pair("b", 5))) << "before its keeper knows of it";
+  router_->NoteFailure("b");
+  EXPECT_THAT(Send("m", 5), UnorderedElementsAre(testing::Pair("b", 5))) << "one that has just failed is asked first";
+  EXPECT_EQ(router_->Choose({NameKind::kAny, "m"}, {"b"})->instance(), "a");
+  // It still has the model, and then not any more.
+  ReplicaRecord replica = {.model = "m", .instance = "a", .state = ReplicaState::kDraining, .ready_ms = 5};
+  ASSERT_TRUE(store_->PutReplica(replica).ok());
+  Refresh();
+  EXPECT_EQ(router_->Choose({NameKind::kAny, "m"}, {"b"})->instance(), "a");
+  replica.ready_ms = 0;
+  ASSERT_TRUE(store_->PutReplica(replica).ok());
+  Refresh();
+  EXPECT_EQ(ReasonOf(router_->Choose({NameKind::kAny, "m"}, {"b"}).status()), "MODEL_NOT_READY");
+}
+
 TEST_F(RouterTest, AliasesSpreadOverTargetsThatHaveAReadyReplica) {
   for (const char* name : {"one", "two", "three"}) AddModel(name);
   AddInstance("a");

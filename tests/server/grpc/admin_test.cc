@@ -10,6 +10,7 @@
 #include "server/store_commands.h"
 #include "tests/server/grpc/server_fixture.h"
 #include "tests/support/postgres_server.h"
+#include "tests/support/prerequisite.h"
 
 namespace qamserve {
 namespace {
@@ -80,6 +81,12 @@ TEST_F(AdminTest, ReleasesATaskWhichIsTakenUpAgain) {
   EXPECT_EQ(ReasonOf(client.ReleaseLease("jobs/nobody", 0)), "JOB_NOT_FOUND");
   ASSERT_TRUE(client.CancelJob(job).ok());
   EXPECT_EQ(ReasonOf(client.ReleaseLease(job, 0)), "TASK_STATE");
+}
+
+TEST_F(AdminTest, AServerAloneHasNoInstanceToDrain) {
+  Client client = MakeClient();
+  EXPECT_EQ(ReasonOf(client.DrainInstance("instances/nobody", false).status()), "INSTANCE_NOT_FOUND");
+  EXPECT_EQ(ReasonOf(client.DrainInstance("nobody", false).status()), "RESOURCE_NAME");
 }
 
 TEST_F(AdminTest, ADryRunDeletesNothing) {
@@ -154,7 +161,7 @@ TEST_F(AdminTest, ADamagedBackupLeavesNothing) {
 }
 
 TEST_F(AdminTest, MovesFromSqliteToPostgresqlAndBack) {
-  if (const std::string missing = PostgresServer::Missing(); !missing.empty()) GTEST_SKIP() << missing;
+  SKIP_WITHOUT(PostgresServer::Missing());
   MakeCheckpoint();
   ASSERT_TRUE(MakeClient().BackupMetadata(dir_ / "backup").ok());
   const auto postgres = PostgresServer::Start();

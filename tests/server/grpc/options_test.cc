@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <filesystem>
+#include <functional>
 
 #include "core/base/file.h"
 #include "tests/support/temp_folder.h"
@@ -162,6 +164,23 @@ TEST(OptionsTest, OthersReachAProcessWhereItSays) {
   EXPECT_THAT(Parse({"--advertise", "0.0.0.0:1"}).output, HasSubstr("--advertise"));
   EXPECT_THAT(Parse({"--advertise", "nowhere"}).output, HasSubstr("--advertise"));
   EXPECT_THAT(Parse({"--fleet-ca", "ca.pem"}).output, HasSubstr("--fleet-ca needs"));
+}
+
+TEST(OptionsTest, MemoryIsThatOfTheControlGroup) {
+  const TempFolder folder;
+  const int64_t machine = MachineMemoryBytes(folder / "nowhere");
+  EXPECT_GT(machine, 64 << 20);
+  const auto with = [&](const std::string& file, const std::string& text) {
+    const std::string groups = folder / std::to_string(std::hash<std::string>()(file + text));
+    std::filesystem::create_directories(groups + "/memory");
+    EXPECT_TRUE(WriteFileAtomically(groups + file, text).ok());
+    return MachineMemoryBytes(groups);
+  };
+  EXPECT_EQ(with("/memory.max", "50331648\n"), 48 << 20);
+  EXPECT_EQ(with("/memory.max", "max\n"), machine);
+  EXPECT_EQ(with("/memory/memory.limit_in_bytes", "50331648\n"), 48 << 20);
+  EXPECT_EQ(with("/memory/memory.limit_in_bytes", "9223372036854771712\n"), machine);
+  EXPECT_EQ(with("/memory/memory.limit_in_bytes", "18446744073709551615\n"), machine);
 }
 
 TEST(OptionsTest, RangesNameTheFlag) {

@@ -1,9 +1,11 @@
 // Checkpoints, jobs, artifacts, health and reflection over a real connection.
 #include <absl/synchronization/notification.h>
+#include <absl/time/clock.h>
 #include <gmock/gmock.h>
 #include <google/protobuf/wrappers.pb.h>
 #include <grpcpp/generic/generic_stub.h>
 
+#include "server/store/sqlite_metadata_store.h"
 #include "tests/server/grpc/server_fixture.h"
 
 namespace qamserve {
@@ -225,6 +227,43 @@ TEST_F(RpcTest, HealthKnowsServicesAndModels) {
   ASSERT_TRUE(serving_->UnloadModel(&context, unload, &model).ok());
   EXPECT_EQ(model.state(), v1::SERVED_MODEL_STATE_UNLOADED);
   EXPECT_EQ(Health("servedModels/m", &code), kNotServing);
+}
+
+// The job has ended, and its server was killed before it heard of that.
+TEST_F(RpcTest, AWishToLoadOutlivesTheServer) {
+  const std::string checkpoint = *ParseResourceName("checkpoints", MakeCheckpoint());
+  server_.reset();
+  {
+    const auto store = OpenSqliteMetadataStore(dir_ / "data/metadata.sqlite").value();
+    ArtifactRecord artifact;
+    artifact.digest = std::string(64, 'a');
+    artifact.files = store->GetCheckpoint(checkpoint)->files;
+    ASSERT_TRUE(store->PutArtifact(artifact).ok());
+    JobRecord job;
+    job.id = job.key = "j";
+    job.state = JobState::kSucceeded;
+    job.artifact = artifact.digest;
+    job.load_as = LoadWish("m");
+    ASSERT_TRUE(store->InsertJob(job, {}).ok());
+  }
+  Restart();
+  const auto is_served = [this] {
+    grpc::StatusCode code;
+    return Health("servedModels/m", &code) == kServing;
+  };
+  for (int i = 0; i < 4000 && !is_served(); ++i) absl::SleepFor(absl::Milliseconds(5));
+  ASSERT_TRUE(is_served());
+  v1::UnloadModelRequest unload;
+  unload.set_name("servedModels/m");
+  v1::ServedModel model;
+  grpc::ClientContext context;
+  ASSERT_TRUE(serving_->UnloadModel(&context, unload, &model).ok());
+  // Not again.
+  Restart();
+  server_.reset();
+  const auto store = OpenSqliteMetadataStore(dir_ / "data/metadata.sqlite").value();
+  EXPECT_TRUE(store->ListServedModels()->empty());
+  EXPECT_TRUE(store->ListLoadWishes()->empty());
 }
 
 TEST_F(RpcTest, ReflectionListsTheServices) {

@@ -14,6 +14,9 @@
 
 namespace qamserve {
 
+// Far longer than anything takes: what is waited for happens, or the test fails.
+inline constexpr int64_t kLongMs = 20'000;
+
 class FakeRunner : public TaskRunner {
  public:
   explicit FakeRunner(Catalog& catalog) : catalog_(catalog) {}

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 
 #include "core/base/digest.h"
@@ -14,13 +15,16 @@
 namespace qamserve {
 namespace {
 
-constexpr int64_t kLongMs = 20'000;
-
 TaskFilter Of(const std::string& pool) {
   TaskFilter filter;
   filter.pools = {pool};
   return filter;
 }
+
+struct MissingBlobs : StoreObserver {
+  void OnMissingBlob() override { ++missing; }
+  std::atomic<int> missing{0};
+};
 
 class JobManagerTest : public testing::Test {
  protected:
@@ -41,6 +45,7 @@ class JobManagerTest : public testing::Test {
     store_ = OpenSqliteMetadataStore(dir_ / "meta").value();
     CatalogOptions catalog_options;
     catalog_options.garbage_grace_ms = -10'000;
+    catalog_options.observer = observer_;
     catalog_ = std::make_unique<Catalog>(catalog_options, *store_, *blobs_);
     runner_ = std::make_unique<FakeRunner>(*catalog_);
     JobManagerOptions options;
@@ -108,6 +113,7 @@ class JobManagerTest : public testing::Test {
   }
 
   TempDir dir_;
+  std::shared_ptr<MissingBlobs> observer_ = std::make_shared<MissingBlobs>();
   std::atomic<uint64_t> free_bytes_{1 << 20};
   std::atomic<int64_t> skew_ms_{0};
   std::atomic<bool> never_{false};
@@ -199,6 +205,49 @@ TEST_F(JobManagerTest, ValidateOnlyStoresNothing) {
   args.load_as = "";
   args.spec.checkpoint = std::string(64, '0');
   EXPECT_EQ(ReasonOf(manager_->CreateQuantizeJob(args).status()), "CHECKPOINT_NOT_FOUND");
+}
+
+// Written with the end of the job: nothing depends on who hears of it, or on whether anybody does.
+TEST_F(JobManagerTest, TheWishToLoadIsWrittenWithTheEndOfTheJob) {
+  CreateQuantizeJobArgs args;
+  args.spec.checkpoint = checkpoint_;
+  args.load_as = "m";
+  const auto created = manager_->CreateQuantizeJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  EXPECT_TRUE(store_->ListLoadWishes()->empty()) << "there is nothing to load yet";
+  StartWorker();
+  const JobRecord done = WaitFor(created->job.id).job;
+  ASSERT_EQ(done.state, JobState::kSucceeded);
+  Close();
+  Open();
+  auto wishes = store_->ListLoadWishes();
+  ASSERT_TRUE(wishes.ok()) << wishes.status();
+  ASSERT_EQ(wishes->size(), 1u);
+  EXPECT_EQ(wishes->front().load_as, LoadWish("m"));
+  EXPECT_EQ(wishes->front().artifact, done.artifact);
+  EXPECT_TRUE(*store_->AnswerLoadWish(wishes->front(), std::nullopt));
+  // The same job for another name, and without one.
+  args.load_as = "";
+  EXPECT_EQ(manager_->CreateQuantizeJob(args)->job.id, done.id);
+  EXPECT_TRUE(store_->ListLoadWishes()->empty());
+  args.load_as = "n";
+  EXPECT_EQ(manager_->CreateQuantizeJob(args)->job.id, done.id);
+  wishes = store_->ListLoadWishes();
+  ASSERT_EQ(wishes->size(), 1u);
+  EXPECT_EQ(wishes->front().load_as, LoadWish("n"));
+}
+
+TEST_F(JobManagerTest, AJobThatMadeNothingWishesNothing) {
+  runner_->gate = FailedPrecondition("GATE_KL", "too far off");
+  CreateQuantizeJobArgs args;
+  args.spec.checkpoint = checkpoint_;
+  args.load_as = "m";
+  const auto created = manager_->CreateQuantizeJob(args);
+  ASSERT_TRUE(created.ok()) << created.status();
+  StartWorker();
+  EXPECT_EQ(WaitFor(created->job.id).job.state, JobState::kRejected);
+  ASSERT_TRUE(manager_->CreateQuantizeJob(args).ok());
+  EXPECT_TRUE(store_->ListLoadWishes()->empty());
 }
 
 // The server dies with one task leased and two done; the next one goes on without doing those again.
@@ -293,6 +342,12 @@ TEST_F(JobManagerTest, OtherErrorsFailAtOnce) {
   EXPECT_EQ(ReasonOf(manager_->RetryJob(id, "").status()), "JOB_EXISTS");
 }
 
+TEST_F(JobManagerTest, ATaskThatMissesABlobOfAnotherOneIsCounted) {
+  Create();
+  ASSERT_TRUE(manager_->FailTask(Lease()->lease, NotFound("BLOB_NOT_FOUND", "there is no blob")).ok());
+  EXPECT_EQ(observer_->missing, 1);
+}
+
 TEST_F(JobManagerTest, RetryDoesNotRedoWhatIsDone) {
   const std::string id = Create().job.id;
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(Run(*Lease()).ok());
@@ -300,7 +355,9 @@ TEST_F(JobManagerTest, RetryDoesNotRedoWhatIsDone) {
   ASSERT_TRUE(catalog_->CollectGarbage().ok());
   // One of the outcomes is lost meanwhile.
   ASSERT_TRUE(blobs_->Delete(Sha256Hex(checkpoint_ + "tensor 0")).ok());
+  EXPECT_EQ(observer_->missing, 0);
   ASSERT_TRUE(manager_->RetryJob(id, "again").ok());
+  EXPECT_EQ(observer_->missing, 1);
   StartWorker();
   EXPECT_EQ(WaitFor(id).job.state, JobState::kSucceeded);
   EXPECT_EQ(runner_->runs("texts"), 1);
@@ -475,6 +532,23 @@ TEST_F(JobManagerTest, SubscribersAreCalledUntilTheyLeave) {
   handle.reset();
   ASSERT_TRUE(Run(*Lease()).ok());
   EXPECT_EQ(calls, before);
+}
+
+// A server that runs for years does not remember every job, and yet nobody waits for what has happened.
+TEST_F(JobManagerTest, ForgetsChangesOfJobsThatNobodyWatches) {
+  const JobView before = Create("", 1);
+  const JobView watched = Create("", 2);
+  const auto handle = manager_->Subscribe(watched.job.id, [] {});
+  ASSERT_TRUE(manager_->CancelJob(before.job.id, "").ok());
+  const uint64_t last = manager_->GetJob(before.job.id)->change;
+  EXPECT_GT(last, before.change);
+  for (uint64_t seed = 3; seed < 300; ++seed) Create("", seed);
+  EXPECT_GT(manager_->GetJob(before.job.id)->change, last) << "its change is still remembered";
+  EXPECT_EQ(manager_->GetJob(watched.job.id)->change, watched.change);
+  const auto late = manager_->WaitForChange(before.job.id, before.change, 0, kLongMs);
+  ASSERT_TRUE(late.ok()) << late.status();
+  EXPECT_NE(late->change, before.change) << "waited for what had happened";
+  EXPECT_EQ(late->job.state, JobState::kCancelled);
 }
 
 TEST_F(JobManagerTest, StopWakesWaiters) {

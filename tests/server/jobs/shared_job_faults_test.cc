@@ -14,8 +14,6 @@ namespace {
 using testing::Each;
 using testing::SizeIs;
 
-void Rest(int64_t ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
-
 // 8 threads of two processes on one job of 200 tasks, while another is asked for and cancelled again and again; one
 // call of the store in ten is refused, not begun, or done without an answer.
 TEST_F(SharedJobsTest, EveryTaskIsDoneOnceWhateverTheStoreDoes) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -12,6 +13,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -25,7 +27,7 @@
 
 namespace qamserve {
 
-inline constexpr int64_t kLongMs = 20'000;
+inline void Rest(int64_t ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
 
 inline TaskFilter FilterOf(const std::string& pool) {
   TaskFilter filter;
@@ -76,9 +78,19 @@ class Process {
     options.pools = std::move(pools);
     options.threads = threads;
     options.lease_ms = lease_ms_;
+    options.on_lease_lost = [this](const TaskLease& lease) {
+      std::lock_guard lock(mutex_);
+      lost_leases_.push_back(lease);
+    };
     worker_ = std::make_unique<Worker>(options, *manager_, runner_);
   }
   void StopWorker() { worker_.reset(); }
+  Worker& worker() { return *worker_; }
+  // That the worker has told of.
+  std::vector<TaskLease> lost_leases() {
+    std::lock_guard lock(mutex_);
+    return lost_leases_;
+  }
 
   std::optional<TaskGrant> Lease(const TaskFilter& filter = FilterOf("cpu")) {
     const auto grant = manager_->WaitForTask(name_, filter, 0, never_);
@@ -107,6 +119,7 @@ class Process {
   std::atomic<bool> never_{false};
   std::mutex mutex_;
   std::vector<JobNotice> notices_;
+  std::vector<TaskLease> lost_leases_;
   Catalog catalog_;
   FakeRunner runner_;
   std::unique_ptr<JobManager> manager_;

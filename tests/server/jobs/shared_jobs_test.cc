@@ -16,8 +16,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
 
-void Rest(int64_t ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
-
 TEST_F(SharedJobsTest, TwoProcessesShareTheTasksOfAJob) {
   auto a = Start("a"), b = Start("b");
   for (Process* process : {a.get(), b.get()}) {
@@ -60,6 +58,51 @@ TEST_F(SharedJobsTest, ProgressOfATaskIsSeenFromOtherProcesses) {
   EXPECT_EQ(view.progress.waiting_for, "");
   fraction = 1;
   EXPECT_EQ(WaitFor(*b, id).job.state, JobState::kSucceeded);
+}
+
+TEST_F(SharedJobsTest, AWorkerThatDrainsFinishesItsTaskAndTakesNoOther) {
+  auto a = Start("a");
+  std::atomic<bool> started{false}, go_on{false};
+  a->runner().before_task = [&](const TaskRecord&, ProgressFn progress) -> absl::Status {
+    started = true;
+    while (!go_on) {
+      RETURN_IF_ERROR(progress(0.5));
+      Rest(5);
+    }
+    return absl::OkStatus();
+  };
+  a->StartWorker(2);
+  const std::string id = Create(*a, Args());
+  while (!started) Rest(5);
+  a->worker().SetDraining(true);
+  go_on = true;
+  while (TaskOf(id, 0).state != TaskState::kDone) Rest(5);
+  Rest(100);
+  EXPECT_EQ(a->runner().all_runs(), 1);
+  EXPECT_EQ(TaskOf(id, 0).attempts, 1);
+  // Nor what comes new; another worker takes it.
+  const std::string next = Create(*a, Args(2));
+  Rest(100);
+  EXPECT_EQ(a->runner().all_runs(), 1);
+  auto b = Start("b");
+  b->StartWorker();
+  EXPECT_EQ(WaitFor(*b, id).job.state, JobState::kSucceeded);
+  EXPECT_EQ(WaitFor(*b, next).job.state, JobState::kSucceeded);
+  EXPECT_EQ(a->runner().all_runs(), 1);
+  b->StopWorker();
+  const std::string last = Create(*a, Args(3));
+  a->worker().SetDraining(false);
+  EXPECT_EQ(WaitFor(*a, last).job.state, JobState::kSucceeded);
+}
+
+TEST_F(SharedJobsTest, AWorkerThatDrainsCanBeStopped) {
+  auto a = Start("a");
+  a->StartWorker(3);
+  a->worker().SetDraining(true);
+  Rest(20);
+  a->StopWorker();
+  const std::string id = Create(*a, Args());
+  EXPECT_EQ(TaskOf(id, 0).state, TaskState::kReady);
 }
 
 TEST_F(SharedJobsTest, CancelStopsATaskThatRunsElsewhere) {
@@ -166,6 +209,26 @@ TEST_F(SharedJobsTest, APausedWorkerFindsItsLeaseGoneAndDropsItsWork) {
   EXPECT_EQ(ReasonOf(a->Finish(*paused)), "LEASE_LOST");
   EXPECT_EQ(ReasonOf(a->jobs().FailTask(paused->lease, Unavailable("FILE_IO", "too late"))), "LEASE_LOST");
   EXPECT_EQ(TaskOf(id, 0).state, TaskState::kLeased);
+}
+
+TEST_F(SharedJobsTest, AWorkerTellsOfATaskThatWasTakenFromIt) {
+  Process::Options options;
+  options.lease_ms = 100'000;  // nothing is renewed before the worker reports
+  auto a = Start("a", options), b = StartByHand("b");
+  std::atomic<bool> taken{false};
+  a->runner().before_task = [&](const TaskRecord& task, ProgressFn) -> absl::Status {
+    if (!taken.exchange(true)) return b->jobs().ReleaseTask(task.job, task.index, "");
+    return absl::OkStatus();
+  };
+  const std::string id = Create(*b, Args());
+  a->StartWorker();
+  EXPECT_EQ(WaitFor(*b, id).job.state, JobState::kSucceeded);
+  a->StopWorker();
+  const std::vector<TaskLease> lost = a->lost_leases();
+  ASSERT_EQ(lost.size(), 1u) << "told once, and of no task that went well";
+  EXPECT_EQ(lost[0].job, id);
+  EXPECT_EQ(lost[0].index, 0);
+  EXPECT_EQ(lost[0].worker, "a");
 }
 
 TEST_F(SharedJobsTest, ARenewedLeaseIsNotTaken) {

@@ -5,7 +5,11 @@
 #include <gtest/gtest.h>
 
 #include "core/base/file.h"
+#include "core/kernels/cuda/matmul.h"
+#include "core/model/cuda/cuda_model.h"
+#include "tests/support/host_forward_device.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/tiny_artifact.h"
 #include "tests/support/tiny_model.h"
 
 namespace qamserve {
@@ -64,15 +68,60 @@ TEST_F(CoreModelLoaderTest, WhatIsOnAGpuIsCountedThere) {
                            })
         .Plan(*files, 0);
   };
-  const absl::StatusOr<LoadPlan> there = plan(here.total_bytes());
+  const absl::StatusOr<LoadPlan> there = plan(int64_t{1} << 40);
   ASSERT_TRUE(there.ok()) << there.status();
   EXPECT_EQ(there->total_bytes(), here.weight_bytes);
-  EXPECT_EQ(there->device_bytes(), here.total_bytes());
+  EXPECT_EQ(there->device_bytes(), there->weight_bytes + there->kv_bytes + there->scratch_bytes);
   EXPECT_EQ(there->kv_bytes, here.kv_bytes);
-  const absl::Status too_little = plan(here.total_bytes() - 1).status();
+  EXPECT_TRUE(plan(there->device_bytes()).ok());
+  const absl::Status too_little = plan(there->device_bytes() - 1).status();
   EXPECT_EQ(too_little.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(ReasonOf(too_little), "DEVICE_MEMORY");
   EXPECT_THAT(MessageOf(too_little), HasSubstr("cuda:3"));
+  EXPECT_THAT(MessageOf(too_little), HasSubstr(std::to_string(there->device_bytes())));
+  EXPECT_THAT(MessageOf(too_little), HasSubstr(std::to_string(there->device_bytes() - 1) + " are free"));
+}
+
+// What the plan says of a GPU beside what a model takes there, on a device of this machine's memory.
+TEST_F(CoreModelLoaderTest, AModelTakesOnAGpuWhatThePlanSays) {
+  ASSERT_TRUE(WriteTinyArtifact({.seed = 1}, {.bpw = 4, .channel_scale = false}, dir_.path()).ok());
+  const EngineOptions options = {.max_running = 4, .threads = 1, .device = "cuda:0", .draft_tokens = 2};
+  for (const char* name : {"model", "artifact"}) {
+    SCOPED_TRACE(name);
+    int64_t limit = INT64_MAX / 2;
+    const CudaModel* on_device = nullptr;
+    CoreModelLoader loader(
+        options,
+        [](int) -> absl::StatusOr<CudaMemory> { return CudaMemory{.bytes = int64_t{1} << 40, .used_bytes = 0}; },
+        [&](std::string_view, std::shared_ptr<const Model> model, const KvLayout& layout, int64_t blocks,
+            ThreadPool&) -> absl::StatusOr<std::unique_ptr<Forwarder>> {
+          auto device = std::make_unique<HostForwardDevice>();
+          device->LimitMemory(limit);
+          ASSIGN_OR_RETURN(auto created, CudaModel::Create(std::move(model), std::move(device), layout, blocks));
+          on_device = created.get();
+          return created;
+        });
+    const absl::StatusOr<FileSet> files = FileSet::FromPath(dir_ / name);
+    ASSERT_TRUE(files.ok()) << files.status();
+    const absl::StatusOr<LoadPlan> plan = loader.Plan(*files, 0);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    const absl::StatusOr<LoadedModel> loaded = loader.Load(*files, *plan);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    // The one thing that a GPU takes another number of bytes for.
+    const int64_t rows = CudaModel::ReservedRows(options.prefill_tokens + 4 * (1 + options.draft_tokens));
+    const int64_t widest = std::string_view(name) == "model" ? 0 : 512;
+    const int64_t planned = plan->device_bytes() - CudaPackedScratchBytes(widest, rows) + kPackedScratchBytes;
+    if (widest == 0) {
+      EXPECT_EQ(on_device->memory_bytes(), planned);
+    } else {
+      EXPECT_LE(on_device->memory_bytes(), planned);
+      EXPECT_GT(on_device->memory_bytes(), planned - (5 << 18)) << "tables and rotations are less than planned for";
+    }
+    limit = on_device->memory_bytes();
+    EXPECT_TRUE(loader.Load(*files, *plan).ok());
+    --limit;
+    EXPECT_EQ(ReasonOf(loader.Load(*files, *plan).status()), "CUDA_MEMORY");
+  }
 }
 
 TEST_F(CoreModelLoaderTest, ATemplateThatDoesNotWorkLeavesTheRest) {

@@ -56,6 +56,24 @@ TEST_F(ModelRegistryTest, RefusesWhatDoesNotFitAndNamesBothNumbers) {
   EXPECT_TRUE(registry_->Load({"c", one_, 0, ""}).ok());
 }
 
+// The numbers in the brackets are those of the memory that is limited, and add up to what is needed of it.
+TEST_F(ModelRegistryTest, OfAModelOnAGpuOnlyTheWeightsCount) {
+  EXPECT_THAT(MessageOf([&] {
+                state_->plan.weight_bytes = 3000;
+                return registry_->Load({"host", one_, 0, ""}).status();
+              }()),
+              HasSubstr("needs 3110 bytes (3000 weights, 100 KV cache, 10 scratch), but of the limit of 2500 bytes"));
+  state_->plan.on_device = true;
+  const absl::Status status = registry_->Load({"gpu", one_, 0, ""}).status();
+  EXPECT_EQ(ReasonOf(status), "MEMORY_LIMIT");
+  EXPECT_THAT(MessageOf(status),
+              HasSubstr("needs 3000 bytes (3000 weights; the GPU has a copy of them, 100 KV cache and 10 scratch"));
+  state_->plan.weight_bytes = 2450;  // with the KV cache it would be too much
+  const auto view = registry_->Load({"gpu", one_, 0, ""});
+  ASSERT_TRUE(view.ok()) << view.status();
+  EXPECT_EQ(view->memory_bytes, 2450);
+}
+
 TEST_F(ModelRegistryTest, ChecksNamesAndSources) {
   EXPECT_EQ(ReasonOf(registry_->Load({"Bad Name", one_, 0, ""}).status()), "MODEL_NAME");
   EXPECT_EQ(ReasonOf(registry_->Load({std::string(64, 'a'), one_, 0, ""}).status()), "MODEL_NAME");

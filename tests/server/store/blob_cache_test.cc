@@ -46,7 +46,7 @@ class MemorySource final : public BlobSource {
   int fail_after = 1 << 30;
 };
 
-class CountingObserver : public StoreObserver {
+class CacheObserver : public StoreObserver {
  public:
   void OnCacheLookup(bool hit) override { ++(hit ? hits : misses); }
   void OnCacheEviction(uint64_t bytes) override { evicted += bytes; }
@@ -97,7 +97,7 @@ class BlobCacheTest : public testing::Test {
   uint64_t max_bytes_ = 100;
   uint64_t free_bytes_ = 1'000'000;
   int64_t now_ms_ = 1;
-  std::shared_ptr<CountingObserver> observer_ = std::make_shared<CountingObserver>();
+  std::shared_ptr<CacheObserver> observer_ = std::make_shared<CacheObserver>();
   std::shared_ptr<BlobCache> cache_;
 };
 

@@ -15,6 +15,7 @@
 #include "server/store/blob_store.h"
 #include "tests/server/store/bytes_of.h"
 #include "tests/server/store/temp_dir.h"
+#include "tests/support/prerequisite.h"
 
 namespace qamserve {
 
@@ -22,7 +23,7 @@ template <typename Factory>
 class BlobStoreContract : public testing::Test {
  protected:
   void SetUp() override {
-    if (const std::string missing = Factory::Missing(); !missing.empty()) GTEST_SKIP() << missing;
+    SKIP_WITHOUT(Factory::Missing());
     Reopen();
   }
   void Reopen() {

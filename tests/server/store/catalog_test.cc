@@ -13,6 +13,7 @@
 #include "server/store/built_in_text.h"
 #include "server/store/sqlite_metadata_store.h"
 #include "tests/server/store/bytes_of.h"
+#include "tests/server/store/forwarding_blob_store.h"
 #include "tests/server/store/temp_dir.h"
 
 namespace qamserve {
@@ -27,6 +28,11 @@ std::string Safetensors(std::string_view header) {
   text[0] = static_cast<char>(header.size());
   return text.append(header);
 }
+
+struct CountingObserver : StoreObserver {
+  void OnMissingBlob() override { ++missing; }
+  std::atomic<int> missing{0};
+};
 
 class CatalogTest : public testing::Test {
  protected:
@@ -51,6 +57,7 @@ class CatalogTest : public testing::Test {
       return CheckpointFacts{.architecture = "llama", .parameters = 42};
     };
     options.collect_on_delete = collect_on_delete_;
+    options.observer = observer_;
     catalog_ = std::make_unique<Catalog>(options, *store_, *blobs_);
     // As another process with the same stores has it.
     second_ = std::make_unique<Catalog>(options, *store_, *blobs_);
@@ -83,6 +90,7 @@ class CatalogTest : public testing::Test {
   std::unique_ptr<BlobStore> blobs_;
   std::unique_ptr<MetadataStore> store_;
   bool collect_on_delete_ = true;
+  std::shared_ptr<CountingObserver> observer_ = std::make_shared<CountingObserver>();
   std::unique_ptr<Catalog> catalog_;
   std::unique_ptr<Catalog> second_;
 };
@@ -367,6 +375,73 @@ TEST_F(CatalogTest, CollectionAndReferencesExcludeEachOther) {
   EXPECT_TRUE(*blobs_->Has(digest));
 }
 
+// Calls `on_delete` before each deletion, which is not done if that fails.
+class WatchedBlobStore final : public ForwardingBlobStore {
+ public:
+  WatchedBlobStore(BlobStore& store, std::function<absl::Status()> on_delete)
+      : ForwardingBlobStore(store), on_delete_(std::move(on_delete)) {}
+  absl::StatusOr<bool> DeleteIfOlder(const std::string& digest, int64_t before_ms) override {
+    RETURN_IF_ERROR(on_delete_());
+    return ForwardingBlobStore::DeleteIfOlder(digest, before_ms);
+  }
+
+ private:
+  const std::function<absl::Status()> on_delete_;
+};
+
+TEST_F(CatalogTest, ACollectionEndsWithTheFirstBlobThatIsNotDeleted) {
+  for (int i = 0; i < 5; ++i) blobs_->CommitBytes(fmt::format("nobody's {}", i)).value();
+  int deletions = 0;
+  bool away = true;
+  WatchedBlobStore store(*blobs_, [&] {
+    return ++deletions > 2 && away ? Unavailable("S3_UNAVAILABLE", "the store is away") : absl::OkStatus();
+  });
+  Catalog catalog({.garbage_grace_ms = -10'000, .now_ms = [this] { return now_ms_; }}, *store_, store);
+  const absl::Status ended = catalog.CollectGarbage().status();
+  EXPECT_EQ(deletions, 3) << "it was tried again while jobs wait";
+  EXPECT_EQ(ReasonOf(ended), "S3_UNAVAILABLE");
+  EXPECT_THAT(MessageOf(ended), testing::AllOf(testing::HasSubstr("2 blobs were deleted"), testing::HasSubstr("3 that"),
+                                               testing::HasSubstr("the store is away")));
+  EXPECT_EQ(blobs_->List()->size(), 3u);
+  ASSERT_TRUE(catalog_->WithoutCollection([] { return absl::OkStatus(); }).ok());
+  away = false;
+  EXPECT_EQ(catalog.CollectGarbage()->blobs, 3);
+  EXPECT_TRUE(blobs_->List()->empty());
+}
+
+TEST_F(CatalogTest, ASlowCollectionLetsOthersGoFirst) {
+  constexpr int kBlobs = 40;
+  for (int i = 0; i < kBlobs; ++i) blobs_->CommitBytes(fmt::format("nobody's {}", i)).value();
+  const std::string wanted = Sha256Hex(fmt::format("nobody's {}", kBlobs / 2));
+  std::atomic<int> deletions{0};
+  WatchedBlobStore store(*blobs_, [&] {
+    ++deletions;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    return absl::OkStatus();
+  });
+  Catalog catalog({.garbage_grace_ms = -10'000, .collection_turn_ms = 30, .now_ms = [this] { return now_ms_; }},
+                  *store_, store);
+  std::thread collecting([&] { EXPECT_TRUE(catalog.CollectGarbage().ok()); });
+  while (deletions == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  int before = 0;
+  bool kept = false;
+  ASSERT_TRUE(second_
+                  ->WithoutCollection([&]() -> absl::Status {
+                    before = deletions;
+                    kept = *blobs_->Has(wanted);
+                    if (!kept) return absl::OkStatus();
+                    return store_->PutText({.digest = wanted,
+                                            .display_name = "t",
+                                            .file = {.name = "t.txt", .sha256 = wanted, .size_bytes = 11},
+                                            .created_ms = now_ms_});
+                  })
+                  .ok());
+  collecting.join();
+  EXPECT_LT(before, kBlobs) << "nobody had a turn until all was deleted";
+  EXPECT_EQ(*blobs_->Has(wanted), kept) << "each batch looks at the rows";
+  EXPECT_EQ(blobs_->List()->size(), kept ? 1u : 0u);
+}
+
 TEST_F(CatalogTest, PartsOfWhatIsThereAsAWholeAreGarbage) {
   const CheckpointRecord checkpoint = MakeCheckpoint();
   // Its writer was killed between the whole and the removal of the part.
@@ -428,8 +503,28 @@ TEST_F(CatalogTest, ArtifactsAreReadAndDeleted) {
 
 TEST_F(CatalogTest, LostBlobIsDataLoss) {
   const CheckpointRecord checkpoint = MakeCheckpoint();
+  EXPECT_TRUE(catalog_->FilesOfCheckpoint(checkpoint.digest).ok());
+  EXPECT_EQ(observer_->missing, 0);
   ASSERT_TRUE(blobs_->Delete(Sha256Hex("{}")).ok());
   EXPECT_TRUE(absl::IsDataLoss(catalog_->FilesOfCheckpoint(checkpoint.digest).status()));
+  EXPECT_EQ(observer_->missing, 1);
+}
+
+TEST_F(CatalogTest, BlobsOfAJobAreKeptAsLongAsItCanGoOn) {
+  constexpr int64_t kRetentionMs = int64_t{7} * 24 * 3600 * 1000;
+  JobRecord job;
+  job.ended_ms = now_ms_ - kRetentionMs;
+  for (const JobState state : {JobState::kQueued, JobState::kRunning, JobState::kGating, JobState::kFailed}) {
+    job.state = state;
+    EXPECT_TRUE(catalog_->KeepsBlobsOf(job)) << JobStateName(state);
+  }
+  for (const JobState state : {JobState::kSucceeded, JobState::kRejected}) {
+    job.state = state;
+    EXPECT_FALSE(catalog_->KeepsBlobsOf(job)) << JobStateName(state);
+  }
+  job.state = JobState::kCancelled;
+  --job.ended_ms;
+  EXPECT_FALSE(catalog_->KeepsBlobsOf(job)) << "it can no longer be retried from them";
 }
 
 TEST(ManifestTest, DoesNotDependOnOrder) {

@@ -65,6 +65,36 @@ TYPED_TEST_P(FleetContract, KnowsItsInstances) {
   EXPECT_TRUE(this->store_->DeleteInstance("a").ok());
 }
 
+TYPED_TEST_P(FleetContract, ADrainRequestStaysWithTheRow) {
+  MetadataStore& store = *this->store_;
+  EXPECT_EQ(ReasonOf(store.RequestDrain("i", true)), "INSTANCE_NOT_FOUND");
+  InstanceRecord instance = SomeInstance("i");
+  EXPECT_FALSE(*store.PutInstance(instance));
+  ASSERT_TRUE(store.PutServedModel({.name = "m", .source = "artifacts/a"}).ok());
+  ASSERT_TRUE(store.RequestDrain("i", true).ok());
+  ASSERT_TRUE(store.RequestDrain("i", true).ok());
+  EXPECT_FALSE(this->Claim("m", "i")) << "it takes nothing new";
+  EXPECT_TRUE(*store.PutInstance(instance)) << "a sign of life leaves the request as it is, and tells of it";
+  this->Reopen();
+  EXPECT_TRUE(this->store_->ListInstances()->at(0).drain_requested);
+  EXPECT_FALSE(this->store_->ListInstances()->at(0).draining);
+  // What the instance tells of itself is another matter.
+  instance.draining = true;
+  EXPECT_TRUE(*this->store_->PutInstance(instance));
+  EXPECT_TRUE(this->store_->ListInstances()->at(0).draining);
+  ASSERT_TRUE(this->store_->RequestDrain("i", false).ok());
+  EXPECT_TRUE(this->store_->ListInstances()->at(0).draining);
+  instance.draining = false;
+  EXPECT_FALSE(*this->store_->PutInstance(instance));
+  EXPECT_FALSE(this->store_->ListInstances()->at(0).TakesNothingNew());
+  EXPECT_TRUE(this->Claim("m", "i"));
+  // A row that others have removed comes back with what its instance knew.
+  ASSERT_TRUE(this->store_->DeleteInstance("i").ok());
+  instance.drain_requested = true;
+  EXPECT_TRUE(*this->store_->PutInstance(instance));
+  EXPECT_TRUE(this->store_->ListInstances()->at(0).drain_requested);
+}
+
 TYPED_TEST_P(FleetContract, ReplicasAreClaimedOnceAsManyAsAreWanted) {
   for (const char* id : {"i1", "i2", "i3"}) ASSERT_TRUE(this->store_->PutInstance(SomeInstance(id)).ok());
   EXPECT_FALSE(this->Claim("m", "i1")) << "there is no such model";
@@ -185,12 +215,15 @@ TYPED_TEST_P(FleetContract, TellsOfWhatIsServedAndOfKeys) {
   };
   const auto serving = testing::ElementsAre(Kind::kServing);
   InstanceRecord instance = SomeInstance("i");
-  EXPECT_THAT(told(store.PutInstance(instance)), serving);
-  EXPECT_THAT(told(store.PutInstance(instance)), testing::IsEmpty()) << "a sign of life";
+  EXPECT_THAT(told(store.PutInstance(instance).status()), serving);
+  EXPECT_THAT(told(store.PutInstance(instance).status()), testing::IsEmpty()) << "a sign of life";
   instance.draining = true;
-  EXPECT_THAT(told(store.PutInstance(instance)), serving);
+  EXPECT_THAT(told(store.PutInstance(instance).status()), serving);
   instance.roles = {"inference"};
-  EXPECT_THAT(told(store.PutInstance(instance)), serving);
+  EXPECT_THAT(told(store.PutInstance(instance).status()), serving);
+  EXPECT_THAT(told(store.RequestDrain("i", true)), serving);
+  EXPECT_THAT(told(store.PutInstance(instance).status()), testing::IsEmpty()) << "the instance does not know of it";
+  EXPECT_THAT(told(store.RequestDrain("i", false)), serving);
   EXPECT_THAT(told(store.PutServedModel({.name = "m", .source = "artifacts/a"})), serving);
   EXPECT_THAT(told(store.ClaimReplica("m", "i").status()), serving);
   EXPECT_THAT(told(store.ClaimReplica("m", "i").status()), testing::IsEmpty());
@@ -254,9 +287,9 @@ TYPED_TEST_P(FleetContract, ExclusiveBodiesFollowOneAnother) {
             "NOT_NOW");
 }
 
-REGISTER_TYPED_TEST_SUITE_P(FleetContract, KnowsItsInstances, ReplicasAreClaimedOnceAsManyAsAreWanted,
-                            ClaimsAtTheSameTimeAreNotTooMany, KeepsWhatIsWantedOfAServedModel,
-                            TellsOfWhatIsServedAndOfKeys, AListenerHearsNothingAfterItsHandleIsGone,
-                            ExclusiveBodiesFollowOneAnother);
+REGISTER_TYPED_TEST_SUITE_P(FleetContract, KnowsItsInstances, ADrainRequestStaysWithTheRow,
+                            ReplicasAreClaimedOnceAsManyAsAreWanted, ClaimsAtTheSameTimeAreNotTooMany,
+                            KeepsWhatIsWantedOfAServedModel, TellsOfWhatIsServedAndOfKeys,
+                            AListenerHearsNothingAfterItsHandleIsGone, ExclusiveBodiesFollowOneAnother);
 
 }  // namespace qamserve

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "tests/server/store/backup_contract.h"
@@ -328,10 +329,39 @@ TYPED_TEST_P(MetadataStoreContract, KeepsTheNewestAuditEvents) {
   EXPECT_EQ(page.items[0].sequence, 7);
 }
 
+TYPED_TEST_P(MetadataStoreContract, AWishToLoadIsAnsweredOnceWithTheModelsRow) {
+  for (const auto& [id, state, load_as] :
+       {std::tuple("done", JobState::kSucceeded, "+m"), std::tuple("earlier program", JobState::kSucceeded, "n"),
+        std::tuple("rejected", JobState::kRejected, "o"), std::tuple("running", JobState::kRunning, "p")}) {
+    JobRecord job = SomeJob(id);
+    job.state = state;
+    job.load_as = load_as;
+    ASSERT_TRUE(this->store_->InsertJob(job, {}).ok());
+  }
+  const auto wishes = this->store_->ListLoadWishes();
+  ASSERT_TRUE(wishes.ok()) << wishes.status();
+  ASSERT_EQ(wishes->size(), 1u);
+  const JobRecord& job = wishes->front();
+  EXPECT_EQ(job.id, "done");
+  EXPECT_TRUE(HasLoadWish(job));
+  const ServedModelRecord model{.name = "m", .source = "artifacts/a"};
+  const auto answered = this->store_->AnswerLoadWish(job, model);
+  ASSERT_TRUE(answered.ok()) << answered.status();
+  EXPECT_TRUE(*answered);
+  EXPECT_EQ(this->store_->GetJob("done")->load_as, "m");
+  EXPECT_EQ(this->store_->ListServedModels()->size(), 1u);
+  EXPECT_TRUE(this->store_->ListLoadWishes()->empty());
+  // Unloaded since; a process that has read the wish before comes too late.
+  ASSERT_TRUE(this->store_->DeleteServedModel("m").ok());
+  EXPECT_FALSE(*this->store_->AnswerLoadWish(job, model));
+  EXPECT_TRUE(this->store_->ListServedModels()->empty());
+}
+
 REGISTER_TYPED_TEST_SUITE_P(MetadataStoreContract, KeepsRecordsOverARestart, PutReplacesAnAliasWithAllItsTargets,
                             NamesWhatIsMissing, ListsInPagesNewestFirst, FindsOpenUploadsByContent, RemembersRequests,
                             HasOneUnfinishedJobPerKey, AppliesAllOrNothing, KnowsWhichBlobsAreNeeded,
-                            KeepsKeysWithWhatTheyMayAndWhenTheyWereUsed, KeepsTheNewestAuditEvents);
+                            KeepsKeysWithWhatTheyMayAndWhenTheyWereUsed, KeepsTheNewestAuditEvents,
+                            AWishToLoadIsAnsweredOnceWithTheModelsRow);
 
 // All suites, for an engine.
 #define INSTANTIATE_METADATA_STORE_CONTRACT(prefix, factory)              \

@@ -207,14 +207,19 @@ TEST(SqliteDatabaseTest, TellsAnObserverOfItsTransactions) {
   EXPECT_FALSE(RunAll(**database, {"CREATE TABLE t (a INTEGER)"}).ok());
   ASSERT_TRUE((*database)->Read([](SqlTransaction&) { return absl::OkStatus(); }).ok());
   ASSERT_TRUE((*database)->Exclusive("a", [] { return absl::OkStatus(); }).ok());
+  // What a body refuses is no error of the store's.
+  const absl::Status refused = (*database)->Exclusive("a", [] { return absl::FailedPreconditionError("not now"); });
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
   absl::MutexLock lock(&observer->mutex);
-  ASSERT_EQ(observer->seen.size(), 4u);
+  ASSERT_EQ(observer->seen.size(), 5u);
   EXPECT_EQ(observer->seen[0].kind, Kind::kWrite);
   EXPECT_EQ(observer->seen[0].code, absl::StatusCode::kOk);
   EXPECT_GT(observer->seen[0].seconds, 0);
   EXPECT_EQ(observer->seen[1].code, absl::StatusCode::kUnavailable);
   EXPECT_EQ(observer->seen[2].kind, Kind::kRead);
   EXPECT_EQ(observer->seen[3].kind, Kind::kExclusive);
+  EXPECT_EQ(observer->seen[4].kind, Kind::kExclusive);
+  EXPECT_EQ(observer->seen[4].code, absl::StatusCode::kOk);
 }
 
 // 1,000 queued jobs of 60 tasks: a lease looks at few of them.

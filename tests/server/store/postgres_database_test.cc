@@ -11,10 +11,9 @@
 namespace qamserve {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
-
-const auto* const kEnvironment = testing::AddGlobalTestEnvironment(new PostgresEnvironment);
 
 class PostgresDatabaseTest : public testing::Test {
  protected:
@@ -33,6 +32,14 @@ class PostgresDatabaseTest : public testing::Test {
   }
   absl::Status Put(SqlDatabase& database, int64_t id, int64_t value) const {
     return RunOne(database, "INSERT INTO items (id, value) VALUES ($1, $2)", {id, value});
+  }
+  // How the locks of Exclusive ended, as the observer was told.
+  std::vector<absl::StatusCode> LockCodes() const {
+    std::vector<absl::StatusCode> codes;
+    for (const auto& seen : observer_->transactions.items()) {
+      if (seen.kind == StoreObserver::Transaction::Kind::kExclusive) codes.push_back(seen.code);
+    }
+    return codes;
   }
 
   std::string uri_;
@@ -385,7 +392,7 @@ TEST_F(PostgresDatabaseTest, TellsThatEventsMayBeLostWhenItsConnectionWas) {
 }
 
 TEST_F(PostgresDatabaseTest, WorksThroughAPoolerAndLooksForChangesThere) {
-  if (const std::string missing = PostgresPooler::Missing(); !missing.empty()) GTEST_SKIP() << missing;
+  SKIP_WITHOUT(PostgresPooler::Missing());
   const auto pooler = PostgresPooler::Start(PostgresEnvironment::server());
   ASSERT_TRUE(pooler.ok()) << pooler.status();
   const std::string uri = (*pooler)->Through(uri_);
@@ -455,6 +462,7 @@ TEST_F(PostgresDatabaseTest, OtherNamesGoOnAndErrorsComeBack) {
     return NotFound("JOB_NOT_FOUND", "no");
   });
   EXPECT_EQ(ReasonOf(status), "JOB_NOT_FOUND");
+  EXPECT_THAT(LockCodes(), ElementsAre(absl::StatusCode::kOk, absl::StatusCode::kOk)) << "the body failed, no lock did";
 }
 
 TEST_F(PostgresDatabaseTest, WaitsForALockOnlySoLong) {
@@ -474,6 +482,7 @@ TEST_F(PostgresDatabaseTest, WaitsForALockOnlySoLong) {
                                 return absl::OkStatus();
                               })
                   .ok());
+  EXPECT_THAT(LockCodes(), ElementsAre(absl::StatusCode::kUnavailable, absl::StatusCode::kOk));
 }
 
 TEST_F(PostgresDatabaseTest, KeepsALockThroughSilence) {
@@ -502,6 +511,7 @@ TEST_F(PostgresDatabaseTest, SaysWhenALockIsLost) {
     return NotFound("JOB_NOT_FOUND", "no");
   });
   EXPECT_EQ(ReasonOf(own), "JOB_NOT_FOUND") << "what went wrong in the body says more";
+  EXPECT_THAT(LockCodes(), ElementsAre(absl::StatusCode::kAborted, absl::StatusCode::kAborted));
   EXPECT_TRUE(database_->Exclusive("name", [] { return absl::OkStatus(); }).ok());
 }
 

@@ -10,8 +10,6 @@
 namespace qamserve {
 namespace {
 
-const auto* const kEnvironment = testing::AddGlobalTestEnvironment(new PostgresEnvironment);
-
 // A counter behind a proxy, on the program's server.
 class PostgresCommitTest : public testing::Test {
  protected:

@@ -15,8 +15,6 @@ namespace {
 
 using testing::HasSubstr;
 
-const auto* const kEnvironment = testing::AddGlobalTestEnvironment(new PostgresEnvironment);
-
 struct PostgresFactory {
   static constexpr bool kShared = true;
   static SqlSchema Schema() { return PostgresSchema(); }

@@ -46,7 +46,7 @@ class S3Environment : public testing::Environment {
 };
 const auto* const kEnvironment = testing::AddGlobalTestEnvironment(new S3Environment);
 
-class CountingObserver : public StoreObserver {
+class BlobObserver : public StoreObserver {
  public:
   void OnBlobRequest(const BlobRequest& request) override {
     if (request.operation == BlobRequest::Operation::kUploadPart && request.code == absl::StatusCode::kOk) ++parts;
@@ -102,7 +102,7 @@ INSTANTIATE_TYPED_TEST_SUITE_P(S3, BlobStoreContract, S3Factory);
 class S3BlobStoreTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (!S3Environment::missing().empty()) GTEST_SKIP() << S3Environment::missing();
+    SKIP_WITHOUT(S3Environment::missing());
     prefix_ = Sha256Hex(dir_.path()).substr(0, 16);
   }
   // A process of its own: `folder` is its disk.
@@ -119,6 +119,12 @@ class S3BlobStoreTest : public testing::Test {
     options.bucket = S3Server::kBucket;
     return S3Client(options);
   }
+  static absl::StatusOr<std::string> ReadPart(BlobStore& store, const std::string& digest, uint64_t offset,
+                                              size_t bytes) {
+    std::string part(bytes, ' ');
+    RETURN_IF_ERROR(store.Read(digest, offset, std::as_writable_bytes(std::span(part.data(), part.size()))));
+    return part;
+  }
   size_t Objects(const std::string& folder) {
     size_t count = 0;
     S3Client client = Client();
@@ -128,7 +134,7 @@ class S3BlobStoreTest : public testing::Test {
 
   TempDir dir_;
   std::string prefix_;
-  std::shared_ptr<CountingObserver> observer_ = std::make_shared<CountingObserver>();
+  std::shared_ptr<BlobObserver> observer_ = std::make_shared<BlobObserver>();
 };
 
 // --- Opening ---
@@ -201,6 +207,69 @@ TEST_F(S3BlobStoreTest, AlteredAndMissingObjectsAreNamed) {
   EXPECT_EQ(ReadFile(*Open("c")->LocalPath(small), 100).value(), "small blob");
   // The one who wrote it had a copy all the time.
   EXPECT_EQ(ReadFile(*writer->LocalPath(large), 1 << 24).value().size(), text.size());
+}
+
+TEST_F(S3BlobStoreTest, PartsComeFromACheckedCopy) {
+  const std::string text = PatternOf(11'000'000, 'p');
+  const std::string digest = Open("a")->CommitBytes(text)->digest;
+  const auto reader = Open("b");
+  EXPECT_FALSE(reader->IsHere(digest));
+  EXPECT_EQ(ReadPart(*reader, digest, 7'000'000, 10).value(), text.substr(7'000'000, 10));
+  EXPECT_TRUE(reader->IsHere(digest));
+  const int gets = observer_->gets;
+  ASSERT_TRUE(Client().Put(BlobKey(prefix_, digest), S3BodyOf(PatternOf(11'000'000, 'P')), false).ok());
+  EXPECT_EQ(ReadPart(*reader, digest, 0, 10).value(), text.substr(0, 10));
+  EXPECT_EQ(observer_->gets, gets);
+  // Who has no copy yet gets no byte of the altered one.
+  const auto late = Open("c");
+  for (const uint64_t offset : {0, 7'000'000, 10'999'990}) {
+    EXPECT_EQ(ReasonOf(ReadPart(*late, digest, offset, 10).status()), "BLOB_CORRUPT") << offset;
+  }
+  EXPECT_EQ(observer_->corrupt, 3);
+  EXPECT_TRUE(fs::is_empty(dir_ / "c/files"));
+}
+
+// The digest runs along where no copy fits.
+TEST_F(S3BlobStoreTest, PartsOfWhatTheCacheCannotHoldAreCheckedAtTheEnd) {
+  constexpr uint64_t kPiece = 1'000'000;
+  const std::string text = PatternOf(4 * kPiece, 'q');
+  const std::string digest = Open("a")->CommitBytes(text)->digest;
+  S3BlobStoreOptions options = Options("b");
+  options.cache.max_bytes = kPiece;
+  const auto store = OpenStore(options);
+  const auto read_from = [&](uint64_t offset) {
+    std::string all;
+    for (; offset < text.size(); offset += kPiece) {
+      const auto part = ReadPart(*store, digest, offset, kPiece);
+      if (!part.ok()) return ReasonOf(part.status()) + fmt::format(" at {}", offset);
+      all += *part;
+    }
+    return all;
+  };
+  const int gets = observer_->gets;
+  EXPECT_TRUE(read_from(0) == text);
+  EXPECT_EQ(observer_->gets, gets + 4) << "each piece is read once";
+  EXPECT_TRUE(read_from(2 * kPiece) == text.substr(2 * kPiece));
+  EXPECT_EQ(observer_->gets, gets + 7) << "what comes before is read for the digest";
+  EXPECT_EQ(observer_->corrupt, 0);
+
+  S3Client client = Client();
+  std::string altered = text;
+  altered[kPiece + 5] ^= 1;
+  ASSERT_TRUE(client.Put(BlobKey(prefix_, digest), S3BodyOf(altered), false).ok());
+  EXPECT_EQ(read_from(0), "BLOB_CORRUPT at 3000000");
+  EXPECT_EQ(read_from(2 * kPiece), "BLOB_CORRUPT at 3000000");
+  EXPECT_EQ(observer_->corrupt, 2);
+  // Cut while it is read.
+  ASSERT_TRUE(ReadPart(*store, digest, 0, kPiece).ok());
+  ASSERT_TRUE(client.Put(BlobKey(prefix_, digest), S3BodyOf(text.substr(0, kPiece + 10)), false).ok());
+  EXPECT_EQ(read_from(kPiece), "BLOB_CORRUPT at 1000000");
+  EXPECT_EQ(observer_->corrupt, 3);
+  // A good one in its place is read again.
+  ASSERT_TRUE(client.Put(BlobKey(prefix_, digest), S3BodyOf(text), false).ok());
+  EXPECT_TRUE(read_from(0) == text);
+  ASSERT_TRUE(client.Delete(BlobKey(prefix_, digest)).ok());
+  EXPECT_EQ(read_from(0), "BLOB_NOT_FOUND at 0");
 }
 
 TEST_F(S3BlobStoreTest, ATruncatedObjectIsReplacedByTheNextCommit) {
@@ -500,13 +569,30 @@ TEST_F(S3BlobStoreTest, WithoutTheServerCopiesAreReadAndUploadsGoOnLater) {
   EXPECT_TRUE(ReadFile(*Open("b")->LocalPath(Sha256Hex(text)), 1 << 24).value() == text);
 }
 
+// A collection has others wait: where the store is away it does not go on trying, as everything else does.
+TEST_F(S3BlobStoreTest, WithoutTheServerACollectionEndsAtOnce) {
+  const auto rows = OpenSqliteMetadataStore(dir_ / "rows").value();
+  const auto store = Open("a");
+  const std::string digest = store->CommitBytes("nobody's")->digest;
+  const int retries = observer_->retries;
+  S3Environment::server().Kill();
+  const absl::Status status = store->DeleteIfOlder(digest, SystemNowMs() + 3'600'000).status();
+  const absl::Status restarted = S3Environment::server().Restart();
+  EXPECT_EQ(ReasonOf(status), "S3_UNAVAILABLE");
+  EXPECT_EQ(observer_->retries, retries);
+  ASSERT_TRUE(restarted.ok()) << restarted;
+  Catalog catalog({.garbage_grace_ms = -3'600'000}, *rows, *store);
+  const auto collected = catalog.CollectGarbage();
+  ASSERT_TRUE(collected.ok()) << collected.status();
+  EXPECT_EQ(collected->blobs, 1);
+}
+
 // --- The cache ---
 
 TEST_F(S3BlobStoreTest, TheCacheIsBoundedAndNoLimitOfTheStore) {
   S3BlobStoreOptions options = Options("a");
   options.cache.max_bytes = 3'000'000;
   options.cache.hold_ms = 0;
-  options.read_through_bytes = 500'000;
   const auto store = OpenStore(options);
   std::vector<std::string> digests;
   for (char c = 'a'; c < 'f'; ++c) digests.push_back(store->CommitBytes(PatternOf(1'000'000, c))->digest);

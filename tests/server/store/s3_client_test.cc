@@ -37,7 +37,7 @@ std::string ErrorXml(const std::string& code) {
          "</Message></Error>";
 }
 
-class CountingObserver : public StoreObserver {
+class RequestObserver : public StoreObserver {
  public:
   void OnBlobRequest(const BlobRequest& request) override {
     ++requests;
@@ -66,7 +66,7 @@ TEST(S3ClientTest, TriesAgainWhatMayPass) {
     }
   });
   S3ClientOptions options = OptionsFor(server.url());
-  const auto observer = std::make_shared<CountingObserver>();
+  const auto observer = std::make_shared<RequestObserver>();
   options.observer = observer;
   S3Client client(options);
   const auto etag = client.Put("a/b c", S3BodyOf("body"), false);
@@ -121,6 +121,28 @@ TEST(S3ClientTest, SaysWhatIsWrongAndNoSecret) {
   EXPECT_EQ(reason_of(400, "InvalidArgument"), "S3_PROTOCOL");
   EXPECT_TRUE(absl::IsFailedPrecondition(status_of(403, "SignatureDoesNotMatch")));
   EXPECT_TRUE(absl::IsResourceExhausted(status_of(507, "")));
+}
+
+TEST(S3ClientTest, AClockThatIsOffIsNamedWithTheOther) {
+  ScriptedHttpServer server([](const std::string& head) {
+    return HttpAnswer(403, head.starts_with("HEAD") ? "" : ErrorXml("RequestTimeTooSkewed"),
+                      "Date: Fri, 02 Jan 1998 03:04:05 GMT\r\n");
+  });
+  S3Client client(OptionsFor(server.url()));
+  for (const absl::Status& status : {client.Put("key", S3BodyOf("x"), false).status(), client.Head("key").status()}) {
+    EXPECT_EQ(ReasonOf(status), "S3_CREDENTIALS");
+    EXPECT_THAT(MessageOf(status),
+                AllOf(HasSubstr("RequestTimeTooSkewed"), HasSubstr("the store's Fri, 02 Jan 1998 03:04:05 GMT"),
+                      HasSubstr("this machine's clock says "), HasSubstr(" seconds apart"), HasSubstr("15 minutes")));
+  }
+}
+
+TEST(S3ClientTest, WhereOthersWaitNothingIsTriedAgain) {
+  ScriptedHttpServer server([](const std::string&) { return HttpAnswer(503, ErrorXml("SlowDown")); });
+  S3Client client(OptionsFor(server.url()));
+  EXPECT_EQ(ReasonOf(client.Head("key", S3Patience::kOnce).status()), "S3_UNAVAILABLE");
+  EXPECT_EQ(ReasonOf(client.Delete("key", S3Patience::kOnce)), "S3_UNAVAILABLE");
+  EXPECT_THAT(server.requests(), SizeIs(2));
 }
 
 TEST(S3ClientTest, AskedByHeadItFindsOutWhy) {

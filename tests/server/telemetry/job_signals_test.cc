@@ -7,20 +7,13 @@
 #include <sstream>
 
 #include "server/store/sqlite_metadata_store.h"
+#include "tests/server/telemetry/keeping_sink.h"
 #include "tests/support/temp_folder.h"
 
 namespace qamserve {
 namespace {
 
 using testing::HasSubstr;
-
-constexpr char kParent[] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-
-class KeepingSink final : public SpanSink {
- public:
-  void Take(SpanRecord span) override { spans.push_back(std::move(span)); }
-  std::vector<SpanRecord> spans;
-};
 
 class JobSignalsTest : public testing::Test {
  protected:

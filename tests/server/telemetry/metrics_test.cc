@@ -91,7 +91,8 @@ TEST(MetricsTest, ModelsThatComeAndGoDoNotFillTheMemory) {
 TEST(MetricsTest, WhatNeverHappenedReadsZero) {
   const std::string text = Metrics().Text();
   for (const char* series :
-       {"qamserve_corrupt_blobs_total 0", "qamserve_jobs_finished_total{kind=\"quantize\",state=\"failed\"} 0",
+       {"qamserve_corrupt_blobs_total 0", "qamserve_missing_blobs_total 0", "qamserve_instances_gone_total 0",
+        "qamserve_jobs_finished_total{kind=\"quantize\",state=\"failed\"} 0",
         "qamserve_store_transactions_total{code=\"UNAVAILABLE\",kind=\"write\"} 0",
         "qamserve_task_seconds_count{stage=\"quantize\"} 0", "qamserve_artifact_kl_nats_bucket{le=\"+Inf\"} 0"}) {
     EXPECT_THAT(text, HasSubstr(series));

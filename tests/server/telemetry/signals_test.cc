@@ -9,6 +9,7 @@
 #include "tests/server/fleet/server_fleet_fixture.h"
 #include "tests/server/grpc/server_fixture.h"
 #include "tests/server/jobs/fake_runner.h"
+#include "tests/server/telemetry/keeping_sink.h"
 #include "tests/support/otlp_collector.h"
 #include "tests/support/raw_http.h"
 
@@ -20,7 +21,6 @@ using testing::HasSubstr;
 using testing::Not;
 
 constexpr char kTrace[] = "0af7651916cd43dd8448eb211c80319c";
-constexpr char kParent[] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 // api, worker and inference, each a server of its own.
 class TracedFleetTest : public ServerFleetTest {

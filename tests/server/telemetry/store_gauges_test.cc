@@ -72,6 +72,8 @@ TEST(StoreGaugesTest, JobsOfAnotherCodecAreStranded) {
   facts.instances.push_back(Instance("worker", {"cpu", "old"}, "qamw-4", 0));
   EXPECT_EQ(CountStrandedJobs(facts).by_codec, 0);
   EXPECT_EQ(CountStrandedJobs(facts).by_pool, 0);
+  for (InstanceRecord& instance : facts.instances) instance.drain_requested = true;
+  EXPECT_GT(CountStrandedJobs(facts).by_pool, 0) << "those that were asked to drain take none";
 }
 
 TEST(StoreGaugesTest, ReplicasAreToldByModelAndState) {

@@ -6,18 +6,12 @@
 #include <mutex>
 #include <set>
 
+#include "tests/server/telemetry/keeping_sink.h"
+
 namespace qamserve {
 namespace {
 
 using testing::StartsWith;
-
-constexpr char kParent[] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-
-class KeepingSink final : public SpanSink {
- public:
-  void Take(SpanRecord span) override { spans.push_back(std::move(span)); }
-  std::vector<SpanRecord> spans;
-};
 
 // The cases of the recommendation's own text.
 TEST(TraceParentTest, IsReadAndWritten) {

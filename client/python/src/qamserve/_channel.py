@@ -9,8 +9,8 @@ from typing import Any, List, Optional, Tuple, Union
 import grpc
 
 from ._files import PathLike
-from .v1 import (access_pb2_grpc, artifact_pb2_grpc, checkpoint_pb2_grpc, inference_pb2_grpc, job_pb2_grpc,
-                 serving_pb2_grpc, system_pb2_grpc)
+from .v1 import (access_pb2_grpc, admin_pb2_grpc, artifact_pb2_grpc, checkpoint_pb2_grpc, inference_pb2_grpc,
+                 job_pb2_grpc, serving_pb2_grpc, system_pb2_grpc)
 
 ADDRESS_VARIABLE = "QAMSERVE_ADDRESS"
 API_KEY_VARIABLE = "QAMSERVE_API_KEY"
@@ -84,6 +84,7 @@ class Stubs:
         self.serving = serving_pb2_grpc.ServingServiceStub(channel)
         self.inference = inference_pb2_grpc.InferenceServiceStub(channel)
         self.access = access_pb2_grpc.AccessServiceStub(channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(channel)
         self.system = system_pb2_grpc.SystemServiceStub(channel)
 
     def find(self, method: str) -> Any:
@@ -93,6 +94,7 @@ class Stubs:
 
 
 def is_repeatable(method: str, request: Any) -> bool:
-    """Whether a call may be made again without knowing what became of the first: it only reads, or carries a request_id."""
+    """Whether a call may be made again without knowing what became of the first: it only reads, sets what may be set twice, or
+    carries a request_id."""
     name = method.split(".")[1]
-    return name.startswith(("Get", "List", "Query", "Tokenize", "Detokenize")) or bool(getattr(request, "request_id", ""))
+    return name.startswith(("Get", "List", "Query", "Tokenize", "Detokenize", "Drain")) or bool(getattr(request, "request_id", ""))

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from . import _flows, _requests
+from ._backup import backup
 from ._channel import (QUICK_SECONDS, SLOW_SECONDS, Stubs, TlsOption, call_metadata, is_repeatable, open_channel,
                        resolve_address)
 from ._files import PathLike, find_model_files, find_text_file, text_in_memory
@@ -20,7 +21,7 @@ from ._retry import Backoff, RetryPolicy, passes_by_itself
 from .client import Client
 from .errors import SERVER_UNREACHABLE, QamserveError, from_grpc, local_error
 from .handles import AsyncArtifactHandle, AsyncJobHandle, copy_docs
-from .v1 import artifact_pb2, checkpoint_pb2, inference_pb2, job_pb2, serving_pb2, system_pb2
+from .v1 import admin_pb2, artifact_pb2, checkpoint_pb2, inference_pb2, job_pb2, serving_pb2, system_pb2
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -283,6 +284,33 @@ class AsyncClient:
 
     async def system(self) -> "system_pb2.System":
         return await self._call("system.GetSystem", system_pb2.GetSystemRequest())
+
+    # --- Running the service; needs a key with scope admin ---
+
+    async def list_instances(self) -> List["admin_pb2.Instance"]:
+        return list((await self._call("admin.ListInstances", admin_pb2.ListInstancesRequest())).instances)
+
+    async def drain_instance(self, name: Any, *, undo: bool = False) -> "admin_pb2.Instance":
+        return await self._call("admin.DrainInstance",
+                                admin_pb2.DrainInstanceRequest(name=_requests.name_of(name), undo=undo))
+
+    async def get_queue(self) -> "admin_pb2.Queue":
+        return await self._call("admin.GetQueue", admin_pb2.GetQueueRequest())
+
+    async def list_leases(self) -> List["admin_pb2.Lease"]:
+        return list((await self._call("admin.ListLeases", admin_pb2.ListLeasesRequest())).leases)
+
+    async def release_lease(self, job: Any, task: int) -> None:
+        await self._change("admin.ReleaseLease", admin_pb2.ReleaseLeaseRequest(job=_requests.name_of(job), task=task))
+
+    async def collect_garbage(self, *, dry_run: bool = False) -> "admin_pb2.Garbage":
+        return await self._call("admin.CollectGarbage", admin_pb2.CollectGarbageRequest(dry_run=dry_run), slow=True)
+
+    async def get_schema(self) -> "admin_pb2.Schema":
+        return await self._call("admin.GetSchema", admin_pb2.GetSchemaRequest())
+
+    async def backup(self, path: PathLike) -> int:
+        return await self._run(backup(pathlib.Path(path)))
 
     # --- How calls are made ---
 

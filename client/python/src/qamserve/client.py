@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, List, Mappi
 import grpc
 
 from . import _flows, _requests
+from ._backup import backup
 from ._channel import (QUICK_SECONDS, SLOW_SECONDS, Stubs, TlsOption, call_metadata, is_repeatable, open_channel,
                        resolve_address)
 from ._files import PathLike, find_model_files, find_text_file, text_in_memory
@@ -17,7 +18,7 @@ from ._retry import Backoff, RetryPolicy, passes_by_itself
 from ._sending import SyncSender
 from .errors import QamserveError, from_grpc, local_error
 from .handles import ArtifactHandle, JobHandle
-from .v1 import artifact_pb2, checkpoint_pb2, inference_pb2, job_pb2, serving_pb2, system_pb2
+from .v1 import admin_pb2, artifact_pb2, checkpoint_pb2, inference_pb2, job_pb2, serving_pb2, system_pb2
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -326,6 +327,43 @@ class Client:
     def system(self) -> "system_pb2.System":
         """What the server is, what it runs on, how busy it is."""
         return self._call("system.GetSystem", system_pb2.GetSystemRequest())
+
+    # --- Running the service; needs a key with scope admin ---
+
+    def list_instances(self) -> List["admin_pb2.Instance"]:
+        """The running processes of a fleet, oldest first, with their tasks and replicas; none of a server that is alone."""
+        return list(self._call("admin.ListInstances", admin_pb2.ListInstancesRequest()).instances)
+
+    def drain_instance(self, name: Any, *, undo: bool = False) -> "admin_pb2.Instance":
+        """Lets an instance take nothing new, or with `undo` take up its work again. It is free of work when it has no tasks
+        and no replicas. A process that is started again is not drained."""
+        return self._call("admin.DrainInstance",
+                          admin_pb2.DrainInstanceRequest(name=_requests.name_of(name), undo=undo))
+
+    def get_queue(self) -> "admin_pb2.Queue":
+        """What is unfinished, pool by pool, and the jobs in the order in which they get workers next."""
+        return self._call("admin.GetQueue", admin_pb2.GetQueueRequest())
+
+    def list_leases(self) -> List["admin_pb2.Lease"]:
+        """Tasks under way, by whom, how far, until when."""
+        return list(self._call("admin.ListLeases", admin_pb2.ListLeasesRequest()).leases)
+
+    def release_lease(self, job: Any, task: int) -> None:
+        """Takes a task, by its index, from its worker; another one gets it at once."""
+        self._change("admin.ReleaseLease", admin_pb2.ReleaseLeaseRequest(job=_requests.name_of(job), task=task))
+
+    def collect_garbage(self, *, dry_run: bool = False) -> "admin_pb2.Garbage":
+        """Deletes what nothing needs any more, which the server also does every hour, or only tells what that would be."""
+        return self._call("admin.CollectGarbage", admin_pb2.CollectGarbageRequest(dry_run=dry_run), slow=True)
+
+    def get_schema(self) -> "admin_pb2.Schema":
+        """The version of the metadata store's rows, and which programs can use them."""
+        return self._call("admin.GetSchema", admin_pb2.GetSchemaRequest())
+
+    def backup(self, path: PathLike) -> int:
+        """Writes all rows of the metadata store to a file, which appears when it is whole and its digest is right, and
+        returns how many there are. `qamserve restore` reads it. Blobs are not part of it."""
+        return self._run(backup(pathlib.Path(path)))
 
     # --- How calls are made ---
 

@@ -7,6 +7,7 @@ from ._channel import Tls
 from ._flows import Progress
 from ._results import Generation, Report, StudyTable
 from ._retry import RetryPolicy
+from .v1.admin_pb2 import Garbage, Instance, Lease, Queue, Replica, Schema
 from .v1.artifact_pb2 import Artifact
 from .v1.checkpoint_pb2 import Checkpoint, Text
 from .v1.common_pb2 import FileInfo, QualityReport, TensorReport
@@ -40,6 +41,7 @@ class Sampling(TypedDict, total=False):
 
 
 __all__ = ["Alias", "AliasTarget", "Artifact", "Candidate", "ChatMessage", "Checkpoint", "CompareResponse", "Estimate",
-           "FileInfo", "GenerateResponse", "Generation", "Job", "JobProgress", "Progress", "QualityReport", "QuantizeSpec",
-           "RateTarget", "Report", "RetryPolicy", "Sampling", "ScoreResponse", "ServedModel", "StudyTable", "System",
-           "TensorReport", "Text", "TextSelection", "Tls", "TokenComparison", "TokenLogprob", "Usage"]
+           "FileInfo", "Garbage", "GenerateResponse", "Generation", "Instance", "Job", "JobProgress", "Lease", "Progress",
+           "QualityReport", "QuantizeSpec", "Queue", "RateTarget", "Replica", "Report", "RetryPolicy", "Sampling", "Schema",
+           "ScoreResponse", "ServedModel", "StudyTable", "System", "TensorReport", "Text", "TextSelection", "Tls",
+           "TokenComparison", "TokenLogprob", "Usage"]
