@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/base/rng.h"
@@ -210,6 +211,54 @@ TEST(Activations, QuantizeWithinHalfAStepAndPadWithZeros) {
   const std::vector<float> zeros(64, 0.0f);
   EXPECT_EQ(BestKernels().quantize_input(zeros.data(), 64, 64, q.data()), 0.0f);
   EXPECT_EQ(q[63], 0);
+}
+
+TEST(Activations, AreTheSameWithEveryInstructionSet) {
+  for (const int64_t n : {1, 7, 8, 31, 64, 577, 1536}) {
+    std::vector<float> x = Random(static_cast<size_t>(n), static_cast<uint64_t>(n), 3);
+    // Halves of a step, which go to the nearest even.
+    x[0] = static_cast<float>(kMaxActivation);
+    for (size_t i = 1; i < x.size(); i += 2) x[i] = std::floor(x[i] * 100) + 0.5f;
+    const int64_t padded = (n + 127) / 128 * 128;
+    std::vector<int16_t> expected(static_cast<size_t>(padded), 7);
+    const float scale = ScalarKernels().quantize_input(x.data(), n, padded, expected.data());
+    EXPECT_EQ(scale, 1.0f);
+    for (const Kernels* fast : FastKernels()) {
+      std::vector<int16_t> q(static_cast<size_t>(padded), 7);
+      EXPECT_EQ(fast->quantize_input(x.data(), n, padded, q.data()), scale) << fast->name << " " << n;
+      EXPECT_EQ(q, expected) << fast->name << " " << n;
+    }
+  }
+}
+
+// Every number of 16 bits, from an odd place and in odd amounts, too.
+TEST(ToFloat, IsTheSameWithEveryInstructionSet) {
+  std::vector<uint16_t> all(1 << 16);
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<uint16_t>(i);
+  for (const DenseType type : {DenseType::kF16, DenseType::kBF16}) {
+    for (const auto& [first, n] : {std::pair<size_t, size_t>{0, 1 << 16}, {1, 37}, {3, 8}, {0, 0}}) {
+      std::vector<float> expected(n, -7.0f);
+      ScalarKernels().to_float(all.data() + first, type, static_cast<int64_t>(n), expected.data());
+      for (const Kernels* fast : FastKernels()) {
+        std::vector<float> out(n + 1, -7.0f);
+        fast->to_float(all.data() + first, type, static_cast<int64_t>(n), out.data());
+        EXPECT_EQ(out[n], -7.0f) << fast->name << ": wrote too far";
+        for (size_t i = 0; i < n; ++i) {
+          if (std::isnan(expected[i])) {
+            ASSERT_TRUE(std::isnan(out[i])) << fast->name << " " << i;
+          } else {
+            ASSERT_EQ(std::memcmp(&out[i], &expected[i], sizeof(float)), 0) << fast->name << " " << i;
+          }
+        }
+      }
+    }
+  }
+  for (int i = 0; i < 1 << 16; i += 77) {
+    float out = 0;
+    ScalarKernels().to_float(&all[static_cast<size_t>(i)], DenseType::kF16, 1, &out);
+    if (std::isnan(out)) continue;
+    EXPECT_EQ(out, HalfToFloat(static_cast<uint16_t>(i)));
+  }
 }
 
 TEST(Softmax, MatchesLibmAndIgnoresMaskedScores) {
