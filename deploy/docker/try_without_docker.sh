@@ -97,7 +97,7 @@ bud() {
     --volume /etc/ssl/certs/ca-certificates.crt:/host-certificates.crt:ro --build-arg PIP_CERT=/host-certificates.crt \
     --build-arg "VERSION=$(sed -n 's/^project(qamserve VERSION \([0-9.]*\).*/\1/p' CMakeLists.txt)" \
     --build-arg "REVISION=$(git rev-parse HEAD)" --build-arg "CREATED=$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
-    -f "$here/Dockerfile" . >"$work/bud-$1.log" 2>&1 ||
+    -f "$here/Dockerfile" . 2>&1 | cat >"$work/bud-$1.log" ||  # a pipe: what opens /dev/stdout would begin a file anew
     { tail -n 40 "$work/bud-$1.log" >&2; fail "the build of $1 (see $work/bud-$1.log)"; }
   podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}' "$2"
 }
