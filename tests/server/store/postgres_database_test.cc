@@ -234,6 +234,7 @@ TEST_F(PostgresDatabaseTest, SharesFewConnectionsAmongManyThreads) {
   small.application_name = "few";
   const auto database = OpenDatabase(uri_, small);
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 25; ++i) EXPECT_TRUE(Put(*database, 100 * t + i, i).ok());
@@ -401,6 +402,7 @@ TEST_F(PostgresDatabaseTest, WorksThroughAPoolerAndLooksForChangesThere) {
   ASSERT_NE(first, nullptr);
   ASSERT_NE(second, nullptr);
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 25; ++i) {
@@ -436,6 +438,7 @@ TEST_F(PostgresDatabaseTest, RunsOneBodyOfANameAtATime) {
   std::atomic<int> inside{0};
   int runs = 0;
   std::vector<std::thread> threads;
+  threads.reserve(6);
   for (int t = 0; t < 6; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 5; ++i) {

@@ -136,6 +136,7 @@ TEST_F(PostgresQueueTest, ManyWorkersShareTheQueueWithoutWaitingForOneAnother) {
   absl::Mutex mutex;
   std::set<std::string> seen;
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&, t] {
       while (done < kJobs * kTasks) {
