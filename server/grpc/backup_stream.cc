@@ -4,52 +4,24 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <utility>
 
 #include "core/base/file.h"
-#include "server/grpc/call.h"
 #include "server/grpc/converters.h"
+#include "server/grpc/piece_stream.h"
 
 namespace qamserve {
 namespace {
 
-constexpr uint64_t kPieceBytes = uint64_t{256} << 10;
-
-// At any time either gRPC writes or a task on an executor works, never both, so no lock is needed.
-class BackupStream final : public grpc::ServerWriteReactor<v1::BackupChunk> {
+class BackupStream final : public PieceStream<v1::BackupChunk> {
  public:
   BackupStream(ServiceContext& context, const grpc::CallbackServerContext& call)
-      : context_(context),
-        guard_(context, call, {"AdminService", "BackupMetadata"}),
+      : PieceStream(context, call, {"AdminService", "BackupMetadata"}),
         path_(fmt::format("{}/work/backup-{}.partial", context.system.data_dir, RandomId())) {
-    if (guard_.admitted().ok()) {
-      Next(context_.transfers, [this] { Begin(); });
-    } else {
-      End(guard_.admitted());
-    }
+    Start(context.transfers);
   }
-
-  void OnWriteDone(bool ok) override {
-    if (!ok) return End(Cancelled("CANCELLED", "the reader is gone"));
-    Next(context_.quick, [this] { Send(); });
-  }
-
-  void OnDone() override { delete this; }
 
  private:
-  template <typename Task>
-  void Next(Executor& executor, Task task) {
-    const absl::Status queued = executor.RunNext(std::move(task));
-    if (!queued.ok()) End(queued);
-  }
-
-  void Begin() {
-    const absl::Status status = Write();
-    if (!status.ok()) return End(status);
-    Send();
-  }
-
-  absl::Status Write() {
+  absl::Status Begin() override {
     {
       ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path_));
       RETURN_IF_ERROR(context_.catalog.store().Backup([&](const std::string& line) -> absl::Status {
@@ -63,7 +35,7 @@ class BackupStream final : public grpc::ServerWriteReactor<v1::BackupChunk> {
     return RemoveAll(path_);
   }
 
-  void Send() {
+  void Send() override {
     const uint64_t left = file_->size() - offset_;
     if (left == 0) return End(absl::OkStatus());
     std::string* piece = message_.mutable_data();
@@ -72,19 +44,11 @@ class BackupStream final : public grpc::ServerWriteReactor<v1::BackupChunk> {
         file_->ReadAt(offset_, std::as_writable_bytes(std::span(piece->data(), piece->size())));
     if (!read.ok()) return End(read);
     offset_ += piece->size();
-    StartWrite(&message_);
+    SendMessage();
   }
 
-  void End(const absl::Status& status) {
-    guard_.Finished(status);
-    Finish(ToGrpcStatus(status));
-  }
-
-  ServiceContext& context_;
-  CallGuard guard_;
   const std::string path_;
   std::optional<File> file_;
-  v1::BackupChunk message_;
   uint64_t offset_ = 0;
 };
 

@@ -4,49 +4,22 @@
 #include <limits>
 #include <utility>
 
-#include "server/grpc/call.h"
 #include "server/grpc/converters.h"
+#include "server/grpc/piece_stream.h"
 
 namespace qamserve {
 namespace {
 
-// Large enough that the cost of a message does not count, small enough that many streams fit into memory.
-constexpr uint64_t kPieceBytes = uint64_t{256} << 10;
-
-// At any time either gRPC writes or a task on the executor works, never both, so no lock is needed.
-class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadFileResponse> {
+class DownloadStream final : public PieceStream<v1::DownloadFileResponse> {
  public:
   DownloadStream(ServiceContext& context, const grpc::CallbackServerContext& call,
                  const v1::DownloadFileRequest& request)
-      : context_(context), request_(request), guard_(context, call, {"ArtifactService", "DownloadFile"}) {
-    if (guard_.admitted().ok()) {
-      Next(context_.quick, [this] { Begin(); });
-    } else {
-      End(guard_.admitted());
-    }
+      : PieceStream(context, call, {"ArtifactService", "DownloadFile"}), request_(request) {
+    Start(context.quick);
   }
-
-  void OnWriteDone(bool ok) override {
-    if (!ok) return End(Cancelled("CANCELLED", "the reader is gone"));
-    Next(context_.quick, [this] { Send(); });
-  }
-
-  void OnDone() override { delete this; }
 
  private:
-  template <typename Task>
-  void Next(Executor& executor, Task task) {
-    const absl::Status queued = executor.RunNext(std::move(task));
-    if (!queued.ok()) End(queued);
-  }
-
-  void Begin() {
-    const absl::Status status = Check();
-    if (!status.ok()) return End(status);
-    Send();
-  }
-
-  absl::Status Check() {
+  absl::Status Begin() override {
     ASSIGN_OR_RETURN(digest_, ParseResourceName("artifacts", request_.artifact()));
     ASSIGN_OR_RETURN(offset_, NonNegative("offset", request_.offset()));
     ASSIGN_OR_RETURN(const uint64_t limit, NonNegative("limit", request_.limit()));
@@ -60,7 +33,7 @@ class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadFileRes
     return absl::OkStatus();
   }
 
-  void Send() {
+  void Send() override {
     // What must be fetched from the object store first takes as long as that does.
     if (!blob_.empty() && !context_.catalog.blobs().IsHere(blob_)) return Next(context_.slow, [this] { SendPiece(); });
     SendPiece();
@@ -78,18 +51,10 @@ class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadFileRes
     left_ -= piece->size();
     context_.metrics.Add(Metric::kDownloadBytesTotal, {}, static_cast<double>(piece->size()));
     *message_.mutable_data() = *std::move(piece);
-    StartWrite(&message_);
+    SendMessage();
   }
 
-  void End(const absl::Status& status) {
-    guard_.Finished(status);
-    Finish(ToGrpcStatus(status));
-  }
-
-  ServiceContext& context_;
   const v1::DownloadFileRequest request_;
-  CallGuard guard_;
-  v1::DownloadFileResponse message_;
   std::string digest_;
   std::string blob_;  // of the file; empty if the artifact has none of the name
   uint64_t offset_ = 0;

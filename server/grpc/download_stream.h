@@ -1,4 +1,4 @@
-// DownloadFile: one piece of the file in memory at a time; the next is read when gRPC has taken the last.
+// The stream of DownloadFile.
 #pragma once
 
 #include "qamserve/v1/artifact.grpc.pb.h"
