@@ -1,5 +1,5 @@
-// The OpenAI endpoints over services that say what a test tells them to, without sockets. Ids count up, time stands
-// still.
+// The OpenAI endpoints over services that say what a test tells them to, without a socket that listens. Ids count up,
+// time stands still.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -15,6 +15,7 @@
 
 #include "qamserve/v1/inference.grpc.pb.h"
 #include "qamserve/v1/serving.grpc.pb.h"
+#include "server/grpc/in_process_channel.h"
 #include "server/grpc/status_conversion.h"
 #include "server/http/openai/json_reader.h"
 #include "server/http/openai/openai_part.h"
@@ -192,7 +193,8 @@ class OpenAiFixture : public testing::Test {
     builder.RegisterService(&inference_);
     builder.RegisterService(&serving_);
     server_ = builder.BuildAndStart();
-    calls_ = std::make_shared<LocalCalls>(server_->InProcessChannel(grpc::ChannelArguments()));
+    channel_ = *ConnectInProcess(*server_);
+    calls_ = std::make_shared<LocalCalls>(channel_);
     OpenAiOptions options;
     options.fingerprint = [](std::string_view model) { return model == "servedModels/m" ? "fp_0123456789ab" : ""; };
     options.unix_seconds = [] { return int64_t{1'700'000'000}; };
@@ -201,7 +203,14 @@ class OpenAiFixture : public testing::Test {
     options.max_body_bytes = 1 << 20;
     part_ = OpenAiPart(calls_, options);
   }
-  ~OpenAiFixture() override { server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(5)); }
+  ~OpenAiFixture() override {
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(5));
+    part_ = {};
+    calls_.reset();
+    std::vector<std::shared_ptr<grpc::Channel>> channels;
+    channels.push_back(std::move(channel_));
+    ReleaseInProcess(std::move(channels));
+  }
 
   // The same to every request.
   void Says(std::vector<v1::GenerateResponse> messages, grpc::Status status = grpc::Status::OK) {
@@ -246,6 +255,7 @@ class OpenAiFixture : public testing::Test {
   ScriptedInference inference_;
   ScriptedServing serving_;
   std::unique_ptr<grpc::Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
   std::shared_ptr<LocalCalls> calls_;
   HttpPart part_;
 };
