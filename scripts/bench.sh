@@ -2,7 +2,7 @@
 
 bench() {
   case ${1:-} in
-    --list | --render) exec python3 tests/bench/bench.py "$@" ;;
+    --list | --table | --render | --import) exec python3 tests/bench/bench.py "$@" ;;
   esac
   plan 3
   install_packages

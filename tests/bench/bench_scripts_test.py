@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Checks the benchmark scripts: bars, selection of keys, the page, and that measurements cover every key once."""
+import contextlib
 import dataclasses
+import io
 import json
 import pathlib
 import sys
@@ -8,11 +10,14 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import bench
 import fleet_simulation
 import measure
 import measure_gpu
+import measure_speed
 import results
-from context import Context
+import table
+from context import Context, Unmeasurable
 from keys import ATTEMPTS, ATTEMPTS_DUE, GPU_PRODUCTS, GPU_SHAPES, KEYS, LEAST_ATTEMPTS, Key, select
 
 
@@ -102,6 +107,111 @@ class Results(unittest.TestCase):
         self.assertNotIn("Short of their bars", results.render({key: row(key, 1e9)}))
 
 
+    def test_the_page_says_what_a_bundle_does_not_measure_by_itself(self):
+        page = results.render({})
+        self.assertIn("**nothing has been measured on one yet**", page)
+        self.assertIn("Only `gpu.prefill.` wants more: a libcublas", page)
+        self.assertNotIn("nothing has been measured", results.render({"gpu.read.gb_per_second": row("gpu.read.gb_per_second", 1)}))
+
+
+class Table(unittest.TestCase):
+    """What ./run bench --table prints."""
+
+    @staticmethod
+    def lines(rows):
+        return {line.split()[0]: line for line in table.render(rows, KEYS).splitlines()}
+
+    def test_every_key_has_a_line_with_its_bar_and_verdict(self):
+        lines = self.lines({"smollm2.quantize.seconds": row("smollm2.quantize.seconds", 61, peer="a peer: 5 s", ratio=12.2),
+                            "smollm2.joint.5.5.kl": row("smollm2.joint.5.5.kl", 0.04)})
+        self.assertLessEqual(set(KEYS), set(lines))
+        self.assertEqual(len(lines), len(KEYS) + 2)
+        self.assertRegex(lines["smollm2.quantize.seconds"], r"^\S+ +61 s +a peer: 5 s +12\.2 +<= 60 +FAIL$")
+        self.assertRegex(lines["smollm2.joint.5.5.kl"], r"^\S+ +0\.04 nats/token +within 10 % of 0\.0396 +pass$")
+        self.assertRegex(lines["gemma3.joint_scale.5.5.kl"], r"^\S+ +not measured +<= 0\.0125$")
+
+    def test_rates_come_from_the_notes(self):
+        told = {
+            "smollm2.decode.ratio_q5_0.avx2": ("73 tokens/s, 7.5 GB/s of weights, 42 % of read bandwidth (of 102 MB of weights, cache "
+                                               "32 MiB); ratios 0.597 to 0.885", "7.5  42"),
+            "smollm2.prefill512.ratio_q5_0": ("9 tokens/s, at least 0.14 GB/s of weights (each once a prompt), 0.9 % of read bandwidth",
+                                              "0.14  0.9"),
+            "gpu.joint.5.5.read_fraction": ("28672 x 4096 9 us, 3600 GB/s, 90 % of read bandwidth", "3600  90"),
+            "gpu.prefill.5.5.from_384.cublas_fraction": ("45 % of the nominal peak of halves; at least 280 GB/s of codes (each once a "
+                                                         "prompt), 7 % of read bandwidth", "280  45, 7"),
+            "kernels.prefill512.ratio_openblas": ("60 G multiply-adds/s, 31 % of the measured float FMA peak, OpenBLAS 79 %", "31"),
+            "gpu.read.gb_per_second": ("", "4000"),
+            "smollm2.decode.bandwidth_fraction": ("", "40"),
+            "smollm2.kv8.kl": ("top-1 agreement 99.10 %", ""),
+        }
+        values = {"gpu.read.gb_per_second": 4000, "gpu.joint.5.5.read_fraction": 0.9, "smollm2.decode.bandwidth_fraction": 0.4}
+        rows = {key: row(key, values.get(key, 2), note=note) for key, (note, _) in told.items()}
+        lines = self.lines(rows)
+        at = lines["key"].index("GB/s")
+        for key, (_, expected) in told.items():
+            self.assertEqual(lines[key][at:].split(), expected.split(), key)
+
+    def test_long_peers_keep_their_name_and_figure(self):
+        self.assertEqual(table.short_peer("llama-bench Q5_0, built for AVX2: 83.6 tokens/s; llama-cpp-python 0.3.36"),
+                         "llama-bench Q5_0, built for AVX2: 83.6 tokens/s")
+        self.assertEqual(table.short_peer("AutoRound (a 1, b 2; nsamples 128): 0.1 nats/token"), "AutoRound: 0.1 nats/token")
+        long = table.short_peer(f"OpenBLAS {'x' * 200}; kernel Zen: 190 G multiply-adds/s")
+        self.assertEqual(len(long), table.PEER_WIDTH)
+        self.assertTrue(long.startswith("OpenBLAS xxx") and long.endswith("Zen: 190 G multiply-adds/s"), long)
+
+
+class Conclusion(unittest.TestCase):
+    """./run bench ends with a table of what it measured."""
+
+    def run_bench(self, measurements):
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as out:
+            docs = pathlib.Path(folder)
+            results.save(docs / "a.json", {"smollm2.kv8.kl": row("smollm2.kv8.kl", 0.5)})
+            measured, problems = bench.measure_all(FakeContext(), measurements, list(KEYS), docs / "a.json", docs / "a.md")
+            status = bench.conclude(measured, problems, docs / "a.json")
+            self.assertEqual((docs / "a.md").read_text(), results.render(results.load(docs / "a.json")))
+        return status, out.getvalue()
+
+    def test_only_what_was_measured_now_is_in_it(self):
+        key = "smollm2.quantize.seconds"
+        status, said = self.run_bench([([key], lambda context: {key: measure.Figure(59, "a", peer="b: 1 s", ratio=59)})])
+        self.assertEqual(status, 0)
+        tail = said[said.index("key "):]
+        self.assertRegex(tail, rf"{key} +59 s +b: 1 s +59 +<= 60 +pass\n")
+        self.assertNotIn("smollm2.kv8.kl", tail)
+
+    def test_what_was_missed_or_not_measured_is_named(self):
+        def nothing(context):
+            raise Unmeasurable("there is no such thing")
+
+        key = "smollm2.quantize.seconds"
+        status, said = self.run_bench([([key], lambda context: {key: measure.Figure(61, "a")}), (["study.spearman"], nothing)])
+        self.assertEqual(status, 1)
+        self.assertIn("FAIL", said)
+        self.assertIn(f"bar missed: {key}\n", said)
+        self.assertIn("not measured: study.spearman: there is no such thing\n", said)
+
+
+class Notes(unittest.TestCase):
+    """What a row says of the machine's limits."""
+
+    def test_weights_that_the_cache_holds_much_of_are_told(self):
+        result = {"gb_per_second": 17.3, "bandwidth_fraction": 0.9, "bytes_per_token": 82e6, "last_level_cache_bytes": 32 << 20}
+        self.assertEqual(measure_speed.bandwidth_note([result]),
+                         ", 17.3 GB/s of weights, 90 % of read bandwidth (of 82 MB of weights, cache 32 MiB)")
+        large = {**result, "bytes_per_token": 4 * (32 << 20)}
+        self.assertEqual(measure_speed.bandwidth_note([large]), ", 17.3 GB/s of weights, 90 % of read bandwidth")
+
+    def test_products_of_floats_stand_beside_their_peak(self):
+        rates = {"multiply_adds_per_second": [60e9, 62e9, 58e9], "seconds": [1.0, 1.0, 1.0]}
+        theirs = {"multiply_adds_per_second": [120e9, 120e9, 120e9], "seconds": [0.5, 0.5, 0.5]}
+        figure = measure_speed.openblas_figures(
+            {"kernel": "avx512", "blas": "OpenBLAS 1", "ours": rates, "openblas": theirs, "one_token_seconds": [0.1, 0.1, 0.1],
+             "float_peak": 150e9, "largest_difference": 1e-5}, "a ; b")["kernels.prefill512.ratio_openblas"]
+        self.assertAlmostEqual(figure.value, 0.5)
+        self.assertIn("40 % of the measured float FMA peak, OpenBLAS 80 %", figure.note)
+
+
 class CommittedPage(unittest.TestCase):
     """docs/benchmarks.json and docs/benchmarks.md as they are."""
     DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
@@ -177,7 +287,7 @@ class GpuProducts(unittest.TestCase):
     def run_of(read, rows, cols, fraction):
         """Lines of gpu_bench for one shape whose products all reach `fraction` of `read`."""
         lines = [{"kind": "read", "device": "GPU", "gb_per_second": read}]
-        for codec, rate, tokens, _, _ in GPU_PRODUCTS:
+        for codec, rate, tokens in [*(product[:3] for product in GPU_PRODUCTS), ("full", "16.0", 8)]:
             speed = read * fraction
             microseconds = rows * cols * float(rate) / 8 / speed / 1e3
             kind = {"activation_bits": 8} if codec == "int8" else {"pair_bits": round(2 * float(rate))}
@@ -195,6 +305,12 @@ class GpuProducts(unittest.TestCase):
         self.assertEqual(figures["gpu.joint.4.0.read_fraction"].value, 0.9)
         self.assertEqual(figures["gpu.read.gb_per_second"].value, 4000)
         self.assertTrue(all(figure.device == "GPU, driver 1" for figure in figures.values()))
+
+    def test_what_the_bench_did_not_print_is_not_measured(self):
+        runs = [self.run_of(4000, *shape, 0.9) for shape in GPU_SHAPES]
+        short = [[line for line in lines if line.get("codec") != "int8"] for lines in runs]
+        with self.assertRaisesRegex(Unmeasurable, "no product of int8 at 8.0 bits for 1 tokens"):
+            measure_gpu.product_figures(short, "a", "GPU")
 
 
 class Simulation(unittest.TestCase):

@@ -20,6 +20,18 @@ class Unmeasurable(Exception):
     """A figure cannot be measured here; the message says why."""
 
 
+def describe_hardware(cpu, cores, memory_bytes, flags):
+    """A machine as rows name it, whoever asked it."""
+    isa = " ".join(flag for flag in NOTABLE_FLAGS if flag in flags)
+    return f"{cpu}, {cores} cores, {memory_bytes / 2**30:.0f} GiB, {isa}"
+
+
+def describe_gpu(name, installed, runtime):
+    """A GPU that a bench named. `installed`: lines "name, driver" of nvidia-smi; `runtime`: CUDA's, of the build."""
+    drivers = {line.rpartition(",")[2].strip() for line in installed if line.startswith(name)}
+    return f"{name}, driver {' '.join(sorted(drivers)) or 'unknown'}, CUDA runtime {runtime or 'unknown'}"
+
+
 class Context:
     def __init__(self, build, cache, threads):
         self.build = pathlib.Path(build).resolve()
@@ -180,11 +192,14 @@ class Context:
         try:
             done = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
                                   stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
-            drivers = {line.rpartition(",")[2].strip() for line in done.stdout.splitlines() if line.startswith(name)}
+            installed = done.stdout.splitlines()
         except (OSError, subprocess.CalledProcessError):
-            drivers = set()
-        return (f"{name}, driver {' '.join(sorted(drivers)) or 'unknown'}, CUDA runtime "
-                f"{self.build_setting('CUDA', 'CMAKE_CUDA_COMPILER_TOOLKIT_VERSION') or 'unknown'}")
+            installed = []
+        return describe_gpu(name, installed, self.cuda_runtime)
+
+    @property
+    def cuda_runtime(self):
+        return self.build_setting("CUDA", "CMAKE_CUDA_COMPILER_TOOLKIT_VERSION")
 
     @functools.cached_property
     def peer_version(self):
@@ -201,10 +216,9 @@ class Context:
     def hardware(self):
         text = pathlib.Path("/proc/cpuinfo").read_text()
         model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-        isa = " ".join(flag for flag in NOTABLE_FLAGS if flag in self.cpu_flags)
         name = model.group(1).strip() if model else platform.machine()
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB, {isa}"
+        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return describe_hardware(name, os.cpu_count(), memory_bytes, self.cpu_flags)
 
     @functools.cached_property
     def commit(self):

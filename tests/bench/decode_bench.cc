@@ -1,16 +1,21 @@
 // Tokens a second of one sequence from an empty cache: fed one token at a time, as llama-bench -p 0 -n N does, or all
 // at once (--prefill N), as -p N -n 0; on the processor's cores or on a GPU (--device cuda:0), of which --batch
 // sequences decode at a time. With --sample each step also chooses the most likely tokens, where the logits are, which
-// must be finite. Prints one JSON object: tokens_per_second (a number for each repetition), bytes_per_token,
-// gb_per_second, read_gb_per_second (measured here: of the processor with the same threads, or of the GPU),
-// bandwidth_fraction, kernel, threads.
+// must be finite. --pin holds each thread to a core of its own. Prints one JSON object: tokens_per_second (a number for
+// each repetition), bytes_per_token, gb_per_second, read_gb_per_second (measured here: of the processor with the same
+// threads, or of the GPU), bandwidth_fraction, kernel, threads; of the processor also last_level_cache_bytes, since
+// of weights that are not much larger a part is read from there, and read_loop, which reads fastest.
+#include <sched.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <atomic>
+#include <barrier>
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <string>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "core/base/rng.h"
@@ -33,8 +38,8 @@ struct Options {
   int repetitions = 3;
   int threads = 2;
   bool sample = false;
+  bool pin = false;
   std::string device = "cpu";
-  int64_t bandwidth_bytes = int64_t{512} << 20;  // 16 times a 32 MiB cache
 };
 
 class Bench {
@@ -115,10 +120,38 @@ class Bench {
   std::vector<SampleResult> results_;
 };
 
+// Holds the threads of `pool` to one core each, of those that the process may use.
+absl::Status Pin(ThreadPool& pool) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return Internal("BENCH", "sched_getaffinity fails");
+  std::vector<int> cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(core, &allowed)) cores.push_back(core);
+  }
+  if (static_cast<int>(cores.size()) < pool.threads()) {
+    return InvalidArgument("BENCH", "{} threads cannot have a core each of {}", pool.threads(), cores.size());
+  }
+  // Who waits here takes no second range, so that each thread has one.
+  std::barrier all(pool.threads());
+  std::atomic<int> failures{0};
+  pool.ParallelFor(pool.threads(), 1, [&](int64_t begin, int64_t) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cores[static_cast<size_t>(begin)], &one);
+    if (sched_setaffinity(0, sizeof(one), &one) != 0) ++failures;
+    all.arrive_and_wait();
+  });
+  if (failures > 0) return Internal("BENCH", "sched_setaffinity fails");
+  return absl::OkStatus();
+}
+
 absl::StatusOr<nlohmann::json> Run(const Options& options) {
   ASSIGN_OR_RETURN(const FileSet files, FileSet::FromPath(options.model));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, Model::Load(files));
   ThreadPool pool(options.threads);
+  const int64_t cache_bytes = LastLevelCacheBytes(), read_bytes = ReadBandwidthBytes();  // of all cores, before --pin
+  if (options.pin) RETURN_IF_ERROR(Pin(pool));
   const bool prefill = options.prefill > 0;
   const int tokens = prefill ? options.prefill : options.tokens, batch = prefill ? 1 : options.batch;
   const KvLayout layout(model->config(), model->config().num_layers, {});
@@ -142,12 +175,15 @@ absl::StatusOr<nlohmann::json> Run(const Options& options) {
   const double bytes_per_second = median / batch * static_cast<double>(model->bytes_per_token());
   ASSIGN_OR_RETURN(const int device, ParseDevice(options.device));
   double read = 0;
+  nlohmann::json memory = nlohmann::json::object();
   if (device < 0) {
-    read = MeasureReadBandwidth(options.bandwidth_bytes, 5, pool);
+    std::string loop;
+    read = MeasureReadBandwidth(read_bytes, 5, pool, &loop);
+    memory = {{"last_level_cache_bytes", cache_bytes}, {"read_loop", loop}};
   } else {
     ASSIGN_OR_RETURN(read, MeasureGpuRead(device));
   }
-  return nlohmann::json{{"tokens_per_second", rates},
+  nlohmann::json result{{"tokens_per_second", rates},
                         {"median_tokens_per_second", median},
                         {"bytes_per_token", model->bytes_per_token()},
                         {"weight_bytes", model->weight_bytes()},
@@ -158,6 +194,8 @@ absl::StatusOr<nlohmann::json> Run(const Options& options) {
                         {"device", forwarder->name()},
                         {"batch", batch},
                         {"threads", options.threads}};
+  result.update(memory);
+  return result;
 }
 
 }  // namespace
@@ -171,6 +209,7 @@ int main(int argc, char** argv) {
   app.add_option("--prefill", options.prefill, "Tokens of a prompt, fed at once")->check(CLI::Range(1, 100000));
   app.add_option("--batch", options.batch, "Sequences that decode together")->check(CLI::Range(1, 1024));
   app.add_flag("--sample", options.sample, "Choose tokens, too");
+  app.add_flag("--pin", options.pin, "Hold each thread to a core of its own");
   app.add_option("--device", options.device, "cpu, or cuda: and a number");
   app.add_option("--repetitions", options.repetitions)->check(CLI::Range(1, 1000));
   app.add_option("--threads", options.threads)->check(CLI::Range(1, 1024));

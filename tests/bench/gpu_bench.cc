@@ -1,12 +1,16 @@
 // How fast a GPU multiplies from packed codes and searches trellises. Prints one JSON object a line: the device, the
 // read bandwidth of a kernel that does nothing else, then for each product gb_per_second of its codes and their
 // fraction of that bandwidth, then weights_per_second of each search. Matrices are used in turn and are together
-// several times the second-level cache, as the layers of a model are. The layers of a model, and prompts, are
-// gpu_layers_bench's.
+// several times the second-level cache, as the layers of a model are. The codec "full" is 16-bit weights through this
+// engine's own dense kernel: what a ratio of a whole model to one of 16 bits has below the line. The layers of a model,
+// and prompts, are gpu_layers_bench's.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <functional>
+#include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -15,6 +19,7 @@
 #include "core/codec/tensor_format.h"
 #include "core/codec/trellis.h"
 #include "core/kernels/cuda/device.h"
+#include "core/kernels/cuda/forward/forward_device.h"
 #include "core/kernels/cuda/matmul.h"
 #include "core/kernels/cuda/trellis_search.h"
 #include "tests/bench/gpu_measure.h"
@@ -45,6 +50,7 @@ class Bench {
       for (int bits : options.trellis_bits) RETURN_IF_ERROR(bench.Packed({Codec::kTrellis, bits}, tokens));
       RETURN_IF_ERROR(bench.Bytes(tokens));
     }
+    RETURN_IF_ERROR(bench.Dense());
     for (int bits : options.trellis_bits) RETURN_IF_ERROR(bench.Search(bits));
     return absl::OkStatus();
   }
@@ -157,6 +163,60 @@ class Bench {
       PrintProduct({{"codec", "int8"}, {"activation_bits", bits}, {"tokens", tokens}}, weight_bytes_, seconds);
     }
     return absl::OkStatus();
+  }
+
+  // 16-bit weights, through the interface that a model uses. Its stream is its own, so this machine's clock times it:
+  // passes enough that queueing the first and waiting for the last do not show.
+  absl::Status Dense() {
+    ASSIGN_OR_RETURN(const std::unique_ptr<ForwardDevice> device, OpenCudaForwardDevice(device_.ordinal));
+    const int64_t bytes = 2 * options_.rows * options_.cols;
+    const int64_t copies = 1 + (4 * device_.l2_bytes + bytes - 1) / bytes;
+    // Halves from 1/16 to 1/8, of both signs; the floats that two of them make are small, too.
+    Rng rng(3);
+    std::vector<uint64_t> words(static_cast<size_t>(bytes) / 8);
+    for (uint64_t& word : words) word = (rng.NextU64() & 0x83ff83ff83ff83ffu) | 0x2c002c002c002c00u;
+    std::vector<ForwardDevice::Memory> weights;
+    for (int64_t i = 0; i < copies; ++i) {
+      ASSIGN_OR_RETURN(ForwardDevice::Memory memory, device->Allocate(bytes));
+      RETURN_IF_ERROR(device->Upload(memory.get(), words.data(), bytes));
+      weights.push_back(std::move(memory));
+    }
+    ASSIGN_OR_RETURN(const ForwardDevice::Memory x, device->Allocate(kMaxTokens * options_.cols * 4));
+    ASSIGN_OR_RETURN(const ForwardDevice::Memory y, device->Allocate(kMaxTokens * options_.rows * 4));
+    RETURN_IF_ERROR(device->Upload(x.get(), words.data(), std::min(bytes, kMaxTokens * options_.cols * 4)));
+    for (const int tokens : options_.tokens) {
+      const DenseMatmulArgs args = {.x = static_cast<const float*>(x.get()),
+                                    .x_stride = options_.cols,
+                                    .w = {nullptr, DenseType::kF16, options_.cols},
+                                    .y = static_cast<float*>(y.get()),
+                                    .y_stride = options_.rows,
+                                    .tokens = tokens,
+                                    .outs = options_.rows,
+                                    .k = options_.cols};
+      ASSIGN_OR_RETURN(const double seconds, TimeDense(*device, weights, args));
+      PrintProduct({{"codec", "full"}, {"pair_bits", 32}, {"tokens", tokens}}, bytes, seconds);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<double> TimeDense(ForwardDevice& device, const std::vector<ForwardDevice::Memory>& weights,
+                                   DenseMatmulArgs args) const {
+    constexpr int kPasses = 20;
+    double best = std::numeric_limits<double>::infinity();
+    for (int i = 0; i <= options_.repetitions; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      for (int pass = 0; pass < kPasses; ++pass) {
+        for (const ForwardDevice::Memory& memory : weights) {
+          args.w.data = memory.get();
+          RETURN_IF_ERROR(device.DenseMatmul(args));
+        }
+      }
+      float waited_for = 0;
+      RETURN_IF_ERROR(device.Download(&waited_for, args.y, sizeof(waited_for)));
+      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+      if (i > 0) best = std::min(best, seconds.count());
+    }
+    return best / static_cast<double>(kPasses * weights.size());
   }
 
   absl::Status Search(int bits) {

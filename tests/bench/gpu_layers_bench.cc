@@ -1,12 +1,17 @@
 // How fast a GPU goes through the products of a model of 7 G weights (Mistral 7B's shapes) from packed codes. Prints
 // one JSON object a line:
 //   read     what a kernel reads that does nothing else
-//   chain    the seven products of each of some layers, one token, queued once as a graph and replayed, as a decode
-//   step
-//            does: bytes of codes a second and their fraction of that bandwidth. The layers are together many times the
-//            second-level cache.
-//   prefill  the products of one layer for the tokens of a prompt: weights x tokens a second, and beside them cuBLAS's
-//            for the same shapes in half precision with float sums, where there is a libcublas to be found.
+//   chain    the seven products of each of some layers, one token, queued once as a graph and replayed, as a step of
+//            decoding does: bytes of codes a second and their fraction of that bandwidth. The layers are together many
+//            times the second-level cache.
+//   cublas   the version of the libcublas that prompts are compared with
+//   not_measured
+//            in its place where there is none: what that leaves out, and why. The loader looks for it, LD_LIBRARY_PATH
+//            included: a CUDA toolkit has it, and the Python package nvidia-cublas.
+//   prefill  the products of one layer for the tokens of a prompt: weights x tokens (multiply-adds) a second, their
+//            fraction of the nominal peak of the device's matrix units where that is known, what reading the codes
+//            once a prompt comes to, and beside them cuBLAS's time for the same shapes in half precision with float
+//            sums.
 // Rotations, norms and attention are not part of either; activations in the order of the matrix instruction are.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
@@ -17,6 +22,7 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <vector>
 
 #include "core/base/rng.h"
@@ -53,15 +59,31 @@ void Print(const nlohmann::json& line) {
   std::fflush(stdout);
 }
 
+// Multiply-adds a second of halves with float sums that the matrix units do if the device runs at its highest clock,
+// which it seldom does for long: 1024 a clock of each multiprocessor of an A100, 2048 of an H100. 0 for others.
+double NominalPeak(const CudaDevice& device) {
+  const double each = device.capability == 80 ? 1024 : device.capability == 90 ? 2048 : 0;
+  int kilohertz = 0;
+  if (cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, device.ordinal) != cudaSuccess) return 0;
+  return each * device.multiprocessors * kilohertz * 1e3;
+}
+
 // libcublas by its own interface, loaded where it is: it is hundreds of megabytes that only this comparison wants.
 class Cublas {
  public:
-  // Null if there is none.
-  static std::unique_ptr<Cublas> Load() {
+  // NOT_FOUND (CUBLAS) if there is none, in the loader's words.
+  static absl::StatusOr<std::unique_ptr<Cublas>> Load() {
+    std::string why;
     for (const char* name : {"libcublas.so.13", "libcublas.so.12", "libcublas.so"}) {
       if (void* library = dlopen(name, RTLD_NOW)) return FromLibrary(library);
+      why += std::string(why.empty() ? "" : "; ") + dlerror();
     }
-    return nullptr;
+    return NotFound("CUBLAS", "there is no libcublas to compare with ({})", why);
+  }
+  // 130200 for 13.2; 0 if it does not say.
+  int version() const {
+    int version = 0;
+    return get_version_ != nullptr && get_version_(handle_, &version) == 0 ? version : 0;
   }
   absl::Status Open(const CudaStream& stream) {
     const bool ok = create_(&handle_) == 0 && set_stream_(handle_, stream.handle()) == 0;
@@ -79,17 +101,21 @@ class Cublas {
 
  private:
   using Handle = void*;
-  static std::unique_ptr<Cublas> FromLibrary(void* library) {
+  static absl::StatusOr<std::unique_ptr<Cublas>> FromLibrary(void* library) {
     auto loaded = std::make_unique<Cublas>();
     Cublas& out = *loaded;
     out.create_ = reinterpret_cast<decltype(out.create_)>(dlsym(library, "cublasCreate_v2"));
     out.set_stream_ = reinterpret_cast<decltype(out.set_stream_)>(dlsym(library, "cublasSetStream_v2"));
     out.gemm_ = reinterpret_cast<decltype(out.gemm_)>(dlsym(library, "cublasGemmEx"));
-    if (out.create_ == nullptr || out.set_stream_ == nullptr || out.gemm_ == nullptr) return nullptr;
+    out.get_version_ = reinterpret_cast<decltype(out.get_version_)>(dlsym(library, "cublasGetVersion_v2"));
+    if (out.create_ == nullptr || out.set_stream_ == nullptr || out.gemm_ == nullptr) {
+      return NotFound("CUBLAS", "libcublas has not the functions that are called");
+    }
     return loaded;
   }
   int (*create_)(Handle*) = nullptr;
   int (*set_stream_)(Handle, cudaStream_t) = nullptr;
+  int (*get_version_)(Handle, int*) = nullptr;
   int (*gemm_)(Handle, int, int, int, int, int, const void*, const void*, cudaDataType, int, const void*, cudaDataType,
                int, const void*, void*, cudaDataType, int, int, int) = nullptr;
   Handle handle_ = nullptr;  // the process ends with it
@@ -100,6 +126,7 @@ class Bench {
   static absl::Status Run(const Options& options, const CudaDevice& device) {
     ASSIGN_OR_RETURN(CudaStream stream, CudaStream::Create(device.ordinal));
     Bench bench(options, std::move(stream));
+    bench.peak_ = NominalPeak(device);
     ASSIGN_OR_RETURN(bench.read_, MeasureGpuRead(bench.stream_));
     Print({{"kind", "read"}, {"device", device.name}, {"gb_per_second", bench.read_ / 1e9}});
     RETURN_IF_ERROR(bench.Prepare());
@@ -141,12 +168,16 @@ class Bench {
     ASSIGN_OR_RETURN(CudaBuffer table, CudaBuffer::Allocate(4 << kMaxPairBits, stream_));
     buffers_ = std::make_unique<Buffers>(
         Buffers{std::move(q), std::move(scale), std::move(y), std::move(scratch), std::move(table)});
-    cublas_ = Cublas::Load();
-    if (cublas_ == nullptr) {
-      std::fprintf(stderr, "there is no libcublas to compare with\n");
+    absl::StatusOr<std::unique_ptr<Cublas>> cublas = Cublas::Load();
+    if (!cublas.ok()) {
+      const std::string why = MessageOf(cublas.status());
+      Print({{"kind", "not_measured"}, {"what", "prompts beside cuBLAS"}, {"why", why}});
+      std::fprintf(stderr, "not measured: prompts beside cuBLAS: %s\n", why.c_str());
       return absl::OkStatus();
     }
+    cublas_ = *std::move(cublas);
     RETURN_IF_ERROR(cublas_->Open(stream_));
+    Print({{"kind", "cublas"}, {"version", cublas_->version()}});
     for (const Product& p : kProducts) {
       // Halves from 1/16 to 1/8, of both signs.
       ASSIGN_OR_RETURN(CudaBuffer half, Random(p.rows * p.cols * 2, 0x83ff83ff83ff83ffu, 0x2c002c002c002c00u));
@@ -234,7 +265,10 @@ class Bench {
                            {"pair_bits", pair_bits},
                            {"tokens", tokens},
                            {"microseconds", seconds * 1e6},
-                           {"tera_weights_per_second", weights * tokens / seconds / 1e12}};
+                           {"tera_weights_per_second", weights * tokens / seconds / 1e12},
+                           {"gb_per_second", CodeBytesOfLayer(pair_bits) / seconds / 1e9},
+                           {"read_fraction", CodeBytesOfLayer(pair_bits) / seconds / read_}};
+    if (peak_ > 0) line["peak_fraction"] = weights * tokens / seconds / peak_;
     if (cublas_ != nullptr) {
       ASSIGN_OR_RETURN(
           const double theirs, TimeOnGpu(stream_, options_.repetitions, [&]() -> absl::Status {
@@ -251,12 +285,19 @@ class Bench {
     return absl::OkStatus();
   }
 
+  static double CodeBytesOfLayer(int pair_bits) {
+    int64_t bytes = 0;
+    for (const Product& p : kProducts) bytes += PackedBytes(p.rows, p.cols, pair_bits);
+    return static_cast<double>(bytes);
+  }
+
   struct Buffers {
     CudaBuffer q, scale, y, scratch, table;
   };
   const Options& options_;
   CudaStream stream_;
   double read_ = 0;  // bytes a second
+  double peak_ = 0;  // multiply-adds a second; 0: not known
   std::unique_ptr<Buffers> buffers_;
   std::vector<CudaBuffer> codes_;   // [layer][product]
   std::vector<CudaBuffer> halves_;  // weights of each product, then activations; where there is cuBLAS

@@ -1,5 +1,5 @@
 // How fast 8-bit products stream their weights: one thread, a matrix many times the last-level cache. Prints one JSON
-// object: kernel, read_gb_per_second (a plain read loop over as many bytes), and for each number of tokens
+// object: kernel, read_gb_per_second (the fastest read loop over as many bytes), and for each number of tokens
 // gb_per_second of weights, its fraction of the read loop and multiply-adds a second.
 #include <CLI/CLI.hpp>
 #include <algorithm>

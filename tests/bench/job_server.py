@@ -2,6 +2,7 @@
 import json
 import pathlib
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -63,22 +64,31 @@ class RunningJob:
         self.client.stdout.close()
 
 
-class JobServer:
-    """Used in a with statement; the server ends and its stores are removed at its end, unless they are to be kept."""
+def free_address():
+    """A port of loopback that nothing listens on now, for a program that does not say which it took."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
-    def __init__(self, context, name="job-server", flags=(), keep=False):
+
+class JobServer:
+    """Used in a with statement; the server ends and its stores are removed at its end, unless they are to be kept. With
+    `metrics` it tells its numbers at metrics_address."""
+
+    def __init__(self, context, name="job-server", flags=(), keep=False, metrics=False):
         self.context = context
         self.data_dir = context.work / name
         self.flags = list(flags)
         self.keep = keep
+        self.metrics_address = free_address() if metrics else "off"
         self.process = None
         self.address = ""
 
     def __enter__(self):
         self.remove_stores()
         command = [self.context.program("server/qamserve"), "--data-dir", self.data_dir, "--listen", "127.0.0.1:0",
-                   "--http-listen", "off", "--metrics-listen", "off", "--log-level", "error", "--threads", str(self.context.threads),
-                   *self.flags]
+                   "--http-listen", "off", "--metrics-listen", self.metrics_address, "--log-level", "error", "--threads",
+                   str(self.context.threads), *self.flags]
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL,
                                         stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()

@@ -44,7 +44,9 @@ GPU_PRODUCTS = [("joint", "5.5", 1, 0.8, "product from codes of the joint codec"
                 ("joint", "5.5", 16, 0.7, "the same for 16 tokens"),
                 ("joint", "4.0", 1, 0.8, "product from codes of the joint codec at 4 bpw"),
                 ("trellis", "4.0", 1, None, "product from codes of the trellis codec"),
-                ("int8", "8.0", 1, 0.8, "product of 8-bit weights and activations")]
+                ("int8", "8.0", 1, 0.8, "product of 8-bit weights and activations"),
+                ("full", "16.0", 1, None, "product of 16-bit weights by this engine's own dense kernel, which "
+                 "gpu.decode_7b.5.5.ratio_full has below the line")]
 # Name: prompts from so many tokens to less than so many, least fraction of cuBLAS's speed, what it is.
 GPU_PREFILL = {"from_384.cublas_fraction": (384, 1 << 30, 0.7, "384 to 2048 tokens"),
                "below_384.cublas_fraction": (1, 384, 0.6, "64 to 256 tokens")}
@@ -52,7 +54,9 @@ GPU_PREFILL = {"from_384.cublas_fraction": (384, 1 << 30, 0.7, "384 to 2048 toke
 GPU_DECODE = {"tokens_per_second": ("tokens/s", None, "greedy decoding at 5.5 bpw of a model of random codes and Mistral "
                                     "7B's shapes, batch 1, 128 tokens, all of a step"),
               "roofline_fraction": ("ratio", 0.6, "its weight bytes a second over what the reading kernel reaches"),
-              "ratio_full": ("ratio", 2.2, "its speed over the same engine's with 16-bit weights (codec full)")}
+              "ratio_full": ("ratio", 2.2, "its speed over the same engine's with 16-bit weights (codec full). Those go through "
+                             "this engine's own dense kernel, and a slow one flatters the ratio: gpu.full.16.0.read_fraction is "
+                             "that kernel by itself beside the read bandwidth")}
 # Method, rate, least weights/s, what it is.
 GPU_QUANTIZE = [("joint", "5.5", 1e9, "scale, rotate and code with the joint codebook"),
                 ("joint", "4.0", None, "the same at 4 bpw"),
@@ -203,7 +207,8 @@ KEYS = {
     "smollm2.decode.tokens_per_second": Key("tokens/s", "batch-1, 128 tokens from an empty cache, 5.5 bpw"),
     "smollm2.decode.gb_per_second": Key("GB/s", "weight bytes read a second while decoding"),
     "smollm2.decode.bandwidth_fraction": Key(
-        "ratio", "the same over the read bandwidth that a plain loop reaches with as many threads"),
+        "ratio", "the same over the read bandwidth: what the fastest of some reading loops reaches with as many threads, of "
+        "memory many times the last-level cache"),
     **{f"smollm2.{stem}.{isa}": Key(
         "ratio", f"batch-1 tokens/s at {rate} bpw, codec {codec}, over llama-bench's on {kind}, the head in 8 bits on both "
         f"sides; our kernels for {isa}, rounds of both in turn, median", ">=" if limit else "", limit)
@@ -217,9 +222,17 @@ KEYS = {
     "smollm2.prefill512.ratio_q5_0": Key(
         "ratio", "tokens/s of a prompt of 512 tokens at 5.5 bpw over llama-bench's on Q5_0, the head in 8 bits on both "
         "sides; rounds of both in turn, median", ">=", 1),
+    "kernels.prefill512.ratio_openblas": Key(
+        "ratio", "multiply-adds a second of 512 tokens through a packed layer of 4096 x 4096 at 5.5 bpw, rotation and rounding of "
+        "the activations included, over those of OpenBLAS's product of floats, whose weights were dequantized before; rounds "
+        "of both in turn, median. Ours are of integers, so that the peak of float multiply-adds is not theirs"),
+    "smollm2.decode.pinned_ratio": Key(
+        "ratio", "batch-1 tokens/s at 5.5 bpw with each thread held to a core of its own over the same without; rounds of both "
+        "in turn, median"),
     "smollm2.streams16.ratio_llama_server": Key(
         "ratio", "tokens/s of 16 streams at once on our server at 5.5 bpw over llama-server's on Q8_0, the head in 8 bits on "
-        "both sides; prompts and answers of 128 tokens, rounds of both in turn, median", ">=", 1.2),
+        "both sides; prompts and answers of 128 tokens, rounds of both in turn, median. A step of 16 streams reads the weights "
+        "once and is bound by arithmetic, not by bandwidth", ">=", 1.2),
     "engine.streams256.lost": Key(
         "streams", "of 256 at once on our server, 5.5 bpw: ended with an error or too early; prompts and answers of 64 "
         "tokens, a stream that ends is replaced", "<=", 0),
@@ -247,7 +260,8 @@ KEYS = {
     **{f"gpu.decode_7b.5.5.{name}": Key(unit, about, ">=" if limit else "", limit or 0)
        for name, (unit, limit, about) in GPU_DECODE.items()},
     "gpu.trellis_search.4.0.weights_per_second": Key(
-        "weights/s", "the search of 2^16 states at 4 bpw on a GPU, the codes of the CPU's search"),
+        "weights/s", "the search of 2^16 states at 4 bpw on a GPU, the codes of the CPU's search; bound by integer arithmetic, so "
+        "that no bandwidth is its peak"),
     **{f"gpu.quantize.{method}.{rate}.weights_per_second": Key(
         "weights/s", f"{about} on a GPU, the CPU's bytes; the matrices of one layer of Mistral 7B's shapes, from floats to "
         "codes in the host's memory", ">=" if limit else "", limit or 0)

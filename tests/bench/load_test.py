@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 import unittest
+from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import measure_load
@@ -198,12 +199,13 @@ class OurServer(unittest.TestCase):
 
     def load(self, flags, *options):
         flags = ["--kv-mib", "256", "--memory-limit-mib", "1024", "--disk-reserve-mib", "0", *map(str, flags)]
-        with JobServer(self.context, flags=flags) as server:
+        with JobServer(self.context, flags=flags, metrics=True) as server:
             uploaded = subprocess.run(server.qamctl("upload", self.folder.name + "/tiny"), capture_output=True,
                                       text=True, check=True)
             checkpoint = json.loads(uploaded.stdout)["checkpoint"]["name"]
             subprocess.run(server.qamctl("load", checkpoint, "--name", "load"), capture_output=True, check=True)
-            return load_bench("qamserve", server.address, "--vocab-tokens", 262, "--pid", server.process.pid, *options)
+            result = load_bench("qamserve", server.address, "--vocab-tokens", 262, "--pid", server.process.pid, *options)
+            return {**result, "decode": measure_load.counted(measure_load.fetch(server.metrics_address, "/metrics"), "load")}
 
     def test_256_streams_at_a_time(self):
         result = self.load(["--max-running", 256], "--streams", 256, "--seconds", 0, "--prompt-tokens", 8,
@@ -221,6 +223,7 @@ class OurServer(unittest.TestCase):
         self.assertEqual(requests["started"], requests["finished"])
         self.assertGreater(requests["started"], 8)
         self.assertGreater(result["tokens_per_second"], 0)
+        self.assertTrue(all(value > 0 for value in result["decode"].values()), result["decode"])
         self.assertLessEqual(result["inter_token_ms"]["p50"], result["inter_token_ms"]["p99"])
         rss = result["rss_bytes"]
         self.assertGreater(rss["first"], 1 << 20)
@@ -260,15 +263,55 @@ def result(tokens_per_second, **more):
             "rss_bytes": {"first": 2**30, "at_20_percent": 2**30, "last": 2**30, "max": 2**30}, **more}
 
 
+# What our server would count in a round, and what read_bench would say.
+DECODE = {"steps": 100.0, "seconds": 4.0, "weight_bytes": 100 * 80e6}
+MACHINE = {"read_gb_per_second": 20.0, "last_level_cache_bytes": 32 << 20}
+
+
 class Figures(unittest.TestCase):
     def test_ratios_are_of_rounds(self):
-        figures = measure_load.few_figures([result(120), result(150), result(90)], [result(100)] * 3, "a ; b", 0.015)
+        ours = [result(speed, decode=DECODE) for speed in (120, 150, 90)]
+        figures = measure_load.few_figures(ours, [result(100)] * 3, "a ; b", 0.015, MACHINE)
         figure = figures["smollm2.streams16.ratio_llama_server"]
         self.assertAlmostEqual(figure.value, 1.2)
         self.assertIn("0.900 to 1.500", figure.note)
+        self.assertIn("a step that only generates takes 40.0 ms: 2.0 GB/s of weights, 10 % of read bandwidth (of 80 MB of weights, "
+                      "cache 32 MiB)", figure.note)
         lost = result(100, requests={"started": 9, "finished": 8, "lost": 1, "short": 0})
         with self.assertRaisesRegex(Unmeasurable, "1 streams were lost"):
-            measure_load.few_figures([result(100)] * 3, [result(100), lost, result(100)], "a", 0.015)
+            measure_load.few_figures(ours, [result(100), lost, result(100)], "a", 0.015, MACHINE)
+
+    def test_counters_are_those_of_the_model(self):
+        metrics = "".join(f'# TYPE {metric} counter\n{metric}{{model="other"}} 5\n{metric}{{model="load"}} {at}.5\n'
+                          for at, metric in enumerate(measure_load.COUNTERS.values()))
+        self.assertEqual(measure_load.counted(metrics, "load"), {"steps": 0.5, "seconds": 1.5, "weight_bytes": 2.5})
+        with self.assertRaisesRegex(Unmeasurable, "does not tell qamserve_decode_steps_total of nobody"):
+            measure_load.counted(metrics, "nobody")
+
+    def test_commands_can_be_typed_as_they_stand(self):
+        with tempfile.TemporaryDirectory() as folder:
+            context = Context(pathlib.Path(folder) / "build", pathlib.Path(folder) / "cache", 2)
+            context.peer = pathlib.Path(folder) / "peer"
+            context.model = lambda name: context.cache / "models" / f"{name}.gguf"
+            context.program = lambda path: context.build / path
+            context.peer_model = context.peer_model_path
+            few, commands = measure_load.FEW, []
+            made = ("artifacts/1", 0.1, "build/client/qamctl quantize m --name load-artifact")
+            with mock.patch.object(measure_load, "artifact", lambda context: made):
+                for server in (measure_load.OurServer(context, few), measure_load.PeerServer(context, few)):
+                    commands.append(measure_load.stopped(f"{server.show()} ; {measure_load.shown_bench(context, few, server)}"))
+        ours, theirs = commands
+        load = ("--streams 16 --prompt-tokens 128 --answer-tokens 128 --vocab-tokens 49152 --warm-up-seconds 15 --seconds 45 --pid "
+                "$SERVER ; kill $SERVER")
+        self.assertEqual(ours, "build/server/qamserve --data-dir $WORK/load-server --log-level error --threads 2 --max-running 16 & "
+                               "SERVER=$! ; build/client/qamctl quantize m --name load-artifact ; build/client/qamctl load load-artifact "
+                               "--name load --context-tokens 512 ; build/tests/bench/load_bench --server qamserve --address "
+                               f"127.0.0.1:50051 {load}")
+        self.assertIn("$PEER/llama-quantize --allow-requantize --pure --token-embedding-type q8_0 --output-tensor-type q8_0 "
+                      "$WORK/smollm2-F16.gguf $WORK/smollm2-Q8_0-head8.gguf Q8_0 ; $PEER/llama-server -m "
+                      "$WORK/smollm2-Q8_0-head8.gguf --host 127.0.0.1 --port 8081 -t 2 -np 16 -c 8192 --threads-http 32 --cache-ram 0 & "
+                      "SERVER=$! ; build/tests/bench/load_bench --server llama-server --address 127.0.0.1:8081 " + load, theirs)
+        self.assertNotIn("PORT", ours + theirs)
 
     def test_many_give_every_key_and_the_peer(self):
         peer = result(50, ttft_ms={"p50": 40.0, "p99": 80.0, "count": 9})

@@ -196,6 +196,7 @@ def decode(context):
     ratios = [mine["median_tokens_per_second"] / peer for mine, peer in zip(ours, peers)]
     median = {field: statistics.median(mine[field] for mine in ours)
               for field in ("median_tokens_per_second", "gb_per_second", "bandwidth_fraction", "read_gb_per_second")}
+    rates = measure_speed.bandwidth_note(ours)
     command = f"{context.show(quality_command(context, 'smollm2', '5.5', True))} ; {context.show(ours_command)}"
     spread = f"{DECODE_ROUNDS} rounds, ratios {min(ratios):.3f} to {max(ratios):.3f}, kernel {ours[0]['kernel']}"
     ratio = statistics.median(ratios)
@@ -205,11 +206,12 @@ def decode(context):
             ratio, f"{command} ; {context.show_peer_model('Q5_0')} ; {context.show(peer_command)}", peer=peer, ratio=ratio, note=spread),
         "smollm2.decode.tokens_per_second": Figure(
             median["median_tokens_per_second"], command, peer=peer, ratio=ratio,
-            note=f"{ours[0]['bytes_per_token'] / 1e6:.1f} MB of weights a token"),
+            note=f"{ours[0]['bytes_per_token'] / 1e6:.1f} MB of weights a token{rates}"),
         "smollm2.decode.gb_per_second": Figure(median["gb_per_second"], command),
         "smollm2.decode.bandwidth_fraction": Figure(
-            median["bandwidth_fraction"], command, peer=f"plain read loop: {median['read_gb_per_second']:.1f} GB/s",
-            ratio=median["bandwidth_fraction"]),
+            median["bandwidth_fraction"], command, ratio=median["bandwidth_fraction"],
+            peer=f"reading loop ({ours[0]['read_loop']}): {median['read_gb_per_second']:.1f} GB/s",
+            note=measure_speed.cache_note(ours[0]).strip(" ()")),
     }
 
 

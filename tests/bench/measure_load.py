@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-import socket
+import re
 import statistics
 import subprocess
 import time
@@ -16,8 +16,9 @@ import urllib.request
 
 from context import Unmeasurable
 from figure import Figure
-from job_server import JobServer, RunningJob
+from job_server import JobServer, RunningJob, free_address
 from measure_jobs import texts
+from measure_speed import cache_note
 
 RATE = "5.5"
 PEER_KIND = "Q8_0"
@@ -36,6 +37,12 @@ MANY = {"streams": 256, "prompt": 64, "answer": 64, "warm_up": 90,
 # A few streams that a job on the same machine gets in the way of, and a job that outlasts them.
 BESIDE = {"streams": 4, "prompt": 128, "answer": 128, "warm_up": 15, "seconds": 45}
 BESIDE_JOB = ["--codec", "trellis", "--error-feedback", "--bpw", "4"]
+# Where the servers of the rows' commands listen: ours does so by default.
+OUR_ADDRESS, PEER_ADDRESS = "127.0.0.1:50051", "127.0.0.1:8081"
+ARTIFACT = "load-artifact"
+# What our server counts of its steps, and what that is called here.
+COUNTERS = {"steps": "qamserve_decode_steps_total", "seconds": "qamserve_decode_step_seconds_total",
+            "weight_bytes": "qamserve_decode_weight_bytes_total"}
 LATENCIES = [(field, part) for field in ("ttft_ms", "inter_token_ms") for part in ("p50", "p99")]
 
 
@@ -46,16 +53,38 @@ def context_tokens(load):
 
 @functools.lru_cache
 def artifact(context):
-    """(name, mean KL, the command) of the artifact that is served, which a server of its own makes once and keeps."""
-    options = ["--bpw", RATE, "--embedding-bits", "8", *texts(context)]
+    """(resource name, mean KL, the command) of the artifact that is served, which a server of its own makes once and keeps."""
+    options = ["--bpw", RATE, "--embedding-bits", "8", "--name", ARTIFACT, *texts(context)]
     with JobServer(context, "load-server", keep=True) as server:
         view, _ = server.quantize(context.model("smollm2"), *options)
         return view["artifact"], view["quality"]["klMean"], server.show(context.model("smollm2"), *options)
 
 
+def fetch(address, path):
+    """What a server of this machine answers over HTTP, whatever proxy there is."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://{address}{path}", timeout=5) as answer:
+        return answer.read().decode()
+
+
+def in_background(command):
+    """A server as a reader would start it, before commands that name its process."""
+    return f"{command} & SERVER=$!"
+
+
+def counted(metrics, model):
+    """Of what /metrics says of a model: steps that only generated, their seconds, the weights' bytes that they read."""
+    out = {}
+    for name, metric in COUNTERS.items():
+        found = re.search(rf'^{metric}{{model="{model}"}} (\S+)$', metrics, re.MULTILINE)
+        if not found:
+            raise Unmeasurable(f"the server does not tell {metric} of {model}")
+        out[name] = float(found.group(1))
+    return out
+
+
 class OurServer:
     """qamserve with the artifact loaded, in a with statement."""
-    kind = "qamserve"
+    kind, shown_address = "qamserve", OUR_ADDRESS
 
     def __init__(self, context, load):
         self.context, self.load = context, load
@@ -64,7 +93,7 @@ class OurServer:
     def __enter__(self):
         name = artifact(self.context)[0]
         with contextlib.ExitStack() as stack:
-            self.server = stack.enter_context(JobServer(self.context, "load-server", self.flags, keep=True))
+            self.server = stack.enter_context(JobServer(self.context, "load-server", self.flags, keep=True, metrics=True))
             # A served model comes back at the next start, which may be another load's.
             stack.callback(self.qamctl, "unload", "load")
             loaded = self.qamctl("load", name, "--name", "load", "--context-tokens", str(context_tokens(self.load)))
@@ -77,6 +106,9 @@ class OurServer:
     def __exit__(self, *_):
         self.stack.close()
 
+    def counted(self):
+        return counted(fetch(self.server.metrics_address, "/metrics"), "load")
+
     def qamctl(self, *arguments):
         return subprocess.run(self.server.qamctl(*arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True,
                               check=False)
@@ -84,33 +116,31 @@ class OurServer:
     def show(self):
         show, program = self.context.show, self.context.program
         tokens = context_tokens(self.load)
-        serve = [program("server/qamserve"), "--data-dir", self.context.work / "load-server", "--threads",
+        serve = [program("server/qamserve"), "--data-dir", self.context.work / "load-server", "--log-level", "error", "--threads",
                  self.context.threads, *self.flags]
-        load = [program("client/qamctl"), "load", "ARTIFACT", "--name", "load", "--context-tokens", tokens]
-        return f"{show(serve)} ; {artifact(self.context)[2]} ; {show(load)}"
+        load = [program("client/qamctl"), "load", ARTIFACT, "--name", "load", "--context-tokens", tokens]
+        return f"{in_background(show(serve))} ; {artifact(self.context)[2]} ; {show(load)}"
 
 
 class PeerServer:
     """llama-server, in a with statement."""
-    kind = "llama-server"
+    kind, shown_address = "llama-server", PEER_ADDRESS
 
     def __init__(self, context, load):
         self.context, self.load = context, load
 
-    def command(self, port):
+    def command(self, address):
         streams = self.load["streams"]
+        host, _, port = address.rpartition(":")
         # Its cache of prompts in memory (--cache-ram) would only cost here, as would a wait for a thread.
         return [self.context.peer / "llama-server", "-m", self.context.peer_model(PEER_KIND, eight_bit_head=True),
-                "--host", "127.0.0.1", "--port", port, "-t", self.context.threads, "-np", streams, "-c",
+                "--host", host, "--port", port, "-t", self.context.threads, "-np", streams, "-c",
                 streams * context_tokens(self.load), "--threads-http", streams + 16, "--cache-ram", 0]
 
     def __enter__(self):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
+        self.address = free_address()
         log = self.context.work / "llama-server.log"
-        command = [str(part) for part in self.command(port)]
+        command = [str(part) for part in self.command(self.address)]
         with open(log, "wb") as file:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         self.pid = self.process.pid
@@ -120,12 +150,11 @@ class PeerServer:
         return self
 
     def wait_until_ready(self):
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and self.process.poll() is None:
             try:
-                with direct.open(f"http://{self.address}/health", timeout=5):
-                    return True
+                fetch(self.address, "/health")
+                return True
             except (urllib.error.URLError, OSError):  # 503 while it loads
                 time.sleep(0.2)
         return False
@@ -140,7 +169,10 @@ class PeerServer:
 
     def show(self):
         return (f"{self.context.show_peer_model(PEER_KIND, eight_bit_head=True)} ; "
-                f"{self.context.show(self.command('PORT'))}")
+                f"{in_background(self.context.show(self.command(PEER_ADDRESS)))}")
+
+    def counted(self):
+        return None
 
 
 def bench_command(context, load, kind, address, pid):
@@ -159,12 +191,20 @@ def check(load, kind, result):
 
 
 def run(context, load, kind_of_server):
-    """(what load_bench says, the commands) of one server."""
+    """(what load_bench says and, of our server, what it counted, the commands) of one server, which they leave running."""
     with kind_of_server(context, load) as server:
         result = context.run_json(bench_command(context, load, server.kind, server.address, server.pid))
-        shown = context.show(bench_command(context, load, server.kind, "127.0.0.1:PORT", "PID"))
         check(load, server.kind, result)
-        return result, f"{server.show()} ; {shown}"
+        return {**result, "decode": server.counted()}, f"{server.show()} ; {shown_bench(context, load, server)}"
+
+
+def shown_bench(context, load, server):
+    return context.show(bench_command(context, load, server.kind, server.shown_address, "$SERVER"))
+
+
+def stopped(command):
+    """The commands of `run`, and the end of the server."""
+    return f"{command} ; kill $SERVER"
 
 
 def told(result):
@@ -174,7 +214,16 @@ def told(result):
             f"up to {result['answering_max']} answering at a time, load_bench took {result['client_cpu']:.2f} cores")
 
 
-def few_figures(ours, theirs, command, kl):
+def told_steps(ours, machine):
+    """What our server's steps read of memory, of rounds; `machine`: what read_bench says of it. Prompts are not in them."""
+    steps, seconds, read = (sum(result["decode"][name] for result in ours) for name in COUNTERS)
+    rate = read / seconds / 1e9
+    cache = cache_note({**machine, "bytes_per_token": read / steps})
+    return (f"a step that only generates takes {1e3 * seconds / steps:.1f} ms: {rate:.1f} GB/s of weights, "
+            f"{100 * rate / machine['read_gb_per_second']:.0f} % of read bandwidth{cache}")
+
+
+def few_figures(ours, theirs, command, kl, machine):
     """Of rounds of both servers in turn."""
     ratios = [mine["tokens_per_second"] / peer["tokens_per_second"] for mine, peer in zip(ours, theirs)]
     lost = sum(result["requests"]["lost"] for result in ours + theirs)
@@ -186,8 +235,8 @@ def few_figures(ours, theirs, command, kl):
     return {"smollm2.streams16.ratio_llama_server": Figure(
         statistics.median(ratios), command, ratio=statistics.median(ratios),
         peer=f"llama-server {PEER_KIND}, -np 16: {peer:.1f} tokens/s",
-        note=f"{mine:.1f} tokens/s; ratios {min(ratios):.3f} to {max(ratios):.3f}; our KL {kl:.5f}; ours to theirs in "
-             f"the first round: {latencies}")}
+        note=f"{mine:.1f} tokens/s; ratios {min(ratios):.3f} to {max(ratios):.3f}; {told_steps(ours, machine)}; our KL {kl:.5f}; "
+             f"ours to theirs in the first round: {latencies}")}
 
 
 def few(context):
@@ -197,7 +246,10 @@ def few(context):
             result, command = run(context, FEW, server)
             results.append(result)
             commands.append(command)
-    figures = few_figures(ours, theirs, f"{commands[1]} ; {commands[0]}", artifact(context)[1])
+    read = [context.program("tests/bench/read_bench"), "--threads", context.threads]
+    machine = context.run_json(read)
+    command = f"{stopped(commands[1])} ; {stopped(commands[0])} ; {context.show(read)}"
+    figures = few_figures(ours, theirs, command, artifact(context)[1], machine)
     return with_peer_version(context, figures)
 
 
@@ -230,16 +282,16 @@ def many(context):
     # The peer first: it is the one that may not be there.
     theirs, their_command = run(context, MANY, PeerServer)
     ours, our_command = run(context, MANY, OurServer)
-    return with_peer_version(context, many_figures(ours, theirs, f"{our_command} ; {their_command}"))
+    return with_peer_version(context, many_figures(ours, theirs, f"{stopped(our_command)} ; {stopped(their_command)}"))
 
 
 def run_beside_job(context):
-    """(what load_bench says of our server while it quantizes, the stages that the job was in, the job's command)."""
+    """(what load_bench says of our server while it quantizes, the stages that the job was in, the commands of both)."""
     with OurServer(context, BESIDE) as server:
         with RunningJob(server.server, context.model("smollm2"), *BESIDE_JOB, *texts(context)) as job:
             result = context.run_json(bench_command(context, BESIDE, server.kind, server.address, server.pid))
             check_beside(result, job.running())
-            return result, list(job.stages), job.shown
+            return result, list(job.stages), f"{job.shown} & ; {shown_bench(context, BESIDE, server)}"
 
 
 def check_beside(result, job_runs):
@@ -274,7 +326,7 @@ def beside_job(context):
         result, seen, job = run_beside_job(context)
         beside.append(result)
         stages += [stage for stage in seen if stage not in stages]
-    return beside_figures(alone, beside, stages, f"{command} ; {job}")
+    return beside_figures(alone, beside, stages, stopped(f"{command} ; {job}"))
 
 
 def measurements():

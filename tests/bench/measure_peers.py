@@ -49,6 +49,14 @@ def environment(context, requirements=FOLDER / "requirements.txt"):
     return python
 
 
+def show_environment(context, requirements):
+    """The commands that make an environment, as a reader would type them."""
+    python = environment(context, requirements)
+    return " ; ".join(context.show(command) for command in (
+        [sys.executable, "-m", "venv", python.parents[1]],
+        [python, "-m", "pip", "install", "--quiet", "--requirement", requirements]))
+
+
 def ids(context, name, text):
     """The text's token ids by our tokenizer, one a line."""
     path = context.work / "peers" / f"{name}.ids"

@@ -4,13 +4,17 @@ Our AVX2 kernels run beside a llama.cpp that was built for AVX2, the fastest tha
 built for all that this machine has.
 """
 import functools
+import pathlib
 import statistics
 
+import measure_peers
 from context import Unmeasurable
 from figure import Figure
 
 ROUNDS = 5
 REPETITIONS = 3
+# Rows and columns of a layer of Llama 7B.
+LAYER = (4096, 4096)
 DECODE_TOKENS = 128
 PREFILL_TOKENS = 512
 ISAS = {"avx2": ["avx2", "fma", "f16c"],
@@ -69,7 +73,13 @@ def medians(results, *fields):
 def bandwidth_note(results):
     """What decoding moves."""
     rate, fraction = medians(results, "gb_per_second", "bandwidth_fraction")
-    return f", {rate:.1f} GB/s of weights, {100 * fraction:.0f} % of read bandwidth"
+    return f", {rate:.1f} GB/s of weights, {100 * fraction:.0f} % of read bandwidth{cache_note(results[0])}"
+
+
+def cache_note(result):
+    """Weights that the last-level cache holds much of, of which a part is read from there and not from memory."""
+    weights, cache = result["bytes_per_token"], result.get("last_level_cache_bytes", 0)
+    return f" (of {weights / 1e6:.0f} MB of weights, cache {cache >> 20} MiB)" if weights < 4 * cache else ""
 
 
 def prefill_note(results):
@@ -130,8 +140,54 @@ def prefill(context):
     return {"smollm2.prefill512.ratio_q5_0": figure}
 
 
+def openblas(context):
+    """Our product of a prompt beside OpenBLAS's of floats, for which the weights were dequantized before."""
+    requirements = measure_peers.FOLDER / "openblas.txt"
+    python = measure_peers.environment(context, requirements)
+    library = next(pathlib.Path(python).parents[1].glob("lib/python3*/site-packages/scipy_openblas32/lib/libscipy_openblas.so"))
+    # Two settings of the environment for the sake of old releases, which hold new ones back.
+    command = ["env", "-u", "OPENBLAS_CORETYPE", "-u", "OPENBLAS_L2_SIZE", context.program("tests/bench/matmul_bench"), "--blas",
+               library, "--prefix", "scipy_", "--rows", LAYER[0], "--cols", LAYER[1], "--tokens", PREFILL_TOKENS, "--repetitions",
+               2 * ROUNDS + 1, "--threads", context.threads]
+    made = measure_peers.show_environment(context, requirements)
+    return openblas_figures(context.run_json(command), f"{made} ; {context.show(command)}")
+
+
+def openblas_figures(result, command):
+    """Of what matmul_bench printed."""
+    ours, theirs = (result[side]["multiply_adds_per_second"] for side in ("ours", "openblas"))
+    ratios = [a / b for a, b in zip(ours, theirs)]
+    of_peak = [100 * statistics.median(side) / result["float_peak"] for side in (ours, theirs)]
+    decoding = statistics.median(result["one_token_seconds"]) / statistics.median(result["ours"]["seconds"])
+    note = (f"{statistics.median(ours) / 1e9:.0f} G multiply-adds/s, {of_peak[0]:.0f} % of the measured float FMA peak, OpenBLAS "
+            f"{of_peak[1]:.0f} %; kernel {result['kernel']}, of whose time decoding the weights "
+            f"takes {100 * decoding:.0f} % (by one token); ratios {min(ratios):.2f} to {max(ratios):.2f}; results at most "
+            f"{result['largest_difference']:.1g} of the largest apart")
+    return {"kernels.prefill512.ratio_openblas": Figure(
+        statistics.median(ratios), command, ratio=statistics.median(ratios), note=note,
+        peer=f"{result['blas']}: {statistics.median(theirs) / 1e9:.0f} G multiply-adds/s")}
+
+
+def pinned(context):
+    isa = runnable(context, ISAS)[-1]
+    model = artifact(context, "joint", "5.5")
+    commands = {name: ours(context, isa, model, "--tokens", DECODE_TOKENS, *more) for name, more in
+                (("free", []), ("pinned", ["--pin"]))}
+    seen = interleaved(context, commands)
+    speeds = {name: [result["median_tokens_per_second"] for result in results] for name, results in seen.items()}
+    ratios = [a / b for a, b in zip(speeds["pinned"], speeds["free"])]
+    free = statistics.median(speeds["free"])
+    shown = [artifact_command(context, "joint", "5.5"), *commands.values()]
+    return {"smollm2.decode.pinned_ratio": Figure(
+        statistics.median(ratios), " ; ".join(context.show(command) for command in shown),
+        ratio=statistics.median(ratios), peer=f"threads that the system moves as it likes: {free:.1f} tokens/s",
+        note=f"our kernels for {isa}; ratios {min(ratios):.3f} to {max(ratios):.3f}")}
+
+
 def measurements():
     """(keys it gives, function of a Context)."""
     out = [([f"{stem}.{isa}" for isa in ISAS], functools.partial(decode, stem=stem)) for stem in DECODE]
     out.append((["smollm2.prefill512.ratio_q5_0"], prefill))
+    out.append((["kernels.prefill512.ratio_openblas"], openblas))
+    out.append((["smollm2.decode.pinned_ratio"], pinned))
     return out

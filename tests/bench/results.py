@@ -90,21 +90,27 @@ def short_of_bars(rows):
     return lines
 
 
-def not_measured(keys):
+def not_measured(rows):
     """What would measure the keys that have no figure."""
+    keys = [key for key in KEYS if key not in rows]
     if not keys:
         return []
-    lines = ["", "## Not yet measured", "",
-             "Each of these is measured by `./run bench KEY`. Those of `gpu.` need a GPU: **nothing has been measured on one "
-             "yet**. Where there is a GPU with its driver and nothing else, `FOLDER/run.sh` of what `scripts/bundle_gpu.sh "
-             "FOLDER` makes measures the same.", ""]
-    return lines + [f"* `./run bench {key}` (bar: {KEYS[key].bar()})" for key in keys]
+    lines = ["", "## Not yet measured", "", "Each of these is measured by `./run bench KEY`."]
+    if any(key.startswith("gpu.") for key in keys):
+        nothing = not any(key.startswith("gpu.") for key in rows)
+        lines[-1] += (
+            f" Those of `gpu.` need a GPU{': **nothing has been measured on one yet**' if nothing else ''}. Where there is a GPU with "
+            "its driver and nothing else, `FOLDER/run.sh` of what `scripts/bundle_gpu.sh FOLDER` makes measures the same, and `./run "
+            "bench --import FOLDER/results` makes rows of what it printed. Only `gpu.prefill.` wants more: a libcublas, which it "
+            "looks for in the Python package `nvidia-cublas`, in a CUDA toolkit and in `LD_LIBRARY_PATH`; without one it counts "
+            "them as not measured.")
+    return [*lines, "", *(f"* `./run bench {key}` (bar: {KEYS[key].bar()})" for key in keys)]
 
 
 def render(rows):
     lines = ["# Benchmarks", "",
              "Measured by `./run bench`, rendered from [benchmarks.json](benchmarks.json); do not edit. `./run bench KEY` "
-             "measures one again. Only what was measured is here.", ""]
+             "measures one again, `./run bench --table` prints all of it for a terminal. Only what was measured is here.", ""]
     present = [key for key in KEYS if key in rows]
     with_bar = [key for key in present if KEYS[key].kind]
     passed = sum(KEYS[key].passes(rows[key]["value"]) for key in with_bar)
@@ -124,15 +130,16 @@ def render(rows):
                      f"{cell(entry.get('peer'))} | {ratio} | {cell(about)} |")
     lines += machine_legend(most, marks)
     lines += short_of_bars(rows)
-    lines += not_measured([key for key in KEYS if key not in rows])
+    lines += not_measured(rows)
     lines += ["", "## Commands", "",
-              "In them `$MODELS` is `~/.cache/qamserve/models`, `$WORK` is `~/.cache/qamserve/bench` (artifacts, texts made "
-              "from WikiText-2, the peer's files), `$PEER` is the folder that `scripts/build_peer.sh` prints, "
-              "`$PEER_AVX2` the one that it prints with `--isa avx2`, and `$QAMSERVE_WIKITEXT2` holds WikiText-2. The "
+              "In them `$MODELS` is `~/.cache/qamserve/models` (`scripts/fetch_model.py` gets them), `$WORK` is "
+              "`~/.cache/qamserve/bench` (artifacts, texts made from WikiText-2, the peer's files), `$PEER` is the folder that "
+              "`scripts/build_peer.sh` prints, `$PEER_AVX2` the one that it prints with `--isa avx2`, and `$QAMSERVE_WIKITEXT2` holds WikiText-2. The "
               "calibration text `$WORK/valid.txt` is `valid.tokens` without ` <unk>`. `$WORK/peers` is made by "
               "`tests/bench/measure_peers.py`: a virtual environment of `tests/bench/peers/requirements.txt`, the "
               "checkpoint in Hugging Face's form, token ids of the texts. What is in `$WORK` is made once and used again; a row "
-              "says how.", ""]
+              "says how. Servers of a row run one at a time, and all of its commands as often as the row has rounds. Where a row "
+              "begins with `scripts/bundle_gpu.sh`, its `run.sh` ran the rest.", ""]
     for key in present:
         entry = rows[key]
         lines += [f"### {key}", "", f"{entry['date']}, commit {entry['commit']}, {entry['machine']}", "", "```sh",
