@@ -1,10 +1,18 @@
 #include "server/jobs/job.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
+#include <string_view>
+
+#include "core/kernels/cuda/device.h"
 
 namespace qamserve {
 namespace {
+
+// The last three of a PostgreSQL server that is connected to while another one is expected to take over.
+constexpr std::array<std::string_view, 6> kStoreFaults = {"STORE_UNAVAILABLE", "STORE_READ_ONLY", "STORE_CREDENTIALS",
+                                                          "STORE_MISSING",     "STORE_ENCODING",  "STORE_VERSION"};
 
 // The arrows of the drawings; nothing if there is none.
 std::optional<JobState> NextJobState(JobState from, JobEvent event) {
@@ -155,7 +163,11 @@ int64_t TaskBackoffMs(int32_t attempts) {
 
 bool IsRetryable(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsAborted(status) || absl::IsResourceExhausted(status) ||
-         absl::IsDeadlineExceeded(status);
+         absl::IsDeadlineExceeded(status) || IsCudaLost(status);
+}
+
+bool IsStoreFault(const absl::Status& status) {
+  return !status.ok() && std::find(kStoreFaults.begin(), kStoreFaults.end(), ReasonOf(status)) != kStoreFaults.end();
 }
 
 }  // namespace qamserve

@@ -57,8 +57,8 @@ class TaskMachine {
   TaskRecord& task_;
 };
 
-// After how many failed attempts a task is given up, by its last error. What is UNAVAILABLE (a store, a disk) may be
-// for minutes: with the rests between them 12 attempts bridge six. Other errors get 5.
+// After how many failed attempts a task is given up, by its last error. What is UNAVAILABLE (an object store, a disk)
+// may be for minutes: with the rests between them 12 attempts bridge six. Other errors get 5.
 inline constexpr int32_t kMaxTaskAttempts = 5;
 inline constexpr int32_t kMaxUnavailableAttempts = 12;
 int32_t MaxTaskAttempts(const absl::Status& error);
@@ -69,7 +69,12 @@ int64_t TaskBackoffMs(int32_t attempts);
 // task's fault. A task that kills each of its workers still ends its job.
 inline constexpr int32_t kMaxTaskLapses = 20;
 // Errors of the machine rather than of the input: UNAVAILABLE, ABORTED, RESOURCE_EXHAUSTED (a full disk may be
-// emptied), DEADLINE_EXCEEDED.
+// emptied), DEADLINE_EXCEEDED, and a GPU that is lost (IsCudaLost): another worker may have one.
 bool IsRetryable(const absl::Status& status);
+// Errors of the metadata store's own state, whatever was asked of it: it cannot be reached, takes no writes (a standby
+// that is not promoted yet), or does not let this process in. No task is to blame for them and none fails by them,
+// however long they last. What is wrong with single rows (STORE_CORRUPT) or with what was to be written
+// (STORE_CONSTRAINT, STORE_VALUE) is none of them.
+bool IsStoreFault(const absl::Status& status);
 
 }  // namespace qamserve

@@ -79,14 +79,14 @@ absl::StatusOr<std::optional<TaskGrant>> JobManager::TryLease(const std::string&
       return std::optional<TaskGrant>(*std::move(grant));
     }
   }
-  // The job ended as the task was leased, other processes change it faster than this one can, or the store is away:
-  // none of it is the task's fault.
+  // The job ended as the task was leased, other processes change it faster than this one can, or the store is away or
+  // takes no writes: none of it is the task's fault.
   const absl::Status& error = grant.status();
-  const bool store_is_away = ReasonOf(error) == "STORE_UNAVAILABLE";
-  const LeaseEnd how = absl::IsAborted(error) || store_is_away ? LeaseEnd::kGivenBack : LeaseEnd::kFailed;
+  const bool store_fault = IsStoreFault(error);
+  const LeaseEnd how = absl::IsAborted(error) || store_fault ? LeaseEnd::kGivenBack : LeaseEnd::kFailed;
   const absl::Status ended = EndLease(LeaseOf(*task), error, how);
   if (!ended.ok() && ReasonOf(ended) != "LEASE_LOST") return ended;
-  if (store_is_away) return error;
+  if (store_fault) return error;
   return std::nullopt;
 }
 
@@ -141,6 +141,8 @@ absl::Status JobManager::RenewLease(const TaskLease& lease) {
   }
   const absl::Status status = store_.RenewLease(lease, Now() + options_.lease_ms, fraction);
   if (ReasonOf(status) == "LEASE_LOST") StopLease(lease.lease_id);
+  // Nobody can renew now.
+  if (IsStoreFault(status)) Settle();
   return status;
 }
 
@@ -190,11 +192,9 @@ absl::StatusOr<JobManager::Decision> JobManager::EndLeaseDecision(const TaskLeas
   if (how == LeaseEnd::kLapsed && task.lease_expires_ms > now) return decision;
   ASSIGN_OR_RETURN(JobRecord job, store_.GetJob(task.job));
   const bool lapsed = how == LeaseEnd::kLapsed || how == LeaseEnd::kLost;
-  const auto kind = lapsed ? JobNotice::Kind::kLeaseExpired : JobNotice::Kind::kTaskRetried;
-  decision.notices = {TaskNotice(kind, job, task, ReasonOf(error))};
   decision.ended_leases = {lease.lease_id};
   bool give_up = false;
-  if (how == LeaseEnd::kGivenBack || IsFinal(job.state)) {
+  if (how == LeaseEnd::kGivenBack || how == LeaseEnd::kPutOff || IsFinal(job.state)) {
     --task.attempts;
   } else if (lapsed) {
     --task.attempts;
@@ -204,6 +204,9 @@ absl::StatusOr<JobManager::Decision> JobManager::EndLeaseDecision(const TaskLeas
   } else {
     give_up = !IsRetryable(error) || task.attempts >= MaxTaskAttempts(error);
   }
+  auto kind = give_up ? JobNotice::Kind::kTaskFailed : JobNotice::Kind::kTaskRetried;
+  if (lapsed) kind = JobNotice::Kind::kLeaseExpired;
+  decision.notices = {TaskNotice(kind, job, task, ReasonOf(error))};
   if (give_up) {
     const absl::Status cause =
         Annotate(error, fmt::format("task {} ({}, {})", task.index, TaskStageName(task.stage), task.name));
@@ -213,13 +216,14 @@ absl::StatusOr<JobManager::Decision> JobManager::EndLeaseDecision(const TaskLeas
     return decision;
   }
   RETURN_IF_ERROR(TaskMachine(task).Apply(TaskEvent::kRelease, error));
-  task.not_before_ms = how == LeaseEnd::kFailed ? now + TaskBackoffMs(task.attempts) : 0;
+  const bool rest = how == LeaseEnd::kFailed || how == LeaseEnd::kPutOff;
+  task.not_before_ms = rest ? now + TaskBackoffMs(task.attempts) : 0;
   // A worker that reported an error is still there; one that stopped or fell silent is not.
-  if (how != LeaseEnd::kFailed) RETURN_IF_ERROR(RequeueIfIdle(job, task.index, decision));
+  if (!rest) RETURN_IF_ERROR(RequeueIfIdle(job, task.index, decision));
   decision.change.tasks = {std::move(task)};
   decision.job = job.id;
   decision.work = true;
-  decision.rest = how == LeaseEnd::kFailed;
+  decision.rest = rest;
   return decision;
 }
 
@@ -268,7 +272,7 @@ absl::Status JobManager::PutBackTasks() {
         EndLease(lease, Cancelled("SERVER_STOPPED", "the server ended at once"), LeaseEnd::kGivenBack);
     if (ReasonOf(status) != "LEASE_LOST") first.Update(status);
     // The leases lapse; a process that ends must not wait for the store once for each.
-    if (absl::IsUnavailable(status)) break;
+    if (absl::IsUnavailable(status) || IsStoreFault(status)) break;
   }
   return first;
 }
@@ -278,7 +282,15 @@ absl::Status JobManager::PutBackTasks() {
 void JobManager::Settle() {
   const int64_t now = Now();
   std::lock_guard lock(mutex_);
-  if (shared_) expire_from_ms_ = now + options_.settle_ms;
+  expire_from_ms_ = now + options_.settle_ms;
+}
+
+// Asked with a row that nobody reads: the end of a lease would take it from a worker that could not renew it.
+absl::Status JobManager::TryWrite() {
+  RETURN_IF_ERROR(store_.PutSetting("writes_tried_ms", fmt::to_string(Now())));
+  std::lock_guard lock(mutex_);
+  refused_ = false;
+  return absl::OkStatus();
 }
 
 absl::Status JobManager::EndLapsedLeases() {
@@ -288,11 +300,29 @@ absl::Status JobManager::EndLapsedLeases() {
     Settle();
     return absl::OkStatus();
   }
+  bool refused = false;
+  {
+    std::lock_guard lock(mutex_);
+    // What had lapsed was renewed, or ended by others.
+    if (expired.empty()) refused_ = false;
+    refused = refused_;
+  }
+  if (refused) {
+    RETURN_IF_ERROR(TryWrite());
+    Settle();
+    return absl::OkStatus();
+  }
   absl::Status first;
   for (const TaskRecord& task : expired) {
     const absl::Status status =
         EndLease(LeaseOf(task), Unavailable("LEASE_LAPSED", "worker {} did not renew its lease", task.worker),
                  LeaseEnd::kLapsed);
+    if (IsStoreFault(status)) {
+      // A store that only reads still says what has lapsed.
+      std::lock_guard lock(mutex_);
+      refused_ = true;
+      return status;
+    }
     // Another process, or the worker itself, was faster.
     if (ReasonOf(status) != "LEASE_LOST") first.Update(status);
   }

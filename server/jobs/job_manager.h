@@ -43,6 +43,7 @@ struct JobNotice {
     kJobState,
     kTaskDone,
     kTaskRetried,
+    kTaskFailed,  // given up after an error, and its job with it; a last lapse is told as kLeaseExpired
     kLeaseExpired,
     kGateRefused,
     kDuplicate,         // a task was done again, after its lease had lapsed, with the same outcome
@@ -54,10 +55,13 @@ struct JobNotice {
   TaskStage stage = TaskStage::kPrepare;
   double task_seconds = 0;
   int64_t weights = 0;
-  std::string reason;  // GATE_*, or why the task is tried again; of kNotDeterministic what differs, in words
-  int32_t task = -1;   // its index
+  // GATE_*, or why the task is tried again or given up; of kNotDeterministic what differs, in words.
+  std::string reason;
+  int32_t task = -1;  // its index
   std::string task_name;
   std::string worker;
+  // Of kTaskDone: what the task finished and the job keeps, as TaskOutcome::artifact; else null.
+  std::shared_ptr<const ArtifactRecord> artifact;
 };
 
 struct JobManagerOptions {
@@ -68,8 +72,8 @@ struct JobManagerOptions {
   // Whether other processes work on the same store; not given: what the store says. If not, a lease that is there at
   // Start belongs to a dead worker.
   std::optional<bool> shared = std::nullopt;
-  // Of several processes: what one that starts, or that could not reach the store, gives workers to renew their leases
-  // in before it takes those that have lapsed.
+  // What workers get to renew their leases in, before those that have lapsed are taken, once the store is there again
+  // after it was not to be had. Of several processes one that starts gives it, too.
   int64_t settle_ms = 10'000;
   int64_t poll_ms = 2000;  // of several processes: how often to look for what events did not tell
   // Runs lease expiry, garbage collection and the looking on threads of its own. Tests that set the clock call Maintain
@@ -200,8 +204,9 @@ class JobManager {
   // has not ended yet, with the error returned: DATA_LOSS (TASK_NOT_DETERMINISTIC). Call it again after UNAVAILABLE and
   // other errors that pass, however often: what was written already is not written twice.
   absl::Status CompleteTask(const TaskLease& lease, const TaskOutcome& outcome, double seconds);
-  // By `error`: the job is rejected (GATE_*), the task is tried again later (IsRetryable), or the job fails. CANCELLED
-  // is what a stopping worker says: the task is READY again at once and the attempt does not count.
+  // By `error`: the job is rejected (GATE_*), the task is tried again later (IsRetryable), or the job fails. After an
+  // error of the metadata store (IsStoreFault) it is tried again and the attempt does not count. CANCELLED is what a
+  // stopping worker says: the task is READY again at once and the attempt does not count.
   absl::Status FailTask(const TaskLease& lease, const absl::Status& error);
 
   // Stop, and every task that was leased here is READY again without waiting for its worker; the attempt does not
@@ -249,6 +254,7 @@ class JobManager {
   enum class LeaseEnd {
     kGivenBack,  // not the task's fault: does not count
     kFailed,     // with an error: an attempt
+    kPutOff,     // with an error that is not the task's: does not count, but it rests
     kLapsed,     // unless it was renewed meanwhile: a lapse
     kLost,       // whether or not its time is up: a lapse
   };
@@ -291,6 +297,8 @@ class JobManager {
   absl::Status EndLapsedLeases();
   // Workers get time to renew their leases before those that have lapsed are taken.
   void Settle();
+  // Of a store that refused a write: whether it takes one.
+  absl::Status TryWrite();
   void BackgroundLoop();
 
   // job_outcomes.cc
@@ -378,6 +386,7 @@ class JobManager {
   int64_t instances_ms_ = 0;
   int64_t collected_ms_ = 0;    // of the last garbage collection
   int64_t expire_from_ms_ = 0;  // lapsed leases are left alone until then
+  bool refused_ = false;        // the store refused to end one, and has taken no write since
   Rng jitter_;
 
   std::shared_ptr<void> listening_;  // to the store

@@ -1,5 +1,6 @@
 // What becomes of a task that was done, or failed.
 #include <algorithm>
+#include <memory>
 
 #include "server/jobs/job_decision.h"
 
@@ -14,10 +15,11 @@ bool HasManyArtifacts(const JobRecord& job) {
   return spec.ok() && !spec->ladder.empty();
 }
 
-JobNotice DoneNotice(const JobRecord& job, const TaskRecord& task) {
+JobNotice DoneNotice(const JobRecord& job, const TaskRecord& task, const TaskOutcome& outcome) {
   JobNotice notice = TaskNotice(JobNotice::Kind::kTaskDone, job, task, "");
   notice.task_seconds = task.seconds;
   notice.weights = task.weights;
+  if (outcome.artifact) notice.artifact = std::make_shared<const ArtifactRecord>(*outcome.artifact);
   return notice;
 }
 
@@ -89,7 +91,7 @@ absl::StatusOr<JobManager::Decision> JobManager::CompleteDecision(const TaskLeas
     // A ladder has several, which its candidates name.
     if (last && !HasManyArtifacts(job)) job.artifact = outcome.artifact->digest;
   }
-  decision.notices = {DoneNotice(job, task)};
+  decision.notices = {DoneNotice(job, task, outcome)};
   decision.change.tasks = {std::move(task)};
   for (const int32_t index : outcome.spent_tasks) {
     TaskRecord& spent = decision.change.tasks.emplace_back(all.at(static_cast<size_t>(index)));
@@ -115,7 +117,7 @@ absl::StatusOr<JobManager::Decision> JobManager::DuplicateDecision(const TaskLea
     // Nobody was told of it yet.
     decision.job = job.id;
     decision.work = true;
-    decision.notices = {DoneNotice(job, done)};
+    decision.notices = {DoneNotice(job, done, outcome)};
     ASSIGN_OR_RETURN(const auto all, store_.ListTasks(lease.job));
     const bool last = std::all_of(all.begin(), all.end(),
                                   [&](const TaskRecord& task) { return task.done_sequence <= done.done_sequence; });
@@ -148,6 +150,7 @@ absl::Status JobManager::FailTask(const TaskLease& lease, const absl::Status& er
 
 absl::StatusOr<JobManager::Decision> JobManager::FailDecision(const TaskLease& lease, const absl::Status& error) {
   if (absl::IsCancelled(error)) return EndLeaseDecision(lease, error, LeaseEnd::kGivenBack);
+  if (IsStoreFault(error)) return EndLeaseDecision(lease, error, LeaseEnd::kPutOff);
   if (!ReasonOf(error).starts_with("GATE_")) return EndLeaseDecision(lease, error, LeaseEnd::kFailed);
   ASSIGN_OR_RETURN(TaskRecord task, LeasedTask(lease));
   ASSIGN_OR_RETURN(JobRecord job, store_.GetJob(lease.job));

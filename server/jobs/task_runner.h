@@ -73,7 +73,8 @@ class TaskRunner {
   virtual absl::StatusOr<JobPlan> Plan(const JobSpec& spec, int threads) = 0;
   // Does one task. Everything it wants to outlive it is committed to the blobs before it returns. `progress` is called
   // often; a status that is not OK (CANCELLED, ABORTED) stops the task and is returned. An error whose reason starts
-  // with "GATE_" rejects the job; a retryable one (IsRetryable) is tried again; any other fails the job.
+  // with "GATE_" rejects the job; a retryable one (IsRetryable) or one of the metadata store (IsStoreFault) is tried
+  // again; any other fails the job.
   virtual absl::StatusOr<TaskOutcome> Run(const TaskInput& input, ThreadPool& pool, ProgressFn progress) = 0;
 };
 

@@ -5,15 +5,17 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "core/base/file.h"
+#include "core/kernels/cuda/device.h"
 #include "core/quantize/quantize.h"
 
 namespace qamserve {
 namespace {
 
 constexpr int64_t kWaitMs = 60'000;
-// Between two attempts to reach a store that does not answer.
+// Between two attempts at a store that does not answer, or takes nothing.
 constexpr int64_t kPauseMs = 1000;
 // Of several processes: watchers elsewhere hear of progress when the lease is renewed.
 constexpr int64_t kSharedRenewMs = 5000;
@@ -73,15 +75,26 @@ void Worker::SetDraining(bool draining) {
   {
     std::lock_guard lock(mutex_);
     draining_ = draining;
-    takes_nothing_ = stopping_ || draining;
+    takes_nothing_ = stopping_ || draining || device_lost_;
     wake_.notify_all();
   }
   manager_.WakeWorkers();
 }
 
+void Worker::LoseDevice(const absl::Status& error) {
+  {
+    std::lock_guard lock(mutex_);
+    if (device_lost_) return;
+    device_lost_ = true;
+    takes_nothing_ = true;
+  }
+  manager_.WakeWorkers();
+  if (options_.on_device_lost) options_.on_device_lost(error);
+}
+
 bool Worker::AwaitTaking() {
   std::unique_lock lock(mutex_);
-  wake_.wait(lock, [&] { return stopping_ || !draining_; });
+  wake_.wait(lock, [&] { return stopping_ || (!draining_ && !device_lost_); });
   return !stopping_;
 }
 
@@ -95,15 +108,23 @@ void Worker::TaskLoop(Lane& lane) {
   // Made here, so that their threads are as nice as this one.
   ThreadPool all(lane.threads);
   ThreadPool alone(1);
+  bool told = false;
   while (AwaitTaking()) {
     const auto grant = manager_.WaitForTask(options_.name, lane.filter, kWaitMs, takes_nothing_);
     if (ReasonOf(grant.status()) == "SHUTTING_DOWN") return;
     if (!grant.ok()) {
+      TellOfStore(grant.status(), nullptr, told);
       Pause(kPauseMs);
-    } else if (grant->has_value()) {
-      RunTask(lane, **grant, (*grant)->input.task.stage == TaskStage::kQuantize ? alone : all);
+      continue;
     }
+    told = false;
+    if (grant->has_value()) RunTask(lane, **grant, (*grant)->input.task.stage == TaskStage::kQuantize ? alone : all);
   }
+}
+
+void Worker::TellOfStore(const absl::Status& error, const TaskLease* lease, bool& told) const {
+  if (!IsStoreFault(error) || std::exchange(told, true)) return;
+  if (options_.on_store_fault) options_.on_store_fault(error, lease);
 }
 
 void Worker::RunTask(Lane& lane, const TaskGrant& grant, ThreadPool& pool) {
@@ -124,6 +145,8 @@ void Worker::RunTask(Lane& lane, const TaskGrant& grant, ThreadPool& pool) {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   // What must last is in the blobs; a leftover is removed at the next start.
   (void)RemoveAll(grant.input.work_dir);
+  // Before the task is anybody's again.
+  if (IsCudaLost(outcome.status())) LoseDevice(outcome.status());
   const absl::Status answer = Report(lane, grant, outcome, seconds);
   bool lost = false;
   {
@@ -145,7 +168,7 @@ void Worker::NoteLease(Lane& lane, const TaskLease& lease, const absl::Status& s
 absl::Status Worker::Report(Lane& lane, const TaskGrant& grant, const absl::StatusOr<TaskOutcome>& outcome,
                             double seconds) {
   absl::Status error = outcome.status();
-  for (;;) {
+  for (bool told = false;;) {
     // Nobody wants the error of a task that was taken away. An outcome is still compared with the other worker's.
     const bool stopped = grant.stop->load();
     if (!error.ok() && stopped) return error;
@@ -154,7 +177,8 @@ absl::Status Worker::Report(Lane& lane, const TaskGrant& grant, const absl::Stat
     NoteLease(lane, grant.lease, status, stopped);
     const std::string reason = ReasonOf(status);
     if (status.ok() || reason == "LEASE_LOST" || reason == "TASK_NOT_DETERMINISTIC") return status;
-    if (IsRetryable(status)) {
+    TellOfStore(status, &grant.lease, told);
+    if (IsRetryable(status) || IsStoreFault(status)) {
       if (!Pause(kPauseMs)) return status;
       continue;
     }
@@ -167,7 +191,11 @@ absl::Status Worker::Report(Lane& lane, const TaskGrant& grant, const absl::Stat
 void Worker::RenewLoop() {
   int64_t every_ms = options_.lease_ms / 3;
   if (manager_.shared()) every_ms = std::min(every_ms, kSharedRenewMs);
-  while (Pause(every_ms)) {
+  int64_t rest_ms = every_ms;
+  bool told = false;
+  while (Pause(rest_ms)) {
+    rest_ms = every_ms;
+    bool refused = false;
     for (const auto& lane : lanes_) {
       std::optional<TaskLease> lease;
       std::shared_ptr<const std::atomic<bool>> stop;
@@ -180,10 +208,15 @@ void Worker::RenewLoop() {
       const bool stopped = stop->load();
       const absl::Status renewed = manager_.RenewLease(*lease);
       NoteLease(*lane, *lease, renewed, stopped);
-      // A lease that is lost stops its task: the manager sets TaskGrant::stop. If the store cannot be reached, each
-      // further try would only take its time.
-      if (absl::IsUnavailable(renewed)) break;
+      // A lease that is lost stops its task: the manager sets TaskGrant::stop. If the store is not to be had, each
+      // further try would only take its time; once it is back, leases that have lapsed meanwhile must not wait.
+      refused = absl::IsUnavailable(renewed) || IsStoreFault(renewed);
+      if (!refused) continue;
+      TellOfStore(renewed, &*lease, told);
+      rest_ms = std::min(every_ms, kPauseMs);
+      break;
     }
+    if (!refused) told = false;
   }
 }
 

@@ -29,6 +29,13 @@ struct WorkerOptions {
   // Called, on the task's thread, after a task that was found to be another's now: the lease had lapsed, or the task
   // was taken away or its job ended by another process. Null: nobody is told.
   std::function<void(const TaskLease& lease)> on_lease_lost = nullptr;
+  // Called, from any of the worker's threads, when the metadata store itself is why something cannot be done
+  // (IsStoreFault) and the worker waits for it: once for each wait. `lease`: of the task whose outcome, error or lease
+  // it is about; null if the worker looks for a task. Null: nobody is told.
+  std::function<void(const absl::Status& error, const TaskLease* lease)> on_store_fault = nullptr;
+  // Called once, on a task's thread, when a task has found the GPU lost (IsCudaLost): the worker takes no further task,
+  // since none would succeed before the process is started again. Null: nobody is told.
+  std::function<void(const absl::Status& error)> on_device_lost = nullptr;
 };
 
 class Worker {
@@ -38,7 +45,7 @@ class Worker {
   // As Stop.
   ~Worker();
 
-  // While true no task is taken; those under way go on to their ends.
+  // While true no task is taken; those under way go on to their ends. False brings none back that lost its device.
   void SetDraining(bool draining);
   // Ends the running tasks at their next progress report and gives them back, then returns. Idempotent.
   void Stop();
@@ -49,13 +56,17 @@ class Worker {
   void TaskLoop(Lane& lane);
   void RenewLoop();
   void RunTask(Lane& lane, const TaskGrant& grant, ThreadPool& pool);
-  // Tells the manager how it went. While the store cannot be reached it goes on trying: an outcome is kept until it is
-  // taken, or the lease is lost. Returns the manager's answer, or that there was no use in asking.
+  // Tells the manager how it went. While the store is not to be had (IsRetryable, IsStoreFault) it goes on trying: an
+  // outcome is kept until it is taken, or the lease is lost. Returns the manager's answer, or that there was no use in
+  // asking.
   absl::Status Report(Lane& lane, const TaskGrant& grant, const absl::StatusOr<TaskOutcome>& outcome, double seconds);
   // `status` is what the manager says of a lease of the lane, and `stopped` what TaskGrant::stop was before.
   void NoteLease(Lane& lane, const TaskLease& lease, const absl::Status& status, bool stopped);
+  // `told`: whether this wait was told of before.
+  void TellOfStore(const absl::Status& error, const TaskLease* lease, bool& told) const;
   // False if the worker is stopping.
   bool Pause(int64_t ms);
+  void LoseDevice(const absl::Status& error);
   // Waits while tasks are not to be taken. False if the worker is stopping.
   bool AwaitTaking();
 
@@ -63,10 +74,11 @@ class Worker {
   JobManager& manager_;
   TaskRunner& runner_;
   std::atomic<bool> stopping_{false};
-  std::atomic<bool> takes_nothing_{false};  // stopping or draining
+  std::atomic<bool> takes_nothing_{false};  // stopping, draining or without its device
   std::mutex mutex_;
   std::condition_variable wake_;
-  bool draining_ = false;  // guarded by mutex_
+  bool draining_ = false;     // guarded by mutex_
+  bool device_lost_ = false;  // guarded by mutex_
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::thread renew_thread_;
 };

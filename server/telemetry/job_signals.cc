@@ -11,7 +11,7 @@
 namespace qamserve {
 namespace {
 
-// Of every quantize job; "target" only where one was given.
+// That every artifact has passed; "target" only where one was given.
 constexpr std::array<std::string_view, 3> kGates = {"coverage", "reconstruction", "quality"};
 
 std::string Lower(std::string_view text) {
@@ -50,6 +50,10 @@ void JobSignals::TellTask(const JobNotice& notice, Log::Fields fields) {
     case JobNotice::Kind::kTaskDone:
       metrics_.Observe(Metric::kTaskSeconds, {stage}, notice.task_seconds);
       metrics_.Add(Metric::kQuantizedWeightsTotal, {}, static_cast<double>(notice.weights));
+      if (notice.artifact != nullptr) {
+        CountArtifact(notice.job, *notice.artifact);
+        fields["artifact"] = notice.artifact->digest;
+      }
       fields["seconds"] = notice.task_seconds;
       log_.Debug("task_done", fields);
       return TraceTask(notice);
@@ -60,6 +64,9 @@ void JobSignals::TellTask(const JobNotice& notice, Log::Fields fields) {
     case JobNotice::Kind::kTaskRetried:
       metrics_.Add(Metric::kTaskRetriesTotal, {stage});
       log_.Warning("task_retried", fields);
+      return TraceTask(notice);
+    case JobNotice::Kind::kTaskFailed:
+      log_.Warning("task_failed", fields);
       return TraceTask(notice);
     case JobNotice::Kind::kGateRefused:
       metrics_.Add(Metric::kGateResultsTotal, {GateLabel(notice.reason), "refused"});
@@ -84,21 +91,16 @@ void JobSignals::TellJobState(const JobRecord& job, Log::Fields fields) {
   log_.Info("job_state", fields);
   if (!IsFinal(job.state)) return;
   metrics_.Add(Metric::kJobsFinishedTotal, {JobKindName(job.kind), Lower(JobStateName(job.state))});
-  if (job.state == JobState::kSucceeded && job.kind == JobKind::kQuantize) CountSuccess(job);
   TraceJob(job);
 }
 
-void JobSignals::CountSuccess(const JobRecord& job) {
+void JobSignals::CountArtifact(const JobRecord& job, const ArtifactRecord& artifact) {
   for (const std::string_view gate : kGates) metrics_.Add(Metric::kGateResultsTotal, {gate, "passed"});
   const absl::StatusOr<JobSpec> spec = JobSpecFromJson(job.spec_json);
   if (spec.ok() && spec->target.any()) metrics_.Add(Metric::kGateResultsTotal, {"target", "passed"});
-  if (job.artifact.empty()) return;
-  // One that is gone already, or a store that does not answer, costs a count and no more.
-  const absl::StatusOr<ArtifactRecord> artifact = store_.GetArtifact(job.artifact);
-  if (!artifact.ok()) return;
-  metrics_.Add(Metric::kArtifactBytesTotal, {}, static_cast<double>(artifact->size_bytes));
-  metrics_.Observe(Metric::kArtifactBitsPerWeight, {}, artifact->bpw);
-  const absl::StatusOr<QualityReport> quality = QualityReportFromJson(artifact->quality_json);
+  metrics_.Add(Metric::kArtifactBytesTotal, {}, static_cast<double>(artifact.size_bytes));
+  metrics_.Observe(Metric::kArtifactBitsPerWeight, {}, artifact.bpw);
+  const absl::StatusOr<QualityReport> quality = QualityReportFromJson(artifact.quality_json);
   if (quality.ok()) metrics_.Observe(Metric::kArtifactKlNats, {}, quality->kl_mean);
 }
 

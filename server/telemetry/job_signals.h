@@ -16,22 +16,20 @@ namespace qamserve {
 class JobSignals {
  public:
   // All must outlive it.
-  JobSignals(Metrics& metrics, Log& log, Tracer& tracer, MetadataStore& store)
-      : metrics_(metrics), log_(log), tracer_(tracer), store_(store) {}
+  JobSignals(Metrics& metrics, Log& log, Tracer& tracer) : metrics_(metrics), log_(log), tracer_(tracer) {}
 
   void Tell(const JobNotice& notice);
 
  private:
   void TellTask(const JobNotice& notice, Log::Fields fields);
   void TellJobState(const JobRecord& job, Log::Fields fields);
-  void CountSuccess(const JobRecord& job);
+  void CountArtifact(const JobRecord& job, const ArtifactRecord& artifact);
   void TraceJob(const JobRecord& job);
   void TraceTask(const JobNotice& notice);
 
   Metrics& metrics_;
   Log& log_;
   Tracer& tracer_;
-  MetadataStore& store_;
 };
 
 }  // namespace qamserve

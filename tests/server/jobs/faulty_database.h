@@ -19,6 +19,8 @@ struct DatabaseFaults {
   std::atomic<int> unavailable_in_100{0};   // transactions and reads that do not begin
   std::atomic<int> lost_answers_in_100{0};  // transactions that are committed, and told to have failed
   std::atomic<bool> away{false};            // nothing is answered
+  std::atomic<bool> read_only{false};       // transactions are refused
+  std::atomic<int> refused_in{0};           // so is one: 1 = the next transaction, 2 = the one behind it; 0 = none
   std::atomic<bool> deaf{false};            // listeners hear nothing
   std::atomic<int64_t> injected{0};
 };
@@ -30,6 +32,9 @@ class FaultyDatabase : public SqlDatabase {
 
   absl::Status Transact(absl::FunctionRef<absl::Status(SqlTransaction&)> body) override {
     if (faults_->away || Draw(faults_->unavailable_in_100)) return Away();
+    if (faults_->read_only || IsTheRefused()) {
+      return FailedPrecondition("STORE_READ_ONLY", "injected: the store cannot be written to");
+    }
     if (Draw(faults_->conflicts_in_100)) return Aborted("VERSION_CONFLICT", "injected: another was faster");
     const absl::Status status = base_->Transact(body);
     if (status.ok() && Draw(faults_->lost_answers_in_100)) return Away();
@@ -55,6 +60,12 @@ class FaultyDatabase : public SqlDatabase {
 
  private:
   static absl::Status Away() { return Unavailable("STORE_UNAVAILABLE", "injected: the store does not answer"); }
+  bool IsTheRefused() {
+    int left = faults_->refused_in;
+    while (left > 0 && !faults_->refused_in.compare_exchange_weak(left, left - 1)) {
+    }
+    return left == 1;
+  }
   bool Draw(int in_100) {
     if (in_100 == 0) return false;
     std::lock_guard lock(mutex_);

@@ -113,6 +113,26 @@ TEST(TaskBackoffTest, BridgesMinutesWhereSomethingElseIsDown) {
   EXPECT_GE(rested_ms, int64_t{5} * 60 * 1000);
 }
 
+// With the codes that the store gives them.
+TEST(StoreFaultTest, IsTheStoresStateAndNotWhatWasAskedOfIt) {
+  EXPECT_FALSE(IsStoreFault(absl::OkStatus()));
+  EXPECT_TRUE(IsStoreFault(Unavailable("STORE_UNAVAILABLE", "it does not answer")));
+  for (const char* reason :
+       {"STORE_READ_ONLY", "STORE_CREDENTIALS", "STORE_MISSING", "STORE_ENCODING", "STORE_VERSION"}) {
+    const absl::Status error = FailedPrecondition(reason, "the server is not as it should be");
+    EXPECT_TRUE(IsStoreFault(error)) << reason;
+    EXPECT_TRUE(IsStoreFault(Annotate(error, "task 3"))) << reason;
+    EXPECT_FALSE(IsRetryable(error)) << reason << ": only a store that is waited for is tried again";
+  }
+  for (const absl::Status& error :
+       {DataLoss("STORE_CORRUPT", "a row cannot be read"), InvalidArgument("STORE_VALUE", "a zero byte"),
+        AlreadyExists("STORE_CONSTRAINT", "there is one"), Aborted("STORE_CONFLICT", "another was faster"),
+        Aborted("LEASE_LOST", "another has it"), ResourceExhausted("DISK_FULL", "whose disk is not said"),
+        Unavailable("S3_UNAVAILABLE", "the object store"), FailedPrecondition("GATE_QUALITY", "too far off")}) {
+    EXPECT_FALSE(IsStoreFault(error)) << error;
+  }
+}
+
 TEST(TaskBackoffTest, Doubles) {
   EXPECT_EQ(TaskBackoffMs(1), 1000);
   EXPECT_EQ(TaskBackoffMs(2), 2000);

@@ -82,6 +82,14 @@ class Process {
       std::lock_guard lock(mutex_);
       lost_leases_.push_back(lease);
     };
+    options.on_store_fault = [this](const absl::Status& error, const TaskLease* lease) {
+      std::lock_guard lock(mutex_);
+      (lease != nullptr ? store_faults_ : idle_store_faults_).push_back(error);
+    };
+    options.on_device_lost = [this](const absl::Status& error) {
+      std::lock_guard lock(mutex_);
+      lost_devices_.push_back(error);
+    };
     worker_ = std::make_unique<Worker>(options, *manager_, runner_);
   }
   void StopWorker() { worker_.reset(); }
@@ -90,6 +98,19 @@ class Process {
   std::vector<TaskLease> lost_leases() {
     std::lock_guard lock(mutex_);
     return lost_leases_;
+  }
+  // Likewise, of a task, and of looking for one.
+  std::vector<absl::Status> store_faults() {
+    std::lock_guard lock(mutex_);
+    return store_faults_;
+  }
+  std::vector<absl::Status> lost_devices() {
+    std::lock_guard lock(mutex_);
+    return lost_devices_;
+  }
+  std::vector<absl::Status> idle_store_faults() {
+    std::lock_guard lock(mutex_);
+    return idle_store_faults_;
   }
 
   std::optional<TaskGrant> Lease(const TaskFilter& filter = FilterOf("cpu")) {
@@ -120,6 +141,7 @@ class Process {
   std::mutex mutex_;
   std::vector<JobNotice> notices_;
   std::vector<TaskLease> lost_leases_;
+  std::vector<absl::Status> store_faults_, idle_store_faults_, lost_devices_;
   Catalog catalog_;
   FakeRunner runner_;
   std::unique_ptr<JobManager> manager_;

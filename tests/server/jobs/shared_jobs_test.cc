@@ -16,6 +16,15 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
 
+// Digests of what the tasks finished, in their order.
+std::vector<std::string> ArtifactsOf(const std::vector<JobNotice>& notices) {
+  std::vector<std::string> digests;
+  for (const JobNotice& notice : notices) {
+    if (notice.artifact != nullptr) digests.push_back(notice.artifact->digest);
+  }
+  return digests;
+}
+
 TEST_F(SharedJobsTest, TwoProcessesShareTheTasksOfAJob) {
   auto a = Start("a"), b = Start("b");
   for (Process* process : {a.get(), b.get()}) {
@@ -93,6 +102,27 @@ TEST_F(SharedJobsTest, AWorkerThatDrainsFinishesItsTaskAndTakesNoOther) {
   const std::string last = Create(*a, Args(3));
   a->worker().SetDraining(false);
   EXPECT_EQ(WaitFor(*a, last).job.state, JobState::kSucceeded);
+}
+
+TEST_F(SharedJobsTest, AWorkerThatLosesItsDeviceLeavesItsTasksToOthers) {
+  auto a = Start("a");
+  a->runner().before_task = [](const TaskRecord&, ProgressFn) -> absl::Status {
+    return Internal("CUDA_LOST", "an illegal memory access");
+  };
+  a->StartWorker(2);
+  const std::string id = Create(*a, Args());
+  while (a->lost_devices().empty()) Rest(5);
+  // Not for as long as the process lives, whatever is said about draining.
+  a->worker().SetDraining(true);
+  a->worker().SetDraining(false);
+  auto b = Start("b");
+  b->StartWorker();
+  EXPECT_EQ(WaitFor(*b, id).job.state, JobState::kSucceeded);
+  EXPECT_EQ(a->runner().all_runs(), 1);
+  EXPECT_EQ(TaskOf(id, 0).attempts, 2) << "one that does this everywhere is given up";
+  const std::vector<absl::Status> lost = a->lost_devices();
+  ASSERT_EQ(lost.size(), 1u);
+  EXPECT_EQ(ReasonOf(lost[0]), "CUDA_LOST");
 }
 
 TEST_F(SharedJobsTest, AWorkerThatDrainsCanBeStopped) {
@@ -346,12 +376,43 @@ TEST_F(SharedJobsTest, AnOutcomeThatIsReportedTwiceIsTakenOnce) {
   }
   EXPECT_EQ(StateOf(id), JobState::kSucceeded);
   WorkersOf(id);
-  EXPECT_THAT(a->NoticesOf(JobNotice::Kind::kTaskDone), SizeIs(7));
+  const auto done = a->NoticesOf(JobNotice::Kind::kTaskDone);
+  EXPECT_THAT(done, SizeIs(7));
+  EXPECT_EQ(ArtifactsOf(done), std::vector<std::string>{store_->GetJob(id)->artifact});
   EXPECT_THAT(a->NoticesOf(JobNotice::Kind::kDuplicate), IsEmpty());
   const auto states = a->NoticesOf(JobNotice::Kind::kJobState);
   ASSERT_FALSE(states.empty());
   EXPECT_EQ(states.back().job.state, JobState::kSucceeded) << "what waits for the end is told of it";
   EXPECT_FALSE(states.back().job.artifact.empty());
+}
+
+// A ladder's job names none of its artifacts.
+TEST_F(SharedJobsTest, EveryArtifactThatIsKeptIsToldOnce) {
+  auto a = StartByHand("a");
+  a->runner().after_evaluate = [](const TaskInput& input, TaskOutcome& outcome) {
+    constexpr int32_t kDropped = 1, kLast = 2;
+    if (input.task.round == kDropped) outcome.artifact.reset();
+    if (input.task.round == kLast) return;
+    TaskRecord& next = outcome.next_tasks.emplace_back();
+    next.index = static_cast<int32_t>(input.tasks.size());
+    next.round = input.task.round + 1;
+    next.stage = TaskStage::kEvaluate;
+    next.name = "quality " + std::to_string(next.round);
+    next.cost = 1;
+  };
+  CreateQuantizeJobArgs args = Args();
+  args.spec.ladder = {3, 4, 5};
+  const std::string id = Create(*a, args);
+  while (const auto grant = a->Lease()) ASSERT_TRUE(a->Finish(*grant).ok());
+  const JobRecord job = store_->GetJob(id).value();
+  EXPECT_EQ(job.state, JobState::kSucceeded);
+  EXPECT_EQ(job.artifact, "");
+  std::vector<std::string> kept;
+  const auto listed = store_->ListArtifacts({}, "");
+  ASSERT_TRUE(listed.ok()) << listed.status();
+  for (const ArtifactRecord& artifact : listed->items) kept.push_back(artifact.digest);
+  EXPECT_THAT(kept, SizeIs(2));
+  EXPECT_THAT(ArtifactsOf(a->NoticesOf(JobNotice::Kind::kTaskDone)), testing::UnorderedElementsAreArray(kept));
 }
 
 // --- Whose tasks are whose ---

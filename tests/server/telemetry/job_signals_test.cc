@@ -6,9 +6,7 @@
 #include <algorithm>
 #include <sstream>
 
-#include "server/store/sqlite_metadata_store.h"
 #include "tests/server/telemetry/keeping_sink.h"
-#include "tests/support/temp_folder.h"
 
 namespace qamserve {
 namespace {
@@ -45,6 +43,22 @@ class JobSignalsTest : public testing::Test {
     notice.reason = reason;
     signals_.Tell(notice);
   }
+  void TellArtifact(const JobSpec& spec, double bpw, uint64_t size_bytes, double kl_mean) {
+    QualityReport report;
+    report.kl_mean = kl_mean;
+    ArtifactRecord artifact;
+    artifact.digest = "a1";
+    artifact.bpw = bpw;
+    artifact.size_bytes = size_bytes;
+    artifact.quality_json = QualityReportToJson(report);
+    JobNotice notice;
+    notice.kind = JobNotice::Kind::kTaskDone;
+    notice.job = MakeJob(JobState::kGating);
+    notice.job.spec_json = JobSpecToJson(spec);
+    notice.stage = TaskStage::kEvaluate;
+    notice.artifact = std::make_shared<const ArtifactRecord>(artifact);
+    signals_.Tell(notice);
+  }
   void TellState(const JobRecord& job) {
     JobNotice notice;
     notice.job = job;
@@ -63,14 +77,12 @@ class JobSignalsTest : public testing::Test {
     return "";
   }
 
-  TempFolder dir_;
-  std::unique_ptr<MetadataStore> store_ = OpenSqliteMetadataStore(dir_ / "meta").value();
   std::ostringstream out_;
   std::shared_ptr<Log> log_ = Log::CreateOn(out_, "debug").value();
   Metrics metrics_;
   std::shared_ptr<KeepingSink> sink_ = std::make_shared<KeepingSink>();
   Tracer tracer_{1, sink_};
-  JobSignals signals_{metrics_, *log_, tracer_, *store_};
+  JobSignals signals_{metrics_, *log_, tracer_};
 };
 
 TEST_F(JobSignalsTest, TasksAreCountedLoggedAndTraced) {
@@ -80,6 +92,7 @@ TEST_F(JobSignalsTest, TasksAreCountedLoggedAndTraced) {
   Tell(JobNotice::Kind::kGateRefused, "GATE_QUALITY");
   Tell(JobNotice::Kind::kDuplicate);
   Tell(JobNotice::Kind::kNotDeterministic);
+  Tell(JobNotice::Kind::kTaskFailed, "TENSOR_SHAPE");
   const std::string text = metrics_.Text();
   for (const char* line : {"qamserve_task_seconds_sum{stage=\"quantize\"} 2", "qamserve_quantized_weights_total 400",
                            "qamserve_task_retries_total{stage=\"quantize\"} 1", "qamserve_lease_expiries_total 1",
@@ -88,10 +101,10 @@ TEST_F(JobSignalsTest, TasksAreCountedLoggedAndTraced) {
     EXPECT_THAT(text, HasSubstr(std::string(line) + "\n"));
   }
   const std::vector<nlohmann::json> lines = Lines();
-  ASSERT_EQ(lines.size(), 6u);
-  const char* events[] = {"task_done",    "task_retried",    "lease_expired",
-                          "gate_refused", "task_done_twice", "task_not_deterministic"};
-  const char* levels[] = {"debug", "warning", "warning", "warning", "info", "error"};
+  ASSERT_EQ(lines.size(), 7u);
+  const char* events[] = {"task_done",       "task_retried",           "lease_expired", "gate_refused",
+                          "task_done_twice", "task_not_deterministic", "task_failed"};
+  const char* levels[] = {"debug", "warning", "warning", "warning", "info", "error", "warning"};
   for (size_t i = 0; i < lines.size(); ++i) {
     EXPECT_EQ(lines[i]["event"], events[i]);
     EXPECT_EQ(lines[i]["level"], levels[i]);
@@ -101,8 +114,9 @@ TEST_F(JobSignalsTest, TasksAreCountedLoggedAndTraced) {
     EXPECT_EQ(lines[i]["trace"], "0af7651916cd43dd8448eb211c80319c");
   }
   EXPECT_EQ(lines[1]["reason"], "FILE_IO");
+  EXPECT_EQ(lines[6]["reason"], "TENSOR_SHAPE");
 
-  ASSERT_EQ(sink_->spans.size(), 3u);
+  ASSERT_EQ(sink_->spans.size(), 4u);
   const SpanRecord& done = sink_->spans[0];
   EXPECT_EQ(done.name, "task quantize");
   EXPECT_EQ(done.end - done.start, absl::Seconds(2));
@@ -110,35 +124,47 @@ TEST_F(JobSignalsTest, TasksAreCountedLoggedAndTraced) {
   EXPECT_EQ(done.error, "");
   EXPECT_EQ(sink_->spans[1].error, "FILE_IO");
   EXPECT_EQ(sink_->spans[2].error, "LEASE_LAPSED");
+  EXPECT_EQ(sink_->spans[3].error, "TENSOR_SHAPE");
   for (const SpanRecord& span : sink_->spans) {
     EXPECT_EQ(HexOf(span.ids.trace_id), "0af7651916cd43dd8448eb211c80319c");
     EXPECT_EQ(span.ids.parent_id, tracer_.BeginNamed(kParent, "jobs/j1").span_id);
   }
 }
 
-TEST_F(JobSignalsTest, AJobThatSucceededIsMeasured) {
-  ArtifactRecord artifact;
-  artifact.digest = "a1";
-  artifact.bpw = 4.5;
-  artifact.size_bytes = 12'345;
-  QualityReport report;
-  report.kl_mean = 0.02;
-  artifact.quality_json = QualityReportToJson(report);
-  ASSERT_TRUE(store_->PutArtifact(artifact).ok());
-  TellState(MakeJob(JobState::kRunning));
-  EXPECT_TRUE(sink_->spans.empty());
+// Whether or not the job names it, goes on behind it, or comes to a good end.
+TEST_F(JobSignalsTest, EveryArtifactIsMeasured) {
+  JobSpec ladder, target;
+  ladder.ladder = {4.5, 3};
+  target.target.kl = 0.3;
+  TellArtifact(ladder, 4.5, 12'000, 0.015625);
+  TellArtifact(ladder, 3, 300, 0.125);
+  EXPECT_THAT(metrics_.Text(), HasSubstr("qamserve_gate_results_total{gate=\"target\",result=\"passed\"} 0\n"));
+  TellArtifact(target, 2.5, 45, 0.25);
+  // The end of a job adds nothing to what was counted.
   JobRecord job = MakeJob(JobState::kSucceeded);
   job.artifact = "a1";
   TellState(job);
   const std::string text = metrics_.Text();
   for (const char* line :
-       {"qamserve_jobs_finished_total{kind=\"quantize\",state=\"succeeded\"} 1", "qamserve_artifact_bytes_total 12345",
-        "qamserve_artifact_kl_nats_sum 0.02", "qamserve_artifact_kl_nats_bucket{le=\"0.01\"} 0",
-        "qamserve_artifact_kl_nats_bucket{le=\"0.03\"} 1", "qamserve_artifact_bpw_sum 4.5",
-        "qamserve_gate_results_total{gate=\"coverage\",result=\"passed\"} 1",
-        "qamserve_gate_results_total{gate=\"target\",result=\"passed\"} 0"}) {
+       {"qamserve_artifact_bytes_total 12345", "qamserve_artifact_kl_nats_sum 0.390625",
+        "qamserve_artifact_kl_nats_count 3", "qamserve_artifact_kl_nats_bucket{le=\"0.01\"} 0",
+        "qamserve_artifact_kl_nats_bucket{le=\"0.03\"} 1", "qamserve_artifact_bpw_sum 10",
+        "qamserve_artifact_bpw_count 3", "qamserve_gate_results_total{gate=\"coverage\",result=\"passed\"} 3",
+        "qamserve_gate_results_total{gate=\"reconstruction\",result=\"passed\"} 3",
+        "qamserve_gate_results_total{gate=\"quality\",result=\"passed\"} 3",
+        "qamserve_gate_results_total{gate=\"target\",result=\"passed\"} 1"}) {
     EXPECT_THAT(text, HasSubstr(std::string(line) + "\n"));
   }
+  EXPECT_EQ(Lines().at(0)["artifact"], "a1");
+}
+
+TEST_F(JobSignalsTest, AJobThatSucceededIsCountedAndTraced) {
+  TellState(MakeJob(JobState::kRunning));
+  EXPECT_TRUE(sink_->spans.empty());
+  JobRecord job = MakeJob(JobState::kSucceeded);
+  job.artifact = "a1";
+  TellState(job);
+  EXPECT_THAT(metrics_.Text(), HasSubstr("qamserve_jobs_finished_total{kind=\"quantize\",state=\"succeeded\"} 1\n"));
   ASSERT_EQ(sink_->spans.size(), 1u);
   const SpanRecord& span = sink_->spans[0];
   EXPECT_EQ(span.name, "job quantize");
