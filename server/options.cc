@@ -192,7 +192,8 @@ ImportSecrets SecretsFrom(Environment environment) {
 
 }  // namespace
 
-ParsedOptions ParseOptions(int argc, const char* const* argv, Environment environment) {
+ParsedOptions ParseOptions(int argc, const char* const* argv, Environment environment,
+                           absl::Status (*validate)(const ServerOptions&)) {
   ParsedOptions result;
   std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
   std::string config;
@@ -216,7 +217,7 @@ ParsedOptions ParseOptions(int argc, const char* const* argv, Environment enviro
   if (const char* otlp = environment(kOtlpVariable); otlp != nullptr && result.options.otlp_endpoint.empty()) {
     result.options.otlp_endpoint = otlp;
   }
-  if (const absl::Status status = ValidateOptions(result.options); !status.ok()) {
+  if (const absl::Status status = validate(result.options); !status.ok()) {
     result.exit_code = 2;
     result.output = MessageOf(status) + "\n";
   }

@@ -77,6 +77,8 @@ struct ServerOptions {
 
 // INVALID_ARGUMENT (OPTION) names the flag and its limits.
 absl::Status ValidateOptions(const ServerOptions& options);
+// The same of those that say where the metadata store is, for what needs nothing else (store_commands.h).
+absl::Status ValidateMetadataOptions(const ServerOptions& options);
 
 struct ParsedOptions {
   ServerOptions options;
@@ -86,7 +88,8 @@ struct ParsedOptions {
 };
 // `environment` looks a variable up (getenv in main); each flag --some-name has QAMSERVE_SOME_NAME.
 using Environment = const char* (*)(const char*);
-ParsedOptions ParseOptions(int argc, const char* const* argv, Environment environment);
+ParsedOptions ParseOptions(int argc, const char* const* argv, Environment environment,
+                           absl::Status (*validate)(const ServerOptions&) = ValidateOptions);
 
 // HOST:PORT taken apart; "[::1]:1" has the host "::1". INVALID_ARGUMENT (LISTEN_ADDRESS).
 struct ListenAddress {
@@ -102,8 +105,8 @@ absl::StatusOr<std::string> AdvertisedAddress(const ServerOptions& options, int 
 // The machine's name; "localhost" if it has none.
 std::string HostName();
 
-// Memory of the machine or of the control group, whichever is less. `groups`: where the kernel shows control groups, of
-// version 1 or 2.
-int64_t MachineMemoryBytes(const std::string& groups = "/sys/fs/cgroup");
+// Memory that this process may use: that of the machine, or the least that one of its control groups allows. `groups`:
+// where the kernel shows control groups, of version 1 or 2; `mine`: where it tells which ones the process is in.
+int64_t MachineMemoryBytes(const std::string& groups = "/sys/fs/cgroup", const std::string& mine = "/proc/self/cgroup");
 
 }  // namespace qamserve

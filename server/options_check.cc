@@ -1,5 +1,7 @@
 // What the options may be, and what follows from them.
+#include <absl/strings/match.h>
 #include <absl/strings/numbers.h>
+#include <absl/strings/str_split.h>
 #include <arpa/inet.h>
 #include <unistd.h>
 
@@ -18,6 +20,25 @@ namespace qamserve {
 namespace {
 
 constexpr const char* kRoles[] = {"api", "worker", "inference"};
+
+// Files, below the folder of control groups, with the limits of those that `mine` names and of all above them, which
+// hold as well. A container sees its own group as the topmost one, whatever its name is outside.
+std::vector<std::string> MemoryLimitFiles(const std::string& mine) {
+  std::vector<std::string> files = {"/memory.max", "/memory/memory.limit_in_bytes"};
+  std::ifstream lines(mine);
+  // "0::/a/b" of version 2, "4:cpu,memory:/a/b" of version 1.
+  for (std::string line; std::getline(lines, line);) {
+    const std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (parts.size() != 3 || !absl::StartsWith(parts[2], "/") || absl::StrContains(parts[2], "/..")) continue;
+    const std::vector<std::string> controllers = absl::StrSplit(parts[1], ',');
+    const bool is_v1 = std::find(controllers.begin(), controllers.end(), "memory") != controllers.end();
+    if (!is_v1 && !parts[1].empty()) continue;
+    for (std::string group = parts[2]; group.size() > 1; group.resize(group.rfind('/'))) {
+      files.push_back(is_v1 ? "/memory" + group + "/memory.limit_in_bytes" : group + "/memory.max");
+    }
+  }
+  return files;
+}
 
 absl::Status CheckDevice(std::string_view flag, const std::string& name) {
   const absl::StatusOr<int> device = ParseDevice(name);
@@ -95,7 +116,6 @@ absl::Status CheckPools(const ServerOptions& options) {
   return absl::OkStatus();
 }
 
-// The URI may hold a password: it is not told.
 absl::Status CheckStores(const ServerOptions& options) {
   if (options.metadata_store.empty() != options.blob_store.empty()) {
     return InvalidArgument("OPTION",
@@ -103,9 +123,6 @@ absl::Status CheckStores(const ServerOptions& options) {
                            "other; give both or none");
   }
   if (!options.InFleet()) return absl::OkStatus();
-  if (!IsPostgresUri(options.metadata_store)) {
-    return InvalidArgument("OPTION", "--metadata-store must begin with postgresql://");
-  }
   const absl::Status location = ParseS3Location(options.blob_store).status();
   if (!location.ok()) return InvalidArgument("OPTION", "--blob-store: {}", MessageOf(location));
   if (options.s3_endpoint.empty()) return InvalidArgument("OPTION", "--blob-store needs --s3-endpoint");
@@ -149,8 +166,15 @@ bool ServerOptions::ReachesOut() const {
   return reaches_out(listen) || (http_listen != "off" && reaches_out(http_listen));
 }
 
-absl::Status ValidateOptions(const ServerOptions& o) {
+absl::Status ValidateMetadataOptions(const ServerOptions& o) {
   if (o.data_dir.empty()) return InvalidArgument("OPTION", "--data-dir must not be empty");
+  // The URI may hold a password: it is not told.
+  if (!o.InFleet() || IsPostgresUri(o.metadata_store)) return absl::OkStatus();
+  return InvalidArgument("OPTION", "--metadata-store must begin with postgresql://");
+}
+
+absl::Status ValidateOptions(const ServerOptions& o) {
+  RETURN_IF_ERROR(ValidateMetadataOptions(o));
   RETURN_IF_ERROR(CheckRoles(o));
   RETURN_IF_ERROR(CheckTls(o));
   RETURN_IF_ERROR(CheckClientAddress("--listen", o.listen, o));
@@ -238,10 +262,10 @@ absl::StatusOr<std::string> AdvertisedAddress(const ServerOptions& options, int 
   return fmt::format("{}:{}", options.listen.substr(0, options.listen.rfind(':')), port);
 }
 
-int64_t MachineMemoryBytes(const std::string& groups) {
+int64_t MachineMemoryBytes(const std::string& groups, const std::string& mine) {
   int64_t bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
   // Without a limit version 2 says "max", which is no number, and version 1 nearly 2^63, which is more than there is.
-  for (const char* file : {"/memory.max", "/memory/memory.limit_in_bytes"}) {
+  for (const std::string& file : MemoryLimitFiles(mine)) {
     std::ifstream group(groups + file);
     int64_t limit = 0;
     if (group >> limit && limit > 0) bytes = std::min(bytes, limit);

@@ -2,6 +2,8 @@
 #include <absl/time/clock.h>
 
 #include "core/base/file.h"
+#include "core/kernels/cuda/device.h"
+#include "core/model/cuda/open.h"
 #include "server/server.h"
 #include "server/serving/local_serving.h"
 
@@ -11,6 +13,14 @@ namespace {
 constexpr uint64_t kMaxCaBytes = uint64_t{1} << 20;
 // After a change of its own an api process lets its router see it before it answers.
 constexpr absl::Duration kOwnChangeLimit = absl::Seconds(1);
+
+// "cpu", "cuda:0 (NVIDIA H200, 139.8 GiB)".
+std::string WithMemory(const std::string& device) {
+  const absl::StatusOr<int> ordinal = ParseDevice(device);
+  if (!ordinal.ok() || *ordinal < 0) return device;
+  const std::string gpu = DescribeCudaDevice(FindCudaDevices(), *ordinal);
+  return gpu.empty() ? device : fmt::format("{} ({})", device, gpu);
+}
 
 }  // namespace
 
@@ -58,7 +68,8 @@ InstanceRecord Server::DescribeInstance() const {
   record.kernels = facts.kernels;
   record.device = options_.HasRole("inference") ? facts.device : facts.quantize_device;
   record.threads = facts.threads;
-  record.memory_bytes = models_->memory_limit_bytes();
+  // Nothing limits a worker but the machine.
+  record.memory_bytes = options_.HasRole("inference") ? models_->memory_limit_bytes() : MachineMemoryBytes();
   record.started_ms = store_->NowMs();
   return record;
 }
@@ -66,6 +77,8 @@ InstanceRecord Server::DescribeInstance() const {
 absl::Status Server::JoinFleet() {
   InstanceOptions instance;
   instance.record = DescribeInstance();
+  // The others know no more of this machine than the row.
+  instance.record.device = WithMemory(instance.record.device);
   ASSIGN_OR_RETURN(instance.record.address, AdvertisedAddress(options_, port()));
   instance.on_store = [this](const absl::Status& status) {
     if (status.ok()) return log_->Info("metadata_store_back");

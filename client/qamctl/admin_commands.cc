@@ -41,6 +41,9 @@ absl::Status ShowInstances(Session& session) {
                {"ROLES"},
                {"POOLS"},
                {"DEVICE"},
+               {"KERNELS"},
+               {"THREADS", Align::kRight},
+               {"MEMORY", Align::kRight},
                {"CODEC"},
                {"TASKS", Align::kRight},
                {"MODELS"},
@@ -52,7 +55,8 @@ absl::Status ShowInstances(Session& session) {
       models += fmt::format("{}{}={}", models.empty() ? "" : " ", LastPart(replica.model()), replica.state());
     }
     table.Add({LastPart(instance.name()), instance.host(), Joined(instance.roles()), Joined(instance.pools()),
-               fmt::format("{} {} threads", instance.device(), instance.threads()), instance.codec_version(),
+               instance.device(), instance.kernels(), std::to_string(instance.threads()),
+               HumanBytes(static_cast<double>(instance.memory_bytes())), instance.codec_version(),
                std::to_string(instance.tasks()), models, HumanTime(instance.seen_time()),
                instance.draining() ? "draining" : "running"});
   }

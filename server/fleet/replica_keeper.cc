@@ -26,6 +26,12 @@ int64_t CountLive(const std::vector<ReplicaRecord>& replicas) {
   return std::count_if(replicas.begin(), replicas.end(), IsLive);
 }
 
+int64_t CountReadyBeside(const std::vector<ReplicaRecord>& replicas, const std::string& instance) {
+  return std::count_if(replicas.begin(), replicas.end(), [&](const ReplicaRecord& replica) {
+    return replica.state == ReplicaState::kReady && replica.instance != instance;
+  });
+}
+
 // Whether what an instance has is what is wanted.
 bool IsSame(const ServedModelRecord& held, const ServedModelRecord& wanted) {
   return wanted.replicas > 0 && held.source == wanted.source && held.context_tokens == wanted.context_tokens;
@@ -169,12 +175,30 @@ void ReplicaKeeper::Loaded(const std::string& model, Held held, const absl::Stat
   failure.pause_ms = std::clamp(failure.pause_ms * 2, options_.retry_ms, options_.max_retry_ms);
   failure.retry_at_ms = SteadyMs() + failure.pause_ms;
   failure.told = false;
+  failure.replicas = 0;
   if (options_.on_error) options_.on_error(model, status);
+}
+
+// A model that FAILED while it was served, as one whose device is lost, is a model that did not load.
+void ReplicaKeeper::TakeBackFailed() {
+  std::map<std::string, absl::Status> failed;
+  for (const auto& [model, held] : held_) {
+    const absl::StatusOr<std::shared_ptr<ServedModel>> served = models_.Find(model);
+    if (held.phase != Phase::kServing || !served.ok()) continue;
+    const ServedModelView view = (*served)->View();
+    if (view.state == ServedModelState::kFailed) failed[model] = view.error;
+  }
+  for (const auto& [model, error] : failed) {
+    models_.Unload(model, 0, "").IgnoreError();  // the registry lists what FAILED; here the row does
+    auto node = held_.extract(model);
+    Loaded(model, std::move(node.mapped()), error);
+  }
 }
 
 // --- What goes ---
 
 void ReplicaKeeper::LetGo(const Rows& rows) {
+  TakeBackFailed();
   for (auto& [model, held] : held_) {
     if (held.phase == Phase::kServing) KeepOrLetGo(rows, model, held);
   }
@@ -190,7 +214,7 @@ void ReplicaKeeper::KeepOrLetGo(const Rows& rows, const std::string& model, Held
   }
   if (MyRow(rows, model) == nullptr) {
     // This instance was taken for dead, and another one may have its place by now.
-    const absl::StatusOr<bool> claimed = store_.ClaimReplica(model, options_.instance);
+    const absl::StatusOr<bool> claimed = store_.ReclaimReplica(model, options_.instance);
     if (!claimed.ok()) return;
     if (!*claimed) return StartDrain(model, held, options_.drain_seconds);
     held.told_ms = 0;
@@ -258,31 +282,49 @@ absl::StatusOr<bool> ReplicaKeeper::IsHandedOver(const std::string& model, const
 }
 
 void ReplicaKeeper::ReviewFailures(const Rows& rows) {
-  for (auto it = failures_.begin(); it != failures_.end();) {
-    const std::string& model = it->first;
-    Failure& failure = it->second;
-    if (held_.contains(model)) {  // it is being tried again
-      ++it;
-      continue;
-    }
-    const auto wanted = rows.wanted.find(model);
-    const bool over = wanted == rows.wanted.end() || !IsSame(failure.wanted, wanted->second);
-    if (over || (failure.told && MyRow(rows, model) == nullptr)) {
-      it = failures_.erase(it);
-      continue;
-    }
-    // Without a row there is nothing to tell: it is claimed again in its time.
-    if (!failure.told && MyRow(rows, model) != nullptr) {
-      ReplicaRecord row;
-      row.model = model;
-      row.instance = options_.instance;
-      row.state = ReplicaState::kFailed;
-      row.error = ErrorFromStatus(failure.error);
-      row.updated_ms = store_.NowMs();
-      failure.told = store_.PutReplica(row).ok();
-    }
-    ++it;
+  // One that is being tried again is looked at when that has ended.
+  std::erase_if(failures_, [&](const auto& entry) {
+    return !held_.contains(entry.first) && IsOver(rows, entry.first, entry.second);
+  });
+  for (auto& [model, failure] : failures_) {
+    if (!held_.contains(model)) TellFailure(rows, model, failure);
   }
+}
+
+bool ReplicaKeeper::IsOver(const Rows& rows, const std::string& model, const Failure& failure) const {
+  const auto wanted = rows.wanted.find(model);
+  if (wanted == rows.wanted.end() || !IsSame(failure.wanted, wanted->second)) return true;
+  // Who has removed the row, or asks for more replicas, wants it tried again at once.
+  const bool more = failure.replicas > 0 && wanted->second.replicas > failure.replicas;
+  return more || (failure.told && MyRow(rows, model) == nullptr);
+}
+
+void ReplicaKeeper::TellFailure(const Rows& rows, const std::string& model, Failure& failure) {
+  failure.replicas = rows.wanted.at(model).replicas;
+  const bool has_row = MyRow(rows, model) != nullptr;
+  const auto found = rows.replicas.find(model);
+  const std::vector<ReplicaRecord> none;
+  const std::vector<ReplicaRecord>& replicas = found == rows.replicas.end() ? none : found->second;
+  if (CountReadyBeside(replicas, options_.instance) >= failure.replicas) {
+    failure.told = false;
+    // A row that stays because the store is away goes at the next look.
+    if (has_row) store_.DeleteReplica(model, options_.instance).IgnoreError();
+    return;
+  }
+  if (failure.told) return;
+  if (!has_row) {
+    // When its pause is over it is claimed to be tried; until then, if there is a place, to tell why it is empty.
+    const bool empty = CountLive(replicas) < failure.replicas;
+    if (!empty || IsDrainRequested() || SteadyMs() >= failure.retry_at_ms) return;
+    if (!store_.ClaimReplica(model, options_.instance).value_or(false)) return;
+  }
+  ReplicaRecord row;
+  row.model = model;
+  row.instance = options_.instance;
+  row.state = ReplicaState::kFailed;
+  row.error = ErrorFromStatus(failure.error);
+  row.updated_ms = store_.NowMs();
+  failure.told = store_.PutReplica(row).ok();
 }
 
 void ReplicaKeeper::DeleteLeftovers(const Rows& rows) {

@@ -3,13 +3,19 @@
 // that the store tells and once a second, and does what is missing:
 //
 //   wanted, and too few have it   claim a row (MetadataStore::ClaimReplica), load        LOADING -> READY, or FAILED
-//   loading failed                say why; after a pause that doubles, if it is still wanted, claim again
+//   loading failed                say why; after a pause that doubles, if there are still too few, claim again
+//   it FAILED later (GPU lost)    the same
 //   unwanted, or more than wanted say DRAINING, let running requests end, free it, delete the row
 //   row gone (taken for dead)     claim it again; if others have taken the place, drain
 //
-// An instance that was asked to drain claims nothing. It says DRAINING of all that it has, so that others claim that at
-// once, but keeps a model, for requests that nobody else can answer, until another one has it READY. That such a
-// replica answers is told by its `ready_ms`, which is 0 once it has let go.
+// Why loading failed is said as long as the model lacks a replica. Where as many others are READY as are wanted the row
+// goes, since nobody needs to do anything about it; the instance knows its pause all the same, and says why again if
+// one of the others is lost before the pause is over.
+//
+// An instance that was asked to drain claims nothing new. It says DRAINING of all that it has, so that others claim
+// that at once, but keeps a model, for requests that nobody else can answer, until another one has it READY; a row of
+// it that is gone it takes back until then, whoever has the place. That such a replica answers is told by its
+// `ready_ms`, which is 0 once it has let go.
 //
 // An instance that has models already waits a little longer before it claims another, so that models spread. One thread
 // looks; loads and drains, which take long, have threads of their own, one for each model. Thread-safe.
@@ -78,10 +84,11 @@ class ReplicaKeeper {
   // A model that did not load.
   struct Failure {
     ServedModelRecord wanted;
+    int32_t replicas = 0;  // that were wanted at the last look; 0 = there was none since it failed
     absl::Status error;
     int64_t pause_ms = 0;
     int64_t retry_at_ms = 0;  // of SteadyMs
-    bool told = false;        // its row says so; if that row goes, somebody wants it tried again at once
+    bool told = false;        // its row says so; if others remove it, somebody wants it tried again at once
   };
   struct Finished {
     std::string model;
@@ -100,10 +107,13 @@ class ReplicaKeeper {
   // Takes the results of threads that have ended.
   void Reap();
   void Loaded(const std::string& model, Held held, const absl::Status& status);
+  void TakeBackFailed();
   // What has become unwanted goes, what has lost its row claims it again.
   void LetGo(const Rows& rows);
   void KeepOrLetGo(const Rows& rows, const std::string& model, Held& held);
   void ReviewFailures(const Rows& rows);
+  bool IsOver(const Rows& rows, const std::string& model, const Failure& failure) const;
+  void TellFailure(const Rows& rows, const std::string& model, Failure& failure);
   void DeleteLeftovers(const Rows& rows);
   // True: others are to keep it, and its row says DRAINING.
   absl::StatusOr<bool> IsSurplus(const std::string& model, const Held& held);

@@ -84,8 +84,7 @@ class RelayStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
     absl::StatusOr<Route> route = ready.ok() ? attempts_.Next(RouteNameOf(requested_)) : ready;
     if (!route.ok()) {
       if (ready.ok() && attempts_.MayWaitForNews()) return TryAfterNews();
-      // Of a replica that refused, that is what there is to tell; that no further one is left is not.
-      return last_.ok() ? Refuse(route.status()) : End(ToCaller(last_, requested_));
+      return GiveUp(route.status());
     }
     auto stub = v1::InferenceService::NewStub(attempts_.ChannelTo(*route));
     Inner& inner = *inners_.emplace_back(std::make_unique<Inner>(*this, *std::move(route), std::move(stub)));
@@ -102,7 +101,7 @@ class RelayStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
       self->attempts_.WaitForNews();
       self->Try();
     });
-    if (!queued.ok()) Refuse(queued);
+    if (!queued.ok()) GiveUp(queued);
   }
 
   void Pass(const v1::GenerateResponse& message) {
@@ -121,16 +120,31 @@ class RelayStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
       cancelled = cancelled_;
     }
     const bool again = !status.ok() && !cancelled && attempts_.Again(inner.route(), status) && !answered_;
-    const std::string model = inner.route().model();
+    last_ = status;
+    last_model_ = inner.route().model();
     inner.GiveUpPlace();
-    if (again) {
-      last_ = status;
-      return Try();
-    }
+    if (again) return Try();
     guard_.CountTokens(prompt_tokens_ + completion_tokens_);
+    EndAsLast(cancelled);
+  }
+
+  // No replica can be asked, for the reason `why`. If one was before, what came of that is what there is to tell; that
+  // no further one is left is not.
+  void GiveUp(const absl::Status& why) {
+    if (last_.ok()) return Refuse(why);
+    bool cancelled;
+    {
+      absl::MutexLock lock(&mutex_);
+      cancelled = cancelled_;
+    }
+    EndAsLast(cancelled);
+  }
+
+  // As the last try has ended.
+  void EndAsLast(bool cancelled) {
     // The replica has counted the request, unless it is gone.
-    if (IsLost(status) && !cancelled) context_.metrics.Add(Metric::kRequestsTotal, {model, "error"});
-    End(cancelled ? ToGrpcStatus(Cancelled("CANCELLED", "the call was cancelled")) : ToCaller(status, model));
+    if (IsLost(last_) && !cancelled) context_.metrics.Add(Metric::kRequestsTotal, {last_model_, "error"});
+    End(cancelled ? ToGrpcStatus(Cancelled("CANCELLED", "the call was cancelled")) : ToCaller(last_, last_model_));
   }
 
   // Before any replica was asked.
@@ -149,7 +163,8 @@ class RelayStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   const std::string requested_;
   RelayAttempts attempts_;
   const StartInner start_;
-  grpc::Status last_;
+  grpc::Status last_;       // of the last try that has ended
+  std::string last_model_;  // that it asked for
   bool answered_ = false;
   int64_t prompt_tokens_ = 0;
   int64_t completion_tokens_ = 0;

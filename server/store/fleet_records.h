@@ -21,9 +21,9 @@ struct InstanceRecord {
   std::string version;             // of the program
   std::string codec_version;       // it takes tasks of this version only
   std::string kernels;             // instruction set of the CPU kernels
-  std::string device;              // of served models, or of tasks: "cpu", "cuda:0"
+  std::string device;              // of served models, or of tasks: "cpu", "cuda:0 (NVIDIA H200, 139.8 GiB)"
   int32_t threads = 0;
-  int64_t memory_bytes = 0;  // that it may use for models or tasks
+  int64_t memory_bytes = 0;  // of its machine that it may use for models or tasks
   bool draining = false;     // it is about to end and takes nothing new, as it tells itself
   // Somebody wants it to take nothing new (MetadataStore::RequestDrain); it is to run on. Goes with the row.
   bool drain_requested = false;

@@ -143,9 +143,12 @@ class MetadataStore {
 
   // Replicas. Claim inserts a LOADING row if the served model is there, has fewer replicas than it wants
   // (ServedModelRecord::replicas; FAILED and DRAINING ones count for their own instance only) and none on this
-  // instance, which nobody has asked to drain; returns whether it did. Put changes a row; NOT_FOUND (REPLICA_NOT_FOUND)
+  // instance, which nobody has asked to drain; returns whether it did. Reclaim is for an instance that has the model
+  // and whose row went with that of the instance. It is as Claim, but for one that was asked to drain: that gets a
+  // DRAINING row, which takes no place and so needs none that is free. Put changes a row; NOT_FOUND (REPLICA_NOT_FOUND)
   // if it is gone. Delete of a missing row is fine.
   virtual absl::StatusOr<bool> ClaimReplica(const std::string& model, const std::string& instance) = 0;
+  virtual absl::StatusOr<bool> ReclaimReplica(const std::string& model, const std::string& instance) = 0;
   virtual absl::Status PutReplica(const ReplicaRecord& replica) = 0;
   virtual absl::StatusOr<std::vector<ReplicaRecord>> ListReplicas() = 0;  // by model, then instance
   virtual absl::Status DeleteReplica(const std::string& model, const std::string& instance) = 0;

@@ -133,6 +133,14 @@ absl::StatusOr<int64_t> SqlMetadataStore::DeleteInstancesBefore(int64_t seen_ms)
 // --- Replicas ---
 
 absl::StatusOr<bool> SqlMetadataStore::ClaimReplica(const std::string& model, const std::string& instance) {
+  return InsertReplica(model, instance, false);
+}
+
+absl::StatusOr<bool> SqlMetadataStore::ReclaimReplica(const std::string& model, const std::string& instance) {
+  return InsertReplica(model, instance, true);
+}
+
+absl::StatusOr<bool> SqlMetadataStore::InsertReplica(const std::string& model, const std::string& instance, bool held) {
   // The row of the model is locked until the end, so claims of its replicas follow one another; each of the statements
   // behind sees what those before have done.
   const std::string lock_model =
@@ -154,17 +162,20 @@ absl::StatusOr<bool> SqlMetadataStore::ClaimReplica(const std::string& model, co
           serving = row.Int();
           here = row.Int();
         }));
-    if (serving >= wanted || here > 0) return absl::OkStatus();
+    const bool full = serving >= wanted;
+    if (wanted == 0 || here > 0 || (full && !held)) return absl::OkStatus();
     std::optional<int64_t> draining;
     RETURN_IF_ERROR(transaction.Query(lock_instance.c_str(), {instance}, [&](SqlRow& row) { draining = row.Int(); }));
     if (!draining) return NotFound("INSTANCE_NOT_FOUND", "instance {} has no row; it is taken for dead", instance);
     // Who asks for a drain changes this row, and so waits for this claim or is heeded by it.
-    if ((*draining & kDrainRequested) != 0) return absl::OkStatus();
+    const bool drain_requested = (*draining & kDrainRequested) != 0;
+    if (drain_requested ? !held : full) return absl::OkStatus();
+    const ReplicaState state = drain_requested ? ReplicaState::kDraining : ReplicaState::kLoading;
     RETURN_IF_ERROR(transaction
                         .Run("INSERT INTO replicas (model, instance, state, error_reason, error_message, error_code,"
                              " context_tokens, memory_bytes, chat, running, waiting, kv_used_ratio, ready_ms,"
                              " updated_ms) VALUES ($1, $2, $3, '', '', 0, 0, 0, 0, 0, 0, 0, 0, $4)",
-                             {model, instance, ReplicaState::kLoading, now_ms})
+                             {model, instance, state, now_ms})
                         .status());
     claimed = true;
     TellServing(transaction);
@@ -175,10 +186,13 @@ absl::StatusOr<bool> SqlMetadataStore::ClaimReplica(const std::string& model, co
 
 absl::Status SqlMetadataStore::PutReplica(const ReplicaRecord& r) {
   return database_->Transact([&](SqlTransaction& transaction) -> absl::Status {
-    // How busy it is changes all the time; listeners are told of its state.
-    int64_t before = 0;
-    RETURN_IF_ERROR(transaction.Query("SELECT state FROM replicas WHERE model = $1 AND instance = $2",
-                                      {r.model, r.instance}, [&](SqlRow& row) { before = row.Int(); }));
+    // How busy it is changes all the time; listeners are told of its state, and whether it answers.
+    bool is_news = true;
+    RETURN_IF_ERROR(transaction.Query("SELECT state, ready_ms FROM replicas WHERE model = $1 AND instance = $2",
+                                      {r.model, r.instance}, [&](SqlRow& row) {
+                                        is_news = row.Int() != static_cast<int64_t>(r.state);
+                                        is_news = (row.Int() > 0) != (r.ready_ms > 0) || is_news;
+                                      }));
     ASSIGN_OR_RETURN(
         const int64_t changed,
         transaction.Run("UPDATE replicas SET state = $3, error_reason = $4, error_message = $5, error_code = $6,"
@@ -189,7 +203,7 @@ absl::Status SqlMetadataStore::PutReplica(const ReplicaRecord& r) {
     if (changed == 0) {
       return NotFound("REPLICA_NOT_FOUND", "there is no replica of {} on instance {}", r.model, r.instance);
     }
-    if (before != static_cast<int64_t>(r.state)) TellServing(transaction);
+    if (is_news) TellServing(transaction);
     return absl::OkStatus();
   });
 }

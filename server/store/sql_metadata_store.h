@@ -47,6 +47,7 @@ class SqlMetadataStore : public MetadataStore {
   absl::Status DeleteInstance(const std::string& id) override;
   absl::StatusOr<int64_t> DeleteInstancesBefore(int64_t seen_ms) override;
   absl::StatusOr<bool> ClaimReplica(const std::string& model, const std::string& instance) override;
+  absl::StatusOr<bool> ReclaimReplica(const std::string& model, const std::string& instance) override;
   absl::Status PutReplica(const ReplicaRecord& replica) override;
   absl::StatusOr<std::vector<ReplicaRecord>> ListReplicas() override;
   absl::Status DeleteReplica(const std::string& model, const std::string& instance) override;
@@ -119,6 +120,9 @@ class SqlMetadataStore : public MetadataStore {
   // A statement that deletes the row of `key`; NOT_FOUND (`reason`) if there is none. Tells `events`.
   absl::Status DeleteRow(const char* sql, const std::string& key, std::string_view reason,
                          std::initializer_list<StoreEvent> events = {});
+
+  // Claim, or Reclaim of one that is `held`.
+  absl::StatusOr<bool> InsertReplica(const std::string& model, const std::string& instance, bool held);
 
   // How many tasks of each project are leased.
   static absl::StatusOr<std::map<std::string, int64_t>> CountRunning(SqlTransaction& transaction);

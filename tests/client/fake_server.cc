@@ -475,6 +475,20 @@ class Inference final : public v1::InferenceService::Service {
   FakeState& state_;
 };
 
+class Admin final : public v1::AdminService::Service {
+ public:
+  explicit Admin(FakeState& state) : state_(state) {}
+
+  Status ListInstances(ServerContext*, const v1::ListInstancesRequest*, v1::ListInstancesResponse* response) override {
+    Lock lock(state_.mutex);
+    for (const v1::Instance& instance : state_.instances) *response->add_instances() = instance;
+    return Status::OK;
+  }
+
+ private:
+  FakeState& state_;
+};
+
 }  // namespace
 
 grpc::Status ErrorWithReason(StatusCode code, const std::string& reason, const std::string& message) {
@@ -490,12 +504,19 @@ grpc::Status ErrorWithReason(StatusCode code, const std::string& reason, const s
 
 struct FakeServer::Services {
   Services(FakeState& state, FakeAccessState& access_state)
-      : checkpoints(state), jobs(state), artifacts(state), serving(state), inference(state), access(access_state) {}
+      : checkpoints(state),
+        jobs(state),
+        artifacts(state),
+        serving(state),
+        inference(state),
+        admin(state),
+        access(access_state) {}
   Checkpoints checkpoints;
   Jobs jobs;
   Artifacts artifacts;
   Serving serving;
   Inference inference;
+  Admin admin;
   FakeAccess access;
   FakeSystem system;
 };
@@ -508,6 +529,7 @@ FakeServer::FakeServer() : services_(std::make_unique<Services>(state_, access_)
   builder.RegisterService(&services_->artifacts);
   builder.RegisterService(&services_->serving);
   builder.RegisterService(&services_->inference);
+  builder.RegisterService(&services_->admin);
   builder.RegisterService(&services_->access);
   builder.RegisterService(&services_->system);
   server_ = builder.BuildAndStart();

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "qamserve/v1/admin.grpc.pb.h"
 #include "qamserve/v1/artifact.grpc.pb.h"
 #include "qamserve/v1/checkpoint.grpc.pb.h"
 #include "qamserve/v1/inference.grpc.pb.h"
@@ -39,6 +40,7 @@ struct FakeState {
   std::vector<v1::Artifact> artifacts;
   std::vector<v1::Job> jobs;
   std::vector<v1::ServedModel> models;
+  std::vector<v1::Instance> instances;
   // Downloads: content by file name.
   std::map<std::string, std::string> files;
   std::vector<int64_t> download_offsets;

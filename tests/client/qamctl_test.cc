@@ -508,6 +508,34 @@ TEST_F(QamctlTest, CompareShowsWhereTwoModelsDiffer) {
   EXPECT_EQ(Run({"compare", "tiny", "other", "text", "--prompt", "a", "--message", "b"}).code, kExitUsage);
 }
 
+TEST_F(QamctlTest, WorkersAreListedWithWhatTheyHaveToWorkWith) {
+  v1::Instance instance;
+  instance.set_name("instances/3f9c");
+  instance.set_host("machine-1");
+  instance.add_roles("worker");
+  instance.add_roles("inference");
+  instance.add_pools("cuda");
+  instance.set_device("cuda:0 (NVIDIA H200, 139.8 GiB)");
+  instance.set_kernels("avx512");
+  instance.set_threads(16);
+  instance.set_memory_bytes(int64_t{96} << 30);
+  instance.set_codec_version("qamw-5");
+  instance.set_tasks(2);
+  v1::Replica* replica = instance.add_replicas();
+  replica->set_model("servedModels/tiny");
+  replica->set_state("READY");
+  server_.state().instances.push_back(instance);
+  const Result result = Run({"admin", "workers"});
+  ASSERT_EQ(result.code, kExitOk) << result.err;
+  const size_t line = result.out.find('\n');
+  EXPECT_THAT(result.out.substr(0, line),
+              testing::ContainsRegex("DEVICE +KERNELS +THREADS +MEMORY +CODEC +TASKS +MODELS"));
+  EXPECT_THAT(
+      result.out.substr(line),
+      testing::ContainsRegex("3f9c +machine-1 +worker,inference +cuda +cuda:0 \\(NVIDIA H200, 139.8 GiB\\) +avx512 +16 "
+                             "+96.0 GiB +qamw-5 +2 +tiny=READY"));
+}
+
 TEST_F(QamctlTest, ScoreTokenizeDetokenize) {
   EXPECT_THAT(Run({"score", "tiny", "x"}).out, HasSubstr("-3.0000 nats over 2 tokens, perplexity 4.4817"));
   EXPECT_EQ(Run({"tokenize", "tiny", "AB"}).out, "65 66\n");

@@ -4,6 +4,7 @@
 
 #include <thread>
 
+#include "core/kernels/kernels.h"
 #include "qamserve/v1/access.grpc.pb.h"
 #include "qamserve/v1/admin.grpc.pb.h"
 #include "qamserve/v1/system.grpc.pb.h"
@@ -154,6 +155,24 @@ TEST_F(FleetServingTest, EachRoleAnswersWhatIsItsOwn) {
   EXPECT_EQ(system(api).memory_limit_bytes(), int64_t{64} << 20);
   EXPECT_EQ(system(api).memory_used_bytes(), 1110);
   EXPECT_EQ(system(worker).roles(0), "worker");
+}
+
+TEST_F(FleetServingTest, InstancesTellWhatTheyMayUse) {
+  Process& api = Add({"api"});
+  Add({"worker"});
+  Add({"worker", "inference"});
+  v1::ListInstancesResponse list;
+  grpc::ClientContext context;
+  ASSERT_TRUE(v1::AdminService::NewStub(api.channel)->ListInstances(&context, {}, &list).ok());
+  ASSERT_EQ(list.instances_size(), 3);
+  for (const v1::Instance& instance : list.instances()) {
+    const std::vector<std::string> roles(instance.roles().begin(), instance.roles().end());
+    const bool serves = roles.back() == "inference";
+    EXPECT_EQ(instance.memory_bytes(), serves ? int64_t{64} << 20 : MachineMemoryBytes()) << roles.front();
+    EXPECT_EQ(instance.kernels(), BestKernels().name);
+    EXPECT_EQ(instance.device(), "cpu");
+    EXPECT_EQ(instance.threads(), 1);
+  }
 }
 
 TEST_F(FleetServingTest, AnInstanceThatGoesInOrderLosesNoRequest) {

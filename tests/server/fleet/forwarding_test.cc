@@ -2,19 +2,25 @@
 // there.
 #include <gmock/gmock.h>
 
+#include <sstream>
 #include <thread>
 
 #include "qamserve/v1/access.grpc.pb.h"
 #include "server/grpc/status_conversion.h"
 #include "tests/server/fleet/scripted_replica.h"
 #include "tests/server/fleet/server_fleet_fixture.h"
+#include "tests/support/raw_http.h"
 
 namespace qamserve {
 namespace {
 
 using testing::Contains;
+using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 using testing::Pair;
+
+constexpr char kOneError[] = "qamserve_requests_total{model=\"m\",outcome=\"error\"} 1";
 
 v1::GenerateResponse Piece(const std::string& text, const std::string& model) {
   v1::GenerateResponse response;
@@ -39,7 +45,16 @@ class ForwardingTest : public ServerFleetTest {
   void SetUp() override {
     ServerFleetTest::SetUp();
     AddModel("m");
-    api_ = &Add({"api"});
+    api_ = &Add({"api"}, [](ServerOptions& options) { options.metrics_listen = "127.0.0.1:0"; });
+  }
+  // Lines of the api process about requests; those that a replica has counted are not among them.
+  std::vector<std::string> CountedRequests() const {
+    std::vector<std::string> lines;
+    std::istringstream text(HttpGet(api_->server->metrics_port(), "/metrics").body);
+    for (std::string line; std::getline(text, line);) {
+      if (line.starts_with("qamserve_requests_total{")) lines.push_back(line);
+    }
+    return lines;
   }
   void AddModel(const std::string& name) {
     ASSERT_TRUE(store_->PutServedModel({.name = name, .source = source_, .replicas = 8}).ok());
@@ -105,6 +120,7 @@ TEST_F(ForwardingTest, NoMoreThanThreeAreAskedAndTheLastErrorIsTold) {
   }
   const Answer answer = Generate(*api_, "m");
   EXPECT_EQ(ReasonOf(answer.status), "SHUTTING_DOWN");
+  EXPECT_THAT(CountedRequests(), IsEmpty()) << "who refuses counts that";
   int calls = 0;
   for (const auto& replica : replicas_) {
     EXPECT_LE(replica->calls(), 1);
@@ -147,7 +163,24 @@ TEST_F(ForwardingTest, AStreamThatBreaksOffEndsUnavailable) {
   EXPECT_EQ(ReasonOf(status), "REPLICA_LOST");
   EXPECT_THAT(status.error_message(), testing::Not(HasSubstr("127.0.0.1")));
   EXPECT_EQ(other.calls(), 0);
+  EXPECT_THAT(CountedRequests(), ElementsAre(kOneError));
   EXPECT_TRUE(Generate(*api_, "m").status.ok()) << "the next request goes to the other one";
+  EXPECT_THAT(CountedRequests(), ElementsAre(kOneError));
+}
+
+TEST_F(ForwardingTest, ARequestThatIsLostWithTheOnlyReplicaCountsAsAnError) {
+  ScriptedReplica& replica = AddReplica("a", TwoPieces);
+  replica.Die();
+  const Answer answer = Generate(*api_, "m");
+  EXPECT_EQ(ReasonOf(answer.status), "REPLICA_LOST");
+  EXPECT_THAT(answer.status.error_message(), HasSubstr("\"m\""));
+  EXPECT_THAT(CountedRequests(), ElementsAre(kOneError));
+}
+
+TEST_F(ForwardingTest, ARequestThatTheOnlyReplicaRefusesIsNotCountedTwice) {
+  AddReplica("a", [](auto&, auto&, auto&) { return Refuse(ResourceExhausted("QUEUE_FULL", "no place")); });
+  EXPECT_EQ(ReasonOf(Generate(*api_, "m").status), "QUEUE_FULL");
+  EXPECT_THAT(CountedRequests(), IsEmpty());
 }
 
 TEST_F(ForwardingTest, CancellationReachesTheReplica) {

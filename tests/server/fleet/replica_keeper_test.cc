@@ -34,6 +34,23 @@ class ReplicaKeeperTest : public FleetTest {
     EXPECT_TRUE((*node.models().Find(model))->Submit({1}, SamplingParams{}, sink).ok());
     return sink;
   }
+  // The first instance, which has failed to load "m".
+  Node& AddNodeThatFails(const std::string& id, int32_t replicas) {
+    Node& node = AddNode(id);
+    node.state->Set([&] { node.state->load_status = Unavailable("FILE_IO", "disk went away"); });
+    EXPECT_TRUE(fleet_->Want(Args("m", one_, replicas)).ok());
+    EXPECT_TRUE(Eventually([&] { return View("m").state == ServedModelState::kFailed; }));
+    return node;
+  }
+  // An instance that is only a row.
+  void AddRow(const std::string& id) {
+    InstanceRecord instance;
+    instance.id = id;
+    instance.host = "host-" + id;
+    instance.address = id + ":1";
+    instance.roles = {"inference"};
+    ASSERT_TRUE(store_->PutInstance(instance).ok());
+  }
 };
 
 TEST_F(ReplicaKeeperTest, LoadsOnAsManyInstancesAsAreWanted) {
@@ -128,15 +145,61 @@ TEST_F(ReplicaKeeperTest, ALoadThatFailsEverywhereIsTakenBack) {
 }
 
 TEST_F(ReplicaKeeperTest, AnInstanceThatFailsLeavesItToAnother) {
-  AddNode("a").state->load_status = Unavailable("FILE_IO", "disk went away");
-  ASSERT_TRUE(Eventually([&] { return store_->ListInstances()->size() == 1; }));
-  LoadArgs args = Args("m", one_, 1);
-  ASSERT_TRUE(fleet_->Want(args).ok());
-  ASSERT_TRUE(Eventually([&] { return View("m").state == ServedModelState::kFailed; }));
+  AddNodeThatFails("a", 2);
   EXPECT_THAT(MessageOf(View("m").error), HasSubstr("disk went away"));
   AddNode("b");
   ASSERT_TRUE(AwaitReady("m", 1));
-  EXPECT_THAT(Rows("m"), ElementsAre(Pair("a", ReplicaState::kFailed), Pair("b", ReplicaState::kReady)));
+  absl::SleepFor(absl::Milliseconds(100));
+  EXPECT_THAT(Rows("m"), ElementsAre(Pair("a", ReplicaState::kFailed), Pair("b", ReplicaState::kReady)))
+      << "it says why there is one too few";
+  EXPECT_THAT(MessageOf(View("m").error), HasSubstr("disk went away"));
+  AddNode("c");
+  EXPECT_TRUE(Eventually([&] {
+    return Rows("m") == std::map<std::string, ReplicaState>{{"b", ReplicaState::kReady}, {"c", ReplicaState::kReady}};
+  })) << "nothing is amiss any more";
+}
+
+TEST_F(ReplicaKeeperTest, AnInstanceThatLosesItsDeviceLeavesItToAnother) {
+  Node& a = AddNode("a");
+  ASSERT_TRUE(Load("m", one_).ok());
+  a.state->Set([&] { a.state->error = a.state->load_status = Internal("CUDA_LOST", "the device is gone"); });
+  const auto sink = std::make_shared<CountingSink>();
+  ASSERT_TRUE((*a.models().Find("m"))->Submit({1}, SamplingParams{}, sink).ok());
+  const std::map<std::string, ReplicaState> failed = {{"a", ReplicaState::kFailed}};
+  ASSERT_TRUE(Eventually([&] { return Rows("m") == failed; })) << "there is nobody else";
+  EXPECT_EQ(sink->reason, static_cast<int>(FinishReason::kError));
+  EXPECT_THAT(MessageOf(View("m").error), HasSubstr("the device is gone"));
+  EXPECT_FALSE(a.Has("m"));
+  EXPECT_EQ(a.state->frees, 1);
+  AddNode("b");
+  ASSERT_TRUE(AwaitReady("m", 1));
+  EXPECT_EQ(Rows("m")["b"], ReplicaState::kReady);
+  EXPECT_EQ(a.state->loads, 1) << "the pause before a retry is a minute here";
+}
+
+TEST_F(ReplicaKeeperTest, AFailureThatOthersMadeUpForIsNotForgotten) {
+  Node& a = AddNodeThatFails("a", 1);
+  Node& b = AddNode("b");
+  const std::map<std::string, ReplicaState> only_b = {{"b", ReplicaState::kReady}};
+  ASSERT_TRUE(Eventually([&] { return Rows("m") == only_b; }));
+  EXPECT_TRUE(View("m").error.ok());
+  // The pause of a minute goes on; meanwhile it says again why it does not take the place.
+  b.Leave();
+  EXPECT_TRUE(Eventually([&] { return View("m").state == ServedModelState::kFailed; }));
+  EXPECT_THAT(Rows("m"), ElementsAre(Pair("a", ReplicaState::kFailed)));
+  EXPECT_THAT(MessageOf(View("m").error), HasSubstr("disk went away"));
+  EXPECT_EQ(a.state->loads, 1);
+}
+
+TEST_F(ReplicaKeeperTest, AFailureThatOthersMadeUpForIsTriedAgainAtOnceWhereMoreAreAskedFor) {
+  Node& a = AddNodeThatFails("a", 1);
+  AddNode("b");
+  const std::map<std::string, ReplicaState> only_b = {{"b", ReplicaState::kReady}};
+  ASSERT_TRUE(Eventually([&] { return Rows("m") == only_b; }));
+  a.state->Set([&] { a.state->load_status = absl::OkStatus(); });
+  ASSERT_TRUE(Load("m", one_, 2).ok());
+  EXPECT_TRUE(AwaitReady("m", 2)) << "the pause before a retry is a minute here";
+  EXPECT_EQ(a.state->loads, 2);
 }
 
 TEST_F(ReplicaKeeperTest, LoadingAgainTriesAgainAtOnce) {
@@ -278,12 +341,7 @@ TEST_F(ReplicaKeeperTest, AnInstanceWhosePlaceWasTakenMeanwhileLetsGo) {
   Node& first = AddNode("a");
   ASSERT_TRUE(Load("m", one_).ok());
   // Somebody else has the place before "a" notices.
-  InstanceRecord other;
-  other.id = "z";
-  other.host = "host-z";
-  other.address = "z:1";
-  other.roles = {"inference"};
-  ASSERT_TRUE(store_->PutInstance(other).ok());
+  AddRow("z");
   ASSERT_TRUE(store_
                   ->Exclusive("test",
                               [&]() -> absl::Status {
@@ -293,6 +351,28 @@ TEST_F(ReplicaKeeperTest, AnInstanceWhosePlaceWasTakenMeanwhileLetsGo) {
                   .ok());
   ASSERT_TRUE(Eventually([&] { return Rows("m").size() == 1 && !(first.Has("m") && Rows("m").contains("z")); }));
   EXPECT_NE(first.Has("m"), Rows("m").contains("z")) << "one of them has it, never both";
+}
+
+TEST_F(ReplicaKeeperTest, AnInstanceThatDrainsAndWasTakenForDeadAnswersUntilAnotherDoes) {
+  Node& a = AddNode("a");
+  ASSERT_TRUE(Load("m", one_).ok());
+  ASSERT_TRUE(store_->RequestDrain("a", true).ok());
+  ASSERT_TRUE(Eventually([&] { return Rows("m")["a"] == ReplicaState::kDraining; }));
+  const auto answers = [&] { return Rows("m")["a"] == ReplicaState::kDraining && View("m").ready_replicas == 1; };
+  ASSERT_TRUE(store_->DeleteInstance("a").ok());
+  ASSERT_TRUE(Eventually(answers)) << "nobody else has it";
+  // Another one has taken the place, but does not answer yet.
+  AddRow("z");
+  ASSERT_TRUE(*store_->ClaimReplica("m", "z"));
+  ASSERT_TRUE(store_->DeleteInstance("a").ok());
+  ASSERT_TRUE(Eventually(answers));
+  absl::SleepFor(absl::Milliseconds(100));
+  EXPECT_TRUE(answers());
+  EXPECT_TRUE(a.Has("m"));
+  ASSERT_TRUE(store_->PutReplica({.model = "m", .instance = "z", .state = ReplicaState::kReady, .ready_ms = 1}).ok());
+  EXPECT_TRUE(Eventually([&] { return !a.Has("m"); }));
+  EXPECT_TRUE(Eventually([&] { return !Rows("m").contains("a"); }));
+  EXPECT_EQ(a.state->loads, 1);
 }
 
 TEST_F(ReplicaKeeperTest, ManyInstancesClaimNoMoreThanAreWanted) {

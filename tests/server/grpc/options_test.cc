@@ -139,6 +139,20 @@ TEST(OptionsTest, StoresOfAFleetBelongTogether) {
   EXPECT_THAT(with({"--blob-cache-mib", "-1"}).output, HasSubstr("--blob-cache-mib"));
 }
 
+TEST(OptionsTest, ACommandOnTheMetadataStoreNeedsNoOther) {
+  const auto parse = [](const char* store) {
+    const std::vector<const char*> arguments = {"qamserve", "--metadata-store", store};
+    return ParseOptions(static_cast<int>(arguments.size()), arguments.data(), Nothing, ValidateMetadataOptions);
+  };
+  const ParsedOptions parsed = parse("postgresql://user:secret@db/qamserve");
+  EXPECT_FALSE(parsed.exit_code) << parsed.output;
+  EXPECT_TRUE(parsed.options.InFleet());
+  const ParsedOptions no_uri = parse("mysql://user:secret@db");
+  EXPECT_EQ(no_uri.exit_code, 2);
+  EXPECT_THAT(no_uri.output, HasSubstr("postgresql://"));
+  EXPECT_EQ(no_uri.output.find("secret"), std::string::npos);
+}
+
 TEST(OptionsTest, WhatAWorkerTakes) {
   EXPECT_THAT(Parse({}).options.WorkerPools(), ElementsAre("cpu"));
   EXPECT_THAT(Parse({"--quantize-device", "cuda:0"}).options.WorkerPools(), ElementsAre("cpu", "cuda"));
@@ -181,6 +195,30 @@ TEST(OptionsTest, MemoryIsThatOfTheControlGroup) {
   EXPECT_EQ(with("/memory/memory.limit_in_bytes", "50331648\n"), 48 << 20);
   EXPECT_EQ(with("/memory/memory.limit_in_bytes", "9223372036854771712\n"), machine);
   EXPECT_EQ(with("/memory/memory.limit_in_bytes", "18446744073709551615\n"), machine);
+}
+
+TEST(OptionsTest, TheGroupsAboveThatOfTheProcessLimitIt) {
+  const TempFolder folder;
+  const auto write = [&](const std::string& file, const std::string& text) {
+    std::filesystem::create_directories(std::filesystem::path(folder / file).parent_path());
+    EXPECT_TRUE(WriteFileAtomically(folder / file, text).ok());
+  };
+  const auto memory = [&](const std::string& mine) {
+    write("mine", mine);
+    return MachineMemoryBytes(folder / "groups", folder / "mine");
+  };
+  const int64_t machine = MachineMemoryBytes(folder / "nowhere", folder / "nothing");
+  write("groups/slice/service/memory.max", "50331648\n");
+  write("groups/slice/other/memory.max", "16777216\n");
+  write("groups/memory/docker/c0ffee/memory.limit_in_bytes", "33554432\n");
+  EXPECT_EQ(memory("0::/slice/service\n"), 48 << 20);
+  EXPECT_EQ(memory("0::/slice/service/below\n"), 48 << 20);
+  EXPECT_EQ(memory("0::/slice\n"), machine) << "the groups of others and those below are not its own";
+  EXPECT_EQ(memory("0::/\n"), machine);
+  EXPECT_EQ(memory("12:pids:/slice/service\n4:cpu,memory:/docker/c0ffee\n1:name=systemd:/slice/other\n"), 32 << 20);
+  EXPECT_EQ(memory("0::/../slice/other\n0::slice/other\nnonsense\n"), machine);
+  write("groups/slice/memory.max", "25165824\n");
+  EXPECT_EQ(memory("0::/slice/service\n"), 24 << 20) << "the least holds";
 }
 
 TEST(OptionsTest, RangesNameTheFlag) {

@@ -23,6 +23,11 @@ class FleetContract : public MetadataStoreFixture<Factory> {
     EXPECT_TRUE(claimed.ok()) << claimed.status();
     return claimed.ok() && *claimed;
   }
+  bool Reclaim(const std::string& model, const std::string& instance) {
+    const auto claimed = this->store_->ReclaimReplica(model, instance);
+    EXPECT_TRUE(claimed.ok()) << claimed.status();
+    return claimed.ok() && *claimed;
+  }
 };
 TYPED_TEST_SUITE_P(FleetContract);
 
@@ -93,6 +98,39 @@ TYPED_TEST_P(FleetContract, ADrainRequestStaysWithTheRow) {
   instance.drain_requested = true;
   EXPECT_TRUE(*this->store_->PutInstance(instance));
   EXPECT_TRUE(this->store_->ListInstances()->at(0).drain_requested);
+}
+
+TYPED_TEST_P(FleetContract, WhatAnInstanceHasItReclaims) {
+  MetadataStore& store = *this->store_;
+  ASSERT_TRUE(store.PutInstance(SomeInstance("i")).ok());
+  ASSERT_TRUE(store.PutInstance(SomeInstance("j")).ok());
+  EXPECT_FALSE(this->Reclaim("m", "i")) << "there is no such model";
+  ASSERT_TRUE(store.PutServedModel({.name = "m", .source = "artifacts/a"}).ok());
+  EXPECT_EQ(ReasonOf(store.ReclaimReplica("m", "gone").status()), "INSTANCE_NOT_FOUND");
+  // One that nobody has asked to drain needs a place.
+  EXPECT_TRUE(this->Reclaim("m", "i"));
+  EXPECT_FALSE(this->Reclaim("m", "i")) << "it has one";
+  EXPECT_EQ(store.ListReplicas()->front().state, ReplicaState::kLoading);
+  EXPECT_FALSE(this->Reclaim("m", "j")) << "its place is taken";
+  EXPECT_EQ(ReasonOf(store.ReclaimReplica("m", "gone").status()), "INSTANCE_NOT_FOUND")
+      << "whether it needs a place is in its row";
+  // One that was asked to does not, and takes none.
+  ASSERT_TRUE(store.RequestDrain("j", true).ok());
+  EXPECT_FALSE(this->Claim("m", "j"));
+  EXPECT_TRUE(this->Reclaim("m", "j"));
+  EXPECT_FALSE(this->Reclaim("m", "j")) << "it has one";
+  this->Reopen();
+  auto replicas = this->store_->ListReplicas();
+  ASSERT_EQ(replicas->size(), 2u);
+  EXPECT_EQ(replicas->at(1).instance, "j");
+  EXPECT_EQ(replicas->at(1).state, ReplicaState::kDraining);
+  EXPECT_EQ(replicas->at(1).ready_ms, 0);
+  ASSERT_TRUE(this->store_->DeleteReplica("m", "i").ok());
+  EXPECT_TRUE(this->Claim("m", "i"));
+  // Of a model that is being unloaded nothing is taken back.
+  ASSERT_TRUE(this->store_->DeleteReplica("m", "j").ok());
+  ASSERT_TRUE(this->store_->PutServedModel({.name = "m", .source = "artifacts/a", .replicas = 0}).ok());
+  EXPECT_FALSE(this->Reclaim("m", "j"));
 }
 
 TYPED_TEST_P(FleetContract, ReplicasAreClaimedOnceAsManyAsAreWanted) {
@@ -231,6 +269,10 @@ TYPED_TEST_P(FleetContract, TellsOfWhatIsServedAndOfKeys) {
   EXPECT_THAT(told(store.PutReplica(replica)), testing::IsEmpty()) << "how busy it is";
   replica.state = ReplicaState::kReady;
   EXPECT_THAT(told(store.PutReplica(replica)), serving);
+  replica.ready_ms = 7;
+  EXPECT_THAT(told(store.PutReplica(replica)), serving) << "that it answers";
+  replica.ready_ms = 8;
+  EXPECT_THAT(told(store.PutReplica(replica)), testing::IsEmpty());
   EXPECT_THAT(told(store.DeleteReplica("m", "i")), serving);
   EXPECT_THAT(told(store.DeleteReplica("m", "i")), testing::IsEmpty());
   EXPECT_THAT(told(store.PutAlias({.name = "p", .targets = {{"m", 1}}})), serving);
@@ -287,7 +329,7 @@ TYPED_TEST_P(FleetContract, ExclusiveBodiesFollowOneAnother) {
             "NOT_NOW");
 }
 
-REGISTER_TYPED_TEST_SUITE_P(FleetContract, KnowsItsInstances, ADrainRequestStaysWithTheRow,
+REGISTER_TYPED_TEST_SUITE_P(FleetContract, KnowsItsInstances, ADrainRequestStaysWithTheRow, WhatAnInstanceHasItReclaims,
                             ReplicasAreClaimedOnceAsManyAsAreWanted, ClaimsAtTheSameTimeAreNotTooMany,
                             KeepsWhatIsWantedOfAServedModel, TellsOfWhatIsServedAndOfKeys,
                             AListenerHearsNothingAfterItsHandleIsGone, ExclusiveBodiesFollowOneAnother);
