@@ -30,7 +30,7 @@ JOBS = Dashboard("qamserve-jobs", "qamserve / Jobs", ["pool"], [
     Row("Now", [
         Panel("Waiting jobs", "Jobs that wait for a worker.", "stat", "short", [(f"sum(qamserve:job_queue_depth:max{{{POOL}}})", "")],
               thresholds=[(50, "yellow"), (500, "red")]),
-        Panel("Oldest waits", "How long the oldest waiting job has waited.", "stat", "s",
+        Panel("Oldest waits", "Since the oldest waiting job was created.", "stat", "s",
               [(f"max(qamserve:job_queue_age_seconds:max{{{POOL}}})", "")], thresholds=[(3600, "yellow"), (14400, "red")]),
         Panel("Running jobs", "Jobs of which a task is under way or was, gates included.", "stat", "short",
               [(f'sum(qamserve:jobs:max{{{POOL}, state=~"running|gating"}})', "")]),
@@ -44,7 +44,7 @@ JOBS = Dashboard("qamserve-jobs", "qamserve / Jobs", ["pool"], [
     Row("Queue", [
         Panel("Waiting jobs by pool", "Jobs that wait for a worker.", "timeseries", "short",
               [(f"qamserve:job_queue_depth:max{{{POOL}}}", "{{pool}}")]),
-        Panel("Age of the queue", "How long the oldest waiting job of each pool has waited.", "timeseries", "s",
+        Panel("Age of the queue", "Since the oldest waiting job of each pool was created.", "timeseries", "s",
               [(f"qamserve:job_queue_age_seconds:max{{{POOL}}}", "{{pool}}")], thresholds=[(14400, "red")]),
         Panel("Tasks by state", "Of jobs that have not ended.", "timeseries", "short",
               [(f"sum by (state) (qamserve:tasks:max{{{POOL}}})", "{{state}}")], stacked=True),

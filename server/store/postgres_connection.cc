@@ -404,6 +404,7 @@ absl::Status PostgresConnection::StatementError(const pg_result* result, bool pr
     lost_ = true;
   }
   if (error.session_ends || severity == "FATAL" || severity == "PANIC" || sqlstate.empty()) lost_ = true;
+  if (error.reason == "STORE_READ_ONLY") read_only_ = true;
   return context_.Error(error.code, error.reason, message);
 }
 

@@ -79,6 +79,9 @@ class PostgresConnection {
 
   // The connection is of no use any more: the server or the network is gone, or the session was ended.
   bool lost() const { return lost_; }
+  // The server has refused to write in this session. It may refuse so for as long as the session lasts: settings of a
+  // database or a role are those of its beginning, and another host may have taken over.
+  bool read_only() const { return read_only_; }
   const PostgresOptions& options() const { return context_.options; }
   const std::string& server_version() const { return server_version_; }  // "15.18"
 
@@ -104,6 +107,7 @@ class PostgresConnection {
   PostgresContext& context_;
   pg_conn* connection_ = nullptr;
   bool lost_ = false;
+  bool read_only_ = false;
   std::string server_version_;
   int64_t server_start_us_ = 0;
   std::map<std::string, std::string, std::less<>> prepared_;  // statement -> its name in the session

@@ -56,17 +56,18 @@ void PostgresListener::SetDeaf(bool deaf, const std::string& why) {
 }
 
 void PostgresListener::Loop() {
-  bool first = true;
+  bool first = true, lost = false;
   while (true) {
     auto connection = Connect();
     absl::Status status = connection.status();
     if (connection.ok()) {
-      if (!first) {
-        context_.options.observer->OnReconnect();
-        TellMissed();
-      }
+      if (lost) context_.options.observer->OnReconnect();
+      if (!first) TellMissed();
       first = false;
       status = Serve(**connection);
+      // One that was given up was there until then: nothing is heard over it, or what is behind it forgets prepared
+      // statements, which is told as a conflict.
+      lost = (*connection)->lost() && !absl::IsAborted(status);
     }
     if (!Pause(0)) return;
     SetDeaf(true, MessageOf(status));
@@ -102,6 +103,8 @@ absl::Status PostgresListener::Serve(PostgresConnection& connection) {
   int unheard = 0;
   while (true) {
     if (std::chrono::steady_clock::now() >= next_clock) {
+      // A session that can only read may stay like that; another one is tried.
+      if (connection.read_only()) return FailedPrecondition("STORE_READ_ONLY", "the session can only read");
       for (int i = 0; i < kClockSamples; ++i) RETURN_IF_ERROR(connection.SampleClock());
       // Where they cannot be deleted (not made yet, only to be read), there are none to speak of.
       const absl::Status deleted = connection.Execute(kDeleteMarksSql);

@@ -49,7 +49,7 @@ void PostgresPool::Return(std::unique_ptr<PostgresConnection> connection) {
   std::deque<Idle> closed;
   const SteadyTime now = std::chrono::steady_clock::now();
   absl::MutexLock lock(&mutex_);
-  if (connection->lost()) {
+  if (connection->lost() || connection->read_only()) {
     open_ -= 1 + static_cast<int>(idle_.size());
     closed.swap(idle_);
     closed.push_back({std::move(connection), now});

@@ -15,8 +15,8 @@ namespace qamserve {
 
 class PostgresPool {
  public:
-  // A connection of this holder alone. It goes back when the handle is destroyed, unless it is lost: then all that lie
-  // idle are closed with it, since what broke one has broken them as well.
+  // A connection of this holder alone. It goes back when the handle is destroyed, unless it is lost or could not write:
+  // then all that lie idle are closed with it, since what broke one has broken them as well.
   class Handle {
    public:
     Handle(PostgresPool* pool, std::unique_ptr<PostgresConnection> connection)

@@ -53,7 +53,8 @@ class StoreObserver {
   virtual ~StoreObserver() = default;
 
   virtual void OnTransaction(const Transaction& /*transaction*/) {}
-  // The connection to the engine was lost and is there again.
+  // The connection over which changes by other processes are heard of was lost and is there again. Connections for
+  // transactions are told as retries of those.
   virtual void OnReconnect() {}
 
   virtual void OnBlobRequest(const BlobRequest& /*request*/) {}

@@ -114,8 +114,11 @@ constexpr MetricSpec Histogram(Metric id, string_view name, string_view help, La
 
 constexpr MetricSpec kTable[] = {
     Gauge(Metric::kJobQueueDepth, "qamserve_job_queue_depth", "Jobs that wait for a worker.", kByPool),
-    Gauge(Metric::kJobQueueAgeSeconds, "qamserve_job_queue_age_seconds",
-          "How long the oldest waiting job has waited, in seconds; 0 when none waits.", kByPool),
+    Gauge(
+        Metric::kJobQueueAgeSeconds, "qamserve_job_queue_age_seconds",
+        "Time since the oldest of the jobs that wait for a worker was created, in seconds; 0 when none waits. Also of "
+        "one that ran before, and waits again since its workers were lost or it was retried.",
+        kByPool),
     Gauge(Metric::kJobs, "qamserve_jobs", "Jobs that have not ended, by state.", kByPoolAndJobState),
     Gauge(Metric::kTasks, "qamserve_tasks", "Tasks of jobs that have not ended, by state.", kByPoolAndTaskState),
     Gauge(Metric::kStrandedJobs, "qamserve_stranded_jobs",
@@ -136,12 +139,16 @@ constexpr MetricSpec kTable[] = {
     Counter(Metric::kNondeterministicTasksTotal, "qamserve_nondeterministic_tasks_total",
             "Tasks that two workers finished with different bytes, which must never happen."),
     Counter(Metric::kQuantizedWeightsTotal, "qamserve_quantized_weights_total", "Weights quantized."),
-    Counter(Metric::kGateResultsTotal, "qamserve_gate_results_total", "Answers of the gates.", kByGate),
+    Counter(Metric::kGateResultsTotal, "qamserve_gate_results_total",
+            "Answers of the gates: passed for each artifact that is kept, refused for each job that was rejected.",
+            kByGate),
     Histogram(Metric::kArtifactKlNats, "qamserve_artifact_kl_nats",
-              "Mean KL divergence a token of finished artifacts, in nats.", {}, kKlBuckets),
+              "Mean KL divergence a token of artifacts that jobs finished and kept, in nats.", {}, kKlBuckets),
     Histogram(Metric::kArtifactBitsPerWeight, "qamserve_artifact_bpw",
-              "Stored bits a weight of finished artifacts, norms and scales included.", {}, kBitsBuckets),
-    Counter(Metric::kArtifactBytesTotal, "qamserve_artifact_bytes_total", "Bytes of finished artifacts."),
+              "Stored bits a weight of artifacts that jobs finished and kept, norms and scales included.", {},
+              kBitsBuckets),
+    Counter(Metric::kArtifactBytesTotal, "qamserve_artifact_bytes_total",
+            "Bytes of artifacts that jobs finished and kept."),
     Gauge(Metric::kLastArtifactKlNats, "qamserve_last_artifact_kl_nats",
           "Mean KL divergence a token of the artifact measured last, in nats."),
     Gauge(Metric::kLastArtifactBitsPerWeight, "qamserve_last_artifact_bpw",
@@ -191,6 +198,10 @@ constexpr MetricSpec kTable[] = {
     Scraped(Metric::kDecodeWeightBytesTotal, "qamserve_decode_weight_bytes_total",
             "Bytes of weights read by those steps; over their seconds, what the kernels read of memory a second.",
             kByModel),
+    Scraped(Metric::kGraphsRefusedTotal, "qamserve_graphs_refused_total",
+            "Times that a GPU could not keep a step that comes again as a graph, for want of memory most likely. The "
+            "step is queued kernel by kernel then: slower, with the same results.",
+            kByModel),
     Gauge(Metric::kGpuMemoryBytes, "qamserve_gpu_memory_bytes", "Memory of a GPU that this process uses, in bytes.",
           kByDevice),
     Gauge(Metric::kGpuMemoryUsedBytes, "qamserve_gpu_memory_used_bytes",
@@ -213,7 +224,9 @@ constexpr MetricSpec kTable[] = {
     Counter(Metric::kStoreRetriesTotal, "qamserve_store_retries_total",
             "Times that a transaction began again after a conflict or a lost connection.", kByTransactionKind),
     Counter(Metric::kStoreReconnectsTotal, "qamserve_store_reconnects_total",
-            "Times that a connection to the metadata store was lost and made again."),
+            "Times that the one connection over which this process hears of changes in the metadata store was lost and "
+            "made again. Those for transactions and locks, up to 40 more, are not counted here: see "
+            "qamserve_store_retries_total."),
     Counter(Metric::kBlobRequestsTotal, "qamserve_blob_requests_total",
             "Requests to the object store, by how they ended after all attempts.", kByBlobRequest),
     Histogram(Metric::kBlobRequestSeconds, "qamserve_blob_request_seconds",
@@ -308,8 +321,8 @@ std::string MetricsMarkdown() {
       "Every process tells what it did itself: sum over processes. What is in the metadata store is told by each "
       "process\n"
       "with the role api, in the same words: take the largest. These are `qamserve_job_queue_*`, `qamserve_jobs`,\n"
-      "`qamserve_tasks`, `qamserve_stranded_jobs`, `qamserve_last_artifact_*`, `qamserve_instances*`,\n"
-      "`qamserve_instance_heartbeat_age_seconds` and `qamserve_replicas*`.\n\n"
+      "`qamserve_tasks`, `qamserve_stranded_jobs`, `qamserve_last_artifact_*`, `qamserve_instances`,\n"
+      "`qamserve_instances_draining`, `qamserve_instance_heartbeat_age_seconds` and `qamserve_replicas*`.\n\n"
       "| name | type | labels | meaning |\n|---|---|---|---|\n";
   for (const MetricSpec& spec : kTable) {
     text +=

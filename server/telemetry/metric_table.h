@@ -56,6 +56,7 @@ enum class Metric {
   kDecodeStepsTotal,
   kDecodeStepSecondsTotal,
   kDecodeWeightBytesTotal,
+  kGraphsRefusedTotal,
   kGpuMemoryBytes,
   kGpuMemoryUsedBytes,
   // Fleet.

@@ -1,7 +1,7 @@
 """For each alert series that must set it off and series that must not. Values are those of promtool: start, step and count,
-one a minute.
+one a minute, or one every 15 seconds for alerts in EVERY_SCRAPE.
 
-FIRING[alert] = (series, minute, labels of the alert, severity left out); QUIET[alert] = (series, minute).
+FIRING[alert] = (series, minute, labels of the alert, severity left out); QUIET[alert] = (series, minute up to which it is quiet).
 """
 API, WORKER = '{instance="api:9090", job="qamserve"}', '{instance="worker:9090", job="qamserve"}'
 INSTANCE = {"instance": "api:9090"}
@@ -23,15 +23,28 @@ def store(code, step):
     return {labelled("qamserve_store_transactions_total", kind="write", code=code): f"0+{step}x60"}
 
 
+def store_errors(values):
+    return {**store("OK", 100), **one("qamserve_store_transactions_total", values, kind="write", code="UNAVAILABLE")}
+
+
+def blob_errors(values, code="UNAVAILABLE"):
+    return one("qamserve_blob_requests_total", values, operation="get", code=code)
+
+
+def one_by_one(scrapes, count):
+    """An error at a time, as many scrapes apart."""
+    return " ".join(str(n // scrapes) for n in range(count))
+
+
 def tasks(ready, leased):
     return {labelled("qamserve_tasks", pool="cpu", state="ready"): f"{ready}x60",
             labelled("qamserve_tasks", pool="cpu", state="leased"): f"{leased}x60"}
 
 
-def replicas(wanted, ready, failed=0):
+def replicas(wanted, ready, failed="0x60"):
     return {labelled("qamserve_replicas_wanted", model="m"): f"{wanted}x60",
             labelled("qamserve_replicas", model="m", state="ready"): f"{ready}x60",
-            labelled("qamserve_replicas", model="m", state="failed"): f"{failed}x60"}
+            labelled("qamserve_replicas", model="m", state="failed"): failed}
 
 
 def requests(good, bad):
@@ -49,12 +62,16 @@ def target(component, values, **labels):
 
 
 MODEL = {"model": "m"}
+# Alerts whose ranges hold too few values at one a minute.
+EVERY_SCRAPE = {"QamserveStoreErrors", "QamserveBlobErrors"}
+# 40 seconds of errors, 3 minutes after the start.
+BLIP = "0x11 1 4 9x48"
 FIRING = {
     "QamserveInstanceDown": ({f"up{API}": "1 1 0x10"}, 6, {"instance": "api:9090", "job": "qamserve"}),
     # The last of a role, in a cluster.
     "QamserveTargetGone": ({**target("worker", "1 1 1 stale", namespace="qamserve"), **target("api", "1x20", namespace="qamserve")},
                            12, {"component": "worker", "job": "qamserve", "namespace": "qamserve"}),
-    "QamserveQueueUnknown": ({f"qamserve_jobs{API}": "1 1 stale"}, 10, {}),
+    "QamserveQueueUnknown": (one("qamserve_instances", "1 1 stale", role="api"), 10, {}),
     "QamserveRestarts": ({f"qamserve_start_time_seconds{API}": "1+1x10"}, 8, {"instance": "api:9090", "job": "qamserve"}),
     "QamserveInstancesGone": ({f"qamserve_instances_gone_total{API}": "0 0 1x20"}, 5, {}),
     "QamserveVersionsDiffer": ({**one("qamserve_build_info", "1x130", version="1"), **one("qamserve_build_info", "1x130", version="2")},
@@ -76,7 +93,7 @@ FIRING = {
     "QamserveGatesRefuse": (one("qamserve_gate_results_total", "0+1x20", gate="quality", result="refused"), 10, {"gate": "quality"}),
     "QamserveNoReadyReplica": (replicas(2, 0), 4, MODEL),
     "QamserveReplicasMissing": (replicas(2, 1), 20, MODEL),
-    "QamserveReplicaFailed": (replicas(2, 1, failed=1), 8, {"model": "m", "state": "failed"}),
+    "QamserveReplicaFailed": (replicas(2, 1, "1 0 0 0 1 0 0 0 1x20"), 7, {"model": "m", "state": "failed"}),
     "QamserveModelFailed": (one("qamserve_served_models", "1x20", state="failed"), 8,
                             {"instance": "api:9090", "job": "qamserve", "state": "failed"}),
     "QamserveRequestErrors": (requests(90, 20), 15, MODEL),
@@ -86,12 +103,12 @@ FIRING = {
     "QamserveKvCacheFull": (one("qamserve_kv_cache_usage_ratio", "0.99x20", model="m"), 12,
                             {"instance": "api:9090", "job": "qamserve", "model": "m"}),
     "QamservePreemptions": (one("qamserve_preemptions_total", "0+20x40", model="m"), 25, MODEL),
-    "QamserveStoreErrors": ({**store("OK", 100), **store("UNAVAILABLE", 1)}, 8, {"code": "UNAVAILABLE"}),
+    "QamserveStoreErrors": (store_errors("0+1x60"), 4, {"code": "UNAVAILABLE"}),
     "QamserveStoreSlow": (histogram("qamserve_store_transaction_seconds", 0, 10, kind="write"), 20, {"kind": "write"}),
     "QamserveStoreConflicts": ({**store("OK", 100), **one("qamserve_store_retries_total", "0+40x60", kind="write")}, 20, {}),
-    "QamserveStoreReconnects": ({f"qamserve_store_reconnects_total{API}": "0+1x20"}, 15, {}),
-    "QamserveBlobErrors": (one("qamserve_blob_requests_total", "0+1x20", operation="get", code="FAILED_PRECONDITION"), 8,
-                           {"code": "FAILED_PRECONDITION"}),
+    "QamserveStoreReconnects": ({f"qamserve_store_reconnects_total{API}": "0+1x20",
+                                 f"qamserve_store_reconnects_total{WORKER}": "0 1x20"}, 15, INSTANCE),
+    "QamserveBlobErrors": (blob_errors("0+1x60", "FAILED_PRECONDITION"), 4, {"code": "FAILED_PRECONDITION"}),
     "QamserveBlobsSlow": ({**one("qamserve_blob_requests_total", "0+10x40", operation="get", code="OK"),
                            **one("qamserve_blob_request_retries_total", "0+3x40", operation="get")}, 20, {}),
     "QamserveCorruptBlobs": ({f"qamserve_corrupt_blobs_total{API}": "0 0 1x20"}, 5, INSTANCE),
@@ -107,6 +124,9 @@ ALSO_FIRING = {
     # One of two containers that DNS finds.
     "QamserveTargetGone": ({**target("worker", "1x20"), **target("worker", "1 1 1 stale", instance="10.0.0.2:9090")}, 12,
                            {"component": "worker", "job": "qamserve"}),
+    # One caller alone, which gives up only after half a minute, and after a minute and a half.
+    "QamserveStoreErrors": (store_errors(one_by_one(3, 60)), 10, {"code": "UNAVAILABLE"}),
+    "QamserveBlobErrors": (blob_errors(one_by_one(6, 60)), 10, {"code": "UNAVAILABLE"}),
 }
 QUIET = {
     "QamserveInstanceDown": ({f"up{API}": "1 0 1x10"}, 6),
@@ -115,7 +135,9 @@ QUIET = {
                             **target("worker", "1 1 1 stale", namespace="qamserve", instance="10.0.0.2:9090"),
                             **target("inference", "1 1 1 stale", instance="10.0.0.3:9090"),
                             **target("inference", "_x4 1x20", instance="10.0.0.4:9090")}, 12),
-    "QamserveQueueUnknown": ({f"qamserve_jobs{API}": "0x20"}, 10),
+    # No worker and no job: there are no series of the queue.
+    "QamserveQueueUnknown": ({**one("qamserve_instances", "1x20", role="api"), **one("qamserve_instances", "0x20", role="worker"),
+                              **one("qamserve_instances", "1x20", role="inference")}, 10),
     "QamserveRestarts": ({f"qamserve_start_time_seconds{API}": "1 1 2x10"}, 8),
     "QamserveInstancesGone": ({f"qamserve_instances_gone_total{API}": "3x20"}, 5),
     "QamserveVersionsDiffer": ({**one("qamserve_build_info", "1x130", version="1"), **one("qamserve_build_info", "1x30", version="2")}, 125),
@@ -137,7 +159,7 @@ QUIET = {
                              **one("qamserve_gate_results_total", "0 1 2x20", gate="quality", result="refused")}, 10),
     "QamserveNoReadyReplica": (replicas(2, 1), 4),
     "QamserveReplicasMissing": (replicas(2, 2), 20),
-    "QamserveReplicaFailed": (replicas(2, 2), 8),
+    "QamserveReplicaFailed": (replicas(2, 2, "1x60"), 15),
     "QamserveModelFailed": (one("qamserve_served_models", "1x20", state="ready"), 8),
     "QamserveRequestErrors": (requests(100, 1), 15),
     "QamserveSlowFirstToken": (histogram("qamserve_time_to_first_token_seconds", 10, 0, model="m"), 20),
@@ -145,13 +167,15 @@ QUIET = {
     "QamserveRequestsWait": (histogram("qamserve_request_queue_seconds", 10, 0, model="m"), 20),
     "QamserveKvCacheFull": (one("qamserve_kv_cache_usage_ratio", "0.99x5 0.5x20", model="m"), 12),
     "QamservePreemptions": (one("qamserve_preemptions_total", "0+1x40", model="m"), 25),
-    "QamserveStoreErrors": ({**store("OK", 100), **store("UNAVAILABLE", 0), **store("ABORTED", 9), **store("NOT_FOUND", 9)}, 8),
+    "QamserveStoreErrors": ({**store_errors(BLIP), **store("ABORTED", 9), **store("NOT_FOUND", 9)}, 14),
     "QamserveStoreSlow": ({**histogram("qamserve_store_transaction_seconds", 10, 0, kind="write"),
                            **histogram("qamserve_store_transaction_seconds", 0, 10, kind="exclusive")}, 20),
     "QamserveStoreConflicts": ({**store("OK", 100), **one("qamserve_store_retries_total", "0+9x60", kind="write")}, 20),
-    "QamserveStoreReconnects": ({f"qamserve_store_reconnects_total{API}": "0 1 2x20"}, 15),
-    "QamserveBlobErrors": ({**one("qamserve_blob_requests_total", "0+9x20", operation="get", code="OK"),
-                            **one("qamserve_blob_requests_total", "0+9x20", operation="head", code="NOT_FOUND")}, 8),
+    # A restart of PostgreSQL, and a failover, in a fleet of a dozen.
+    "QamserveStoreReconnects": ({labelled("qamserve_store_reconnects_total", instance=f"10.0.0.{n}:9090"): "0 1x4 2x20"
+                                 for n in range(12)}, 20),
+    "QamserveBlobErrors": ({**blob_errors(BLIP), **blob_errors("0+9x60", "OK"),
+                            **one("qamserve_blob_requests_total", "0+9x60", operation="head", code="NOT_FOUND")}, 14),
     "QamserveBlobsSlow": ({**one("qamserve_blob_requests_total", "0+100x40", operation="get", code="OK"),
                            **one("qamserve_blob_request_retries_total", "0+3x40", operation="get")}, 20),
     "QamserveCorruptBlobs": ({f"qamserve_corrupt_blobs_total{API}": "0x20"}, 5),

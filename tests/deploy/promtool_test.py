@@ -14,7 +14,7 @@ import unittest
 import yaml
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from alert_cases import ALSO_FIRING, FIRING, QUIET  # noqa: E402
+from alert_cases import ALSO_FIRING, EVERY_SCRAPE, FIRING, QUIET  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import prerequisites  # noqa: E402
@@ -53,21 +53,26 @@ def rendered(text, labels):
     return re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda match: labels[match.group(1)], text)
 
 
-def unit_tests():
-    """One file for promtool: for each alert both of its cases."""
+def unit_tests(interval):
+    """A file for promtool: for each alert whose cases have values at that interval both of its cases. One that is quiet is so
+    at every minute."""
     tests = []
     for alert in alerts():
+        if (interval == "15s") != (alert["alert"] in EVERY_SCRAPE):
+            continue
         name = alert["alert"]
-        cases = [("is quiet", *QUIET[name], [])]
+        series, last = QUIET[name]
+        cases = [("is quiet", series, range(1, last + 1), [])]
         for series, minute, labels in [found[name] for found in (FIRING, ALSO_FIRING) if name in found]:
             expected = {"exp_labels": {**labels, **alert["labels"]},
                         "exp_annotations": {key: rendered(text, labels) for key, text in alert["annotations"].items()}}
-            cases.append(("fires", series, minute, [expected]))
-        for case, cause, end, fires in cases:
-            tests.append({"name": f"{name} {case}", "interval": "1m", "external_labels": {"runbooks": RUNBOOK_URL},
+            cases.append(("fires", series, [minute], [expected]))
+        for case, cause, minutes, fires in cases:
+            tests.append({"name": f"{name} {case}", "interval": interval, "external_labels": {"runbooks": RUNBOOK_URL},
                           "input_series": [{"series": key, "values": values} for key, values in cause.items()],
-                          "alert_rule_test": [{"eval_time": f"{end}m", "alertname": name, "exp_alerts": fires}]})
-    return {"rule_files": [str(path) for path in RULES], "evaluation_interval": "1m", "tests": tests}
+                          "alert_rule_test": [{"eval_time": f"{minute}m", "alertname": name, "exp_alerts": fires}
+                                              for minute in minutes]})
+    return {"rule_files": [str(path) for path in RULES], "evaluation_interval": interval, "tests": tests}
 
 
 class Promtool(unittest.TestCase):
@@ -95,12 +100,13 @@ class Promtool(unittest.TestCase):
 
     def test_every_alert_fires_when_it_should_and_only_then(self):
         with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / "alerts.yml"
-            path.write_text(yaml.safe_dump(unit_tests(), sort_keys=False))
-            self.assert_passes("test", "rules", path)
+            for interval in ("1m", "15s"):
+                path = pathlib.Path(folder) / f"alerts-{interval}.yml"
+                path.write_text(yaml.safe_dump(unit_tests(interval), sort_keys=False))
+                self.assert_passes("test", "rules", path)
 
     def test_a_wrong_expectation_is_noticed(self):
-        tests = unit_tests()
+        tests = unit_tests("1m")
         tests["tests"] = [test for test in tests["tests"] if test["name"] == "QamserveInstanceDown fires"]
         tests["tests"][0]["alert_rule_test"][0]["exp_alerts"] = []
         with tempfile.TemporaryDirectory() as folder:
@@ -157,6 +163,12 @@ class Alerts(unittest.TestCase):
             with self.subTest(rule=name):
                 self.assertLessEqual(set(re.findall(r"\bqamserve_\w+", expression)), known)
                 self.assertLessEqual(set(re.findall(r"\bqamserve:[\w:]+", expression)), records)
+
+    def test_errors_that_are_looked_at_are_those_that_alert(self):
+        found = dict(expressions())
+        for what in ("store", "blob"):
+            shown, alerted = (found[f"qamserve:{what}_errors:increase{time}"] for time in ("5m", "2m"))
+            self.assertEqual(shown.replace("[5m]", "[2m]"), alerted)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,6 +16,7 @@
 #include "core/kernels/cuda/forward/attention_blocks.h"
 #include "core/kernels/cuda/forward/dense_block.h"
 #include "core/kernels/cuda/forward/forward_device.h"
+#include "core/kernels/cuda/forward/graph_cache.h"
 #include "core/kernels/cuda/forward/row_blocks.h"
 #include "core/kernels/cuda/forward/sample_block.h"
 
@@ -59,6 +59,8 @@ class HostForwardDevice : public ForwardDevice {
   void LimitMemory(int64_t bytes) { *bytes_left_ = bytes; }
   // The one call after so many that has no memory, whatever it does.
   void LackMemoryAfter(int64_t calls) { lacks_after_ = calls; }
+  // Keeps no step that comes again from now on.
+  void RefuseGraphs() { refuses_graphs_ = true; }
   int64_t calls() const { return calls_; }
   int64_t repeats() const { return repeats_; }
 
@@ -109,30 +111,37 @@ class HostForwardDevice : public ForwardDevice {
     return Do([args] { BestKernels().int8_wide_matmul(args); });
   }
 
-  // From the third time on what was queued the second time is done again, whatever `queue` would do now: a key that
+  // As a GPU does it: from the second time on what was recorded then is done, whatever `queue` would do now: a key that
   // promises too much is found out.
   absl::Status Repeat(const std::vector<int64_t>& key, absl::FunctionRef<absl::Status()> queue) override {
-    const auto [it, is_new] = recorded_.try_emplace(key);
-    if (is_new) return queue();
-    std::vector<std::function<void()>>& operations = it->second;
-    if (!operations.empty()) {
-      RETURN_IF_ERROR(Count());
-      ++repeats_;
-      for (const auto& operation : operations) operation();
-      return absl::OkStatus();
-    }
-    recording_ = &operations;
-    const absl::Status status = queue();
-    recording_ = nullptr;
-    if (!status.ok()) operations.clear();
-    return status;
+    return graphs_.Repeat(
+        key, queue, [this](const auto& step, Graph& graph) { return Record(step, graph); },
+        [this](const Graph& graph) { return Launch(graph); });
   }
+  int64_t graphs_refused() const override { return graphs_.refused(); }
 
  private:
+  using Graph = std::unique_ptr<std::vector<std::function<void()>>>;
+
+  // Nothing is done while it is recorded.
+  absl::Status Record(absl::FunctionRef<absl::Status()> queue, Graph& graph) {
+    if (refuses_graphs_) return ResourceExhausted("CUDA_MEMORY", "there is no memory for a graph, as a test wanted");
+    graph = std::make_unique<std::vector<std::function<void()>>>();
+    recording_ = graph.get();
+    const absl::Status status = queue();
+    recording_ = nullptr;
+    return status;
+  }
+  absl::Status Launch(const Graph& graph) {
+    RETURN_IF_ERROR(Count());
+    ++repeats_;
+    for (const auto& operation : *graph) operation();
+    return absl::OkStatus();
+  }
   absl::Status Count() {
     ++calls_;
     if (lacks_after_-- == 0) return ResourceExhausted("CUDA_MEMORY", "there is no memory, as a test wanted");
-    if (calls_left_ == 0) return Internal("CUDA_ERROR", "the device is lost, as a test wanted");
+    if (calls_left_ == 0) return Internal("CUDA_LOST", "the device is lost, as a test wanted");
     --calls_left_;
     return absl::OkStatus();
   }
@@ -142,14 +151,18 @@ class HostForwardDevice : public ForwardDevice {
   }
   absl::Status Do(std::function<void()> operation) {
     RETURN_IF_ERROR(Count());
-    operation();
-    if (recording_ != nullptr) recording_->push_back(std::move(operation));
+    if (recording_ != nullptr) {
+      recording_->push_back(std::move(operation));
+    } else {
+      operation();
+    }
     return absl::OkStatus();
   }
 
   int64_t calls_ = 0;
   int64_t repeats_ = 0;
-  std::map<std::vector<int64_t>, std::vector<std::function<void()>>> recorded_;
+  GraphCache<Graph> graphs_;
+  bool refuses_graphs_ = false;
   std::vector<std::function<void()>>* recording_ = nullptr;
   int64_t calls_left_ = INT64_MAX;
   int64_t lacks_after_ = -1;

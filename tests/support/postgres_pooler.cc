@@ -54,6 +54,14 @@ PostgresPooler::~PostgresPooler() {
   if (!folder_.empty()) RemoveAll(folder_).IgnoreError();
 }
 
+int PostgresPooler::Logins() const {
+  const std::string log = FileContents(folder_ + "/pgbouncer.log");
+  constexpr std::string_view kLogin = "login attempt:";
+  int count = 0;
+  for (size_t at = log.find(kLogin); at != std::string::npos; at = log.find(kLogin, at + 1)) ++count;
+  return count;
+}
+
 std::string PostgresPooler::Through(const std::string& uri) const {
   return uri.substr(0, uri.find('?')) + "?host=" + folder_;
 }

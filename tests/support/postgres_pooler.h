@@ -21,6 +21,8 @@ class PostgresPooler {
 
   // `uri`: of the server; returns the way to the same database through the pooler.
   std::string Through(const std::string& uri) const;
+  // How many connections clients have made so far, as its log tells.
+  int Logins() const;
 
  private:
   explicit PostgresPooler(const PostgresServer& server) : server_(server) {}

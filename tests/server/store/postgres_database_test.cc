@@ -13,6 +13,7 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 using testing::Not;
 
 class PostgresDatabaseTest : public testing::Test {
@@ -321,6 +322,31 @@ TEST_F(PostgresDatabaseTest, NamesADatabaseThatMayOnlyBeRead) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
 }
 
+TEST_F(PostgresDatabaseTest, WritesAgainOnceTheDatabaseMayBeWritten) {
+  const PostgresServer& server = PostgresEnvironment::server();
+  const std::string alter = "ALTER DATABASE " + DatabaseOf(uri_);
+  // Two hours old.
+  ASSERT_TRUE(RunOne(*database_,
+                     "INSERT INTO commit_marks SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+                     " - 7200000, 1, 1")
+                  .ok());
+  database_.reset();
+  ASSERT_TRUE(server.Psql("postgres", alter + " SET default_transaction_read_only = on").ok());
+  // Its sessions keep the setting of their beginning.
+  options_.clock_interval_ms = 50;
+  database_ = OpenDatabase(uri_, options_);
+  ASSERT_NE(database_, nullptr);
+  ASSERT_EQ(ReasonOf(Put(*database_, 1, 1)), "STORE_READ_ONLY");
+  ASSERT_TRUE(server.Psql("postgres", alter + " RESET default_transaction_read_only").ok());
+  // Each session finds out for itself.
+  absl::Status status = Put(*database_, 1, 1);
+  for (int i = 0; i < options_.max_connections && !status.ok(); ++i) status = Put(*database_, 1, 1);
+  EXPECT_TRUE(status.ok()) << status;
+  const auto old_marks = [&] { return ReadInt(*database_, "SELECT COUNT(*) FROM commit_marks WHERE id = 1"); };
+  for (int i = 0; i < 1000 && old_marks() > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(old_marks(), 0) << "the session that listens is still one that can only read";
+}
+
 // --- The clock ---
 
 TEST_F(PostgresDatabaseTest, TellsTheServersTime) {
@@ -429,6 +455,24 @@ TEST_F(PostgresDatabaseTest, WorksThroughAPoolerAndLooksForChangesThere) {
   std::thread thread([&] { EXPECT_TRUE(first->Exclusive("name", body).ok()); });
   EXPECT_TRUE(second->Exclusive("name", body).ok());
   thread.join();
+}
+
+TEST_F(PostgresDatabaseTest, AConnectionThatIsGivenUpSinceNothingIsHeardIsNotLost) {
+  SKIP_WITHOUT(PostgresPooler::Missing());
+  const auto pooler = PostgresPooler::Start(PostgresEnvironment::server());
+  ASSERT_TRUE(pooler.ok()) << pooler.status();
+  options_.listen_check_ms = 50;
+  const auto deaf = OpenDatabase((*pooler)->Through(uri_), options_);
+  ASSERT_NE(deaf, nullptr);
+  EXPECT_TRUE(
+      warnings_.WaitFor([](const std::string& text) { return text.find("looked for every 200 ms") != text.npos; }));
+  // What connects from now on listens, but for the one that pings go over if that is late.
+  const int enough = (*pooler)->Logins() + 3;
+  for (int i = 0; i < 3000 && (*pooler)->Logins() < enough; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_GE((*pooler)->Logins(), enough) << "it has not tried other connections";
+  EXPECT_THAT(observer_->reconnects.items(), IsEmpty());
 }
 
 // --- Exclusive ---

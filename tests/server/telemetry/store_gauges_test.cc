@@ -1,7 +1,12 @@
 #include "server/telemetry/store_gauges.h"
 
+#include <absl/strings/str_split.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
 
 #include "server/telemetry/store_metrics.h"
 
@@ -57,6 +62,51 @@ TEST(StoreGaugesTest, TheQueueIsToldByPool) {
     EXPECT_THAT(text, HasSubstr(std::string(line) + "\n"));
   }
   EXPECT_THAT(text, Not(HasSubstr("nobody-has")));
+}
+
+TEST(StoreGaugesTest, InstancesAreToldWhateverThereIs) {
+  StoreFacts facts;
+  // Nothing waits and nobody works: the queue has no series, which is no sign that nobody tells of it.
+  EXPECT_THAT(TextOf(facts), Not(HasSubstr("qamserve_jobs{")));
+  for (const std::string_view role : {"api", "worker", "inference"}) {
+    EXPECT_THAT(TextOf(facts), HasSubstr(fmt::format("qamserve_instances{{role=\"{}\"}} 0\n", role)));
+  }
+  // A process on its own, as the server adds it to the facts.
+  facts.instances = {Instance("api", {"cpu"}, "qamw-4", 0)};
+  EXPECT_THAT(TextOf(facts), Not(HasSubstr("qamserve_jobs{")));
+  EXPECT_THAT(TextOf(facts), HasSubstr("qamserve_instances{role=\"api\"} 1\n"));
+}
+
+// Of the metrics that docs/metrics.md says to take the largest of, and of no others.
+TEST(StoreGaugesTest, TheDocumentNamesWhatApiProcessesTellOfTheStore) {
+  StoreFacts facts;
+  facts.instances = {Instance("worker", {"cpu"}, "qamw-4", 0)};
+  facts.served_models.emplace_back().name = "smol";
+  facts.last_artifact_bpw = 4.5;
+  facts.last_artifact_kl_nats = 0.1;
+  const std::string by_themselves = Metrics().Text(), written = TextOf(facts);
+  const std::string document = MetricsMarkdown();
+  const size_t begin = document.find("take the largest. These are "), end = document.find("\n\n", begin);
+  ASSERT_NE(begin, document.npos);
+  std::set<std::string, std::less<>> names;
+  std::vector<std::string> prefixes;
+  const std::vector<std::string> parts = absl::StrSplit(document.substr(begin, end - begin), '`');
+  for (const std::string& part : parts) {
+    if (!part.starts_with("qamserve_")) continue;
+    if (part.ends_with("*")) {
+      prefixes.push_back(part.substr(0, part.size() - 1));
+    } else {
+      names.insert(part);
+    }
+  }
+  for (const MetricSpec& spec : AllMetrics()) {
+    const std::string line = fmt::format("# TYPE {} ", spec.name);
+    const bool is_told = written.find(line) != written.npos && by_themselves.find(line) == by_themselves.npos;
+    const bool named = names.contains(spec.name) ||
+                       std::any_of(prefixes.begin(), prefixes.end(),
+                                   [&](const std::string& prefix) { return spec.name.starts_with(prefix); });
+    EXPECT_EQ(is_told, named) << spec.name;
+  }
 }
 
 TEST(StoreGaugesTest, JobsOfAnotherCodecAreStranded) {
