@@ -180,6 +180,7 @@ void Server::WriteModelGauges(Metrics::GaugeWriter& writer) {
     writer.Set(Metric::kDecodeStepsTotal, {model.name}, static_cast<double>(model.decode_steps));
     writer.Set(Metric::kDecodeStepSecondsTotal, {model.name}, model.decode_seconds);
     writer.Set(Metric::kDecodeWeightBytesTotal, {model.name}, static_cast<double>(model.decode_weight_bytes));
+    writer.Set(Metric::kGraphsRefusedTotal, {model.name}, static_cast<double>(model.graphs_refused));
   }
   for (const ServedModelState state : kModelStates) {
     writer.Set(Metric::kServedModels, {Lower(ServedModelStateName(state))}, static_cast<double>(by_state[state]));

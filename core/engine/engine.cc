@@ -267,6 +267,7 @@ void Engine::Impl::PublishStats() {
   stats.decode_steps_total = decode_steps;
   stats.decode_seconds_total = decode_seconds;
   stats.decode_weight_bytes_total = decode_steps * model->bytes_per_token();
+  stats.graphs_refused_total = forwarder->graphs_refused();
 }
 
 void Engine::Impl::TakeCancelled(Ended& cancelled) {

@@ -145,6 +145,7 @@ struct EngineStats {
   int64_t decode_steps_total = 0;
   double decode_seconds_total = 0;
   int64_t decode_weight_bytes_total = 0;
+  int64_t graphs_refused_total = 0;  // Forwarder::graphs_refused
 };
 
 // Thread-safe.

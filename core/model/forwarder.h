@@ -46,6 +46,8 @@ class Forwarder {
   // Chooses a token from each of `rows` of the kept logits, no two of the same row: results are those of SampleLogits,
   // never kUndecided. kNoMemory ends one row alone; an error means that no result is one.
   virtual absl::Status Sample(std::span<const SampleRow> rows, std::span<SampleResult> results) = 0;
+  // ForwardDevice::graphs_refused of a device.
+  virtual int64_t graphs_refused() const { return 0; }
 };
 
 // Whether `rows` are among `held` hidden states (KeepLogitsOf), and whether they are the first ones in order.

@@ -26,11 +26,17 @@ struct DeviceTensor {
   std::span<const float> outer;         // [cols][cols] mean outer products of the inputs, for error feedback
 };
 
+// Weights of a panel, of which the host holds 4 bytes each and a GPU 17 to 33: enough rows for every multiprocessor,
+// within 2 GiB of a GPU. A panel has at least one strip.
+inline constexpr int64_t kPanelWeights = int64_t{1} << 26;
+// Rows of a panel of a tensor: a multiple of 32, or all of them.
+int64_t PanelRows(int64_t rows, int64_t cols);
+
 // Quantizes the rows of one tensor, a panel of strips after the other. Used by one thread at a time.
 class DeviceCoder {
  public:
   virtual ~DeviceCoder() = default;
-  // Rows that a panel may have: a multiple of 32, or all of the tensor's.
+  // Rows that a panel may have: a multiple of 32, or all of the tensor's; at most PanelRows.
   virtual int64_t panel_rows() const = 0;
   // As EncodeStrip for each strip of `rows` [count][cols]: `norms` gets count norms, `packed` the strips' codes,
   // `outcomes` one for each strip. INVALID_ARGUMENT (TENSOR_RANGE) names the row, counted within the panel.
@@ -54,7 +60,7 @@ class QuantizeDevice {
   // What it does not encode, the CPU does.
   virtual bool Encodes(const TensorFormat& format) const = 0;
   // REQUIRES: Encodes(tensor.format). Waits while another tensor's coder is alive, so that device memory is bounded by
-  // one tensor. STATISTICS_SINGULAR as ErrorFeedback::Create.
+  // one tensor, and the host's panels by one. STATISTICS_SINGULAR as ErrorFeedback::Create.
   virtual absl::StatusOr<std::unique_ptr<DeviceCoder>> MakeCoder(const DeviceTensor& tensor) = 0;
   virtual absl::StatusOr<std::unique_ptr<DeviceInputSums>> MakeInputSums(int64_t cols, bool outer) = 0;
 };

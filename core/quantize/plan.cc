@@ -8,6 +8,7 @@
 #include "core/codec/packing.h"
 #include "core/model/kv_cache.h"
 #include "core/model/parameters.h"
+#include "core/quantize/device.h"
 #include "core/quantize/internal.h"
 
 namespace qamserve {
@@ -25,6 +26,25 @@ int64_t BlockMemory(const Checkpoint& checkpoint, const QuantizeSpec& spec) {
   const int64_t tokens = spec.window_tokens;
   return weights + tokens * per_token * 4 + KvCache::BytesFor(c, tokens) / c.num_layers +
          tokens * spec.calibration_windows * c.hidden_size * 4;
+}
+
+// What quantizing takes at its most, where as many tensors are quantized at once as there are threads, each by one:
+// their packed bytes, and of the CPU's a strip of rows and, with error feedback, the factor in single and double
+// precision. A device leaves the statistics, which the factor is made of there, and a panel of the one tensor whose
+// turn it is. Workers with and without one may share a job, so it is what the needier of them takes.
+int64_t TensorMemory(const QuantizePlan& plan, bool error_feedback, int threads) {
+  int64_t widest = 0, largest = 0, panel = 0;
+  for (const QuantizePlan::Tensor& t : plan.tensors) {
+    widest = std::max(widest, t.cols);
+    largest = std::max(largest, t.packed_bytes);
+    if (t.format.codec != Codec::kInt8 && t.format.codec != Codec::kFull) {
+      panel = std::max(panel, PanelRows(t.rows, t.cols) * t.cols * 4);
+    }
+  }
+  const int64_t pairs = error_feedback ? widest * widest : 0;
+  const int64_t of_cpu = threads * (largest + widest * kTileRows * 16 + 16 * pairs);
+  const int64_t of_device = threads * (largest + 4 * pairs) + panel;
+  return std::max(of_cpu, of_device);
 }
 
 // The format of every tensor by the spec's rules.
@@ -62,6 +82,11 @@ class TensorFormats {
 };
 
 }  // namespace
+
+int64_t PanelRows(int64_t rows, int64_t cols) {
+  const int64_t strips = std::max<int64_t>(1, kPanelWeights / (cols * kTileRows));
+  return std::min(rows, strips * kTileRows);
+}
 
 DType KeptType(const TensorInfo& info) {
   const bool plain = info.dtype == DType::kF32 || info.dtype == DType::kF16 || info.dtype == DType::kBF16;
@@ -117,7 +142,6 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, cons
   ASSIGN_OR_RETURN(const TensorFormats formats, TensorFormats::Of(checkpoint, spec));
   QuantizePlan plan;
   double bits = 0;
-  int64_t widest = 0, largest = 0;
   std::set<int64_t> rotations;
   for (int64_t layer = 0; layer < checkpoint.config().num_layers; ++layer) {
     for (const GroupNames& group : LinearGroupNames(layer)) {
@@ -134,8 +158,6 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, cons
         plan.tensors.push_back({name, group.name, rows, cols, format, codes + norms});
         plan.weights += rows * cols;
         bits += static_cast<double>(rows * cols) * format.pair_bits / 2.0 + 8.0 * static_cast<double>(norms);
-        widest = std::max(widest, cols);
-        largest = std::max(largest, codes);
       }
       if (spec.channel_scale) bits += 16.0 * static_cast<double>(plan.tensors.back().cols);
     }
@@ -145,11 +167,8 @@ absl::StatusOr<QuantizePlan> PlanQuantization(const Checkpoint& checkpoint, cons
   ASSIGN_OR_RETURN(const uint64_t total, SafetensorsWriter::TotalBytes(ArtifactDeclarations(checkpoint, spec, plan),
                                                                        ArtifactMetadata(), kCodesAlignment));
   plan.artifact_bytes = static_cast<int64_t>(total);
-  // Packed tensors, strips of rows and, with error feedback, the factor in single and double precision. A tensor is one
-  // thread's, so there are as many of them at once as threads.
-  const int64_t feedback = spec.error_feedback ? widest * widest * 16 : 0;
   plan.peak_memory_bytes =
-      kProcessBytes + BlockMemory(checkpoint, spec) + threads * (widest * kTileRows * 16 + largest + feedback);
+      kProcessBytes + BlockMemory(checkpoint, spec) + TensorMemory(plan, spec.error_feedback, threads);
   return plan;
 }
 

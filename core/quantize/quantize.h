@@ -86,7 +86,7 @@ struct QuantizePlan {
   std::vector<Tensor> embeddings;
   int64_t weights = 0;            // to be quantized
   int64_t artifact_bytes = 0;     // of model.safetensors, exact
-  int64_t peak_memory_bytes = 0;  // estimate, at `threads` threads
+  int64_t peak_memory_bytes = 0;  // estimate, at `threads` threads; of workers with and without a device the larger
   double bpw = 0;                 // with norms and scales
 };
 // Errors: INVALID_ARGUMENT: ROTATION_DIMENSION if an input dimension cannot be factored (names tensor and dimension),

@@ -104,7 +104,7 @@ int64_t ScratchBytes(const ModelConfig& config, const EngineOptions& engine) {
   return static_cast<int64_t>(sizeof(float)) * (tokens * floats_per_token + rows * config.vocab_size);
 }
 
-// The same on a GPU, which takes it when the model is loaded.
+// The same on a GPU, where it is taken when the model is loaded. What the driver takes later is LoadPlan::driver_bytes.
 int64_t DeviceScratchBytes(const Shape& shape, const EngineOptions& engine) {
   const KvLayout layout(shape.config, shape.config.num_layers, engine.kv);
   const StepLimits limits = StepLimitsOf(engine, shape.config);
@@ -146,13 +146,16 @@ absl::StatusOr<LoadPlan> CoreModelLoader::Plan(const FileSet& files, int64_t con
   plan.on_device = device >= 0;
   if (!plan.on_device) return plan;
   plan.scratch_bytes = DeviceScratchBytes(shape, OptionsFor(plan));
+  plan.driver_bytes = CudaModel::DriverBytes(shape.config);
   ASSIGN_OR_RETURN(const CudaMemory memory, device_memory_(device));
   const int64_t free_bytes = memory.bytes - memory.used_bytes;
   if (plan.device_bytes() <= free_bytes) return plan;
   return ResourceExhausted(
-      "DEVICE_MEMORY", "{} needs {} bytes of {} ({} weights, {} KV cache, {} scratch), of whose {} only {} are free",
+      "DEVICE_MEMORY",
+      "{} needs {} bytes of {} ({} weights, {} KV cache, {} scratch, {} left to the driver), of whose {} only {} are "
+      "free",
       files.origin(), plan.device_bytes(), engine_.device, plan.weight_bytes, plan.kv_bytes, plan.scratch_bytes,
-      memory.bytes, free_bytes);
+      plan.driver_bytes, memory.bytes, free_bytes);
 }
 
 absl::StatusOr<LoadedModel> CoreModelLoader::Load(const FileSet& files, const LoadPlan& plan) {

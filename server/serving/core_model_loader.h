@@ -19,8 +19,10 @@ class CoreModelLoader final : public ModelLoader {
   // Weights: the tensor files of an artifact as they are (they are mapped) and what is made of their vectors, those of
   // a checkpoint in their 16-bit type, or as float if they are stored otherwise. A GPU has as many bytes of them again.
   // KV cache: what max_running sequences of the context take, at most EngineOptions::kv_bytes.
-  // Scratch: an estimate on the CPU; on a GPU all that it takes for steps when the model is loaded.
-  // RESOURCE_EXHAUSTED (DEVICE_MEMORY) if a GPU has less memory free than the model takes there.
+  // Scratch: an estimate on the CPU; on a GPU all that it takes for steps when the model is loaded. A GPU's driver
+  // takes more as it goes, for which a margin is planned.
+  //
+  // RESOURCE_EXHAUSTED (DEVICE_MEMORY) if a GPU has less memory free than the model and the margin take.
   absl::StatusOr<LoadPlan> Plan(const FileSet& files, int64_t context_tokens) override;
   absl::StatusOr<LoadedModel> Load(const FileSet& files, const LoadPlan& plan) override;
 

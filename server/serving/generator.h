@@ -39,10 +39,11 @@ struct LoadPlan {
   int64_t weight_bytes = 0;
   int64_t kv_bytes = 0;
   int64_t scratch_bytes = 0;
-  bool on_device = false;  // KV cache, scratch and a copy of the weights are in a GPU's memory
+  bool on_device = false;    // KV cache, scratch and a copy of the weights are in a GPU's memory
+  int64_t driver_bytes = 0;  // of the GPU's memory, left free for its driver (CudaModel::DriverBytes)
   // Of this machine's memory, and of the GPU's.
   int64_t total_bytes() const { return weight_bytes + (on_device ? 0 : kv_bytes + scratch_bytes); }
-  int64_t device_bytes() const { return on_device ? weight_bytes + kv_bytes + scratch_bytes : 0; }
+  int64_t device_bytes() const { return on_device ? weight_bytes + kv_bytes + scratch_bytes + driver_bytes : 0; }
 };
 
 struct LoadedModel {

@@ -37,13 +37,70 @@ uint64_t SystemSeed() {
 
 }  // namespace
 
+// Rung when a request has found its device lost. Models hold it: a request may outlive the registry.
+class ModelRegistry::LossBell {
+ public:
+  void Ring() {
+    absl::MutexLock lock(&mutex_);
+    rung_ = true;
+  }
+  void Stop() {
+    absl::MutexLock lock(&mutex_);
+    stopped_ = true;
+  }
+  // Waits until it is rung again. False once it was stopped.
+  bool Wait() {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(this, &LossBell::HasNews));
+    rung_ = false;
+    return !stopped_;
+  }
+
+ private:
+  bool HasNews() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return rung_ || stopped_; }
+
+  absl::Mutex mutex_;
+  bool rung_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
 ModelRegistry::ModelRegistry(RegistryOptions options, Catalog& catalog, ModelLoader& loader)
     : options_(std::move(options)),
       catalog_(catalog),
       loader_(loader),
-      rng_(options_.routing_seed ? *options_.routing_seed : SystemSeed()) {}
+      rng_(options_.routing_seed ? *options_.routing_seed : SystemSeed()),
+      loss_bell_(std::make_shared<LossBell>()),
+      fails_lost_([this] {
+        while (loss_bell_->Wait()) FailLost();
+      }) {}
 
-ModelRegistry::~ModelRegistry() { DrainAll(absl::InfinitePast()); }
+ModelRegistry::~ModelRegistry() {
+  DrainAll(absl::InfinitePast());
+  loss_bell_->Stop();
+  fails_lost_.join();
+}
+
+// Whoever of several models on a GPU finds it lost, it is lost to all of them. Those that are being loaded find out by
+// themselves.
+void ModelRegistry::FailLost() {
+  std::vector<std::shared_ptr<ServedModel>> models;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const auto& [name, model] : models_) {
+      const ServedModelState state = model->state();
+      if (state == ServedModelState::kReady || state == ServedModelState::kDraining) models.push_back(model);
+    }
+  }
+  absl::Status lost;
+  for (const auto& model : models) lost.Update(model->lost());
+  if (lost.ok()) return;
+  std::erase_if(models, [&](const auto& model) {
+    const bool is_hit = model->plan().on_device || !model->lost().ok();
+    return !is_hit || !model->Fail(lost, options_.now_ms()).ok();
+  });
+  for (const auto& model : models) Changed(*model);
+  for (const auto& model : models) model->FreeFailed();
+}
 
 absl::StatusOr<ServedModelView> ModelRegistry::Load(const LoadArgs& args) {
   RETURN_IF_ERROR(CheckModelName(args.name));
@@ -88,7 +145,7 @@ absl::StatusOr<ServedModelView> ModelRegistry::LoadNew(const LoadArgs& args) {
   Changed(*model);
   const absl::Status status = FillAndPublish(*model, files, args);
   if (!status.ok()) {
-    model->Fail(status, options_.now_ms());
+    model->Fail(status, options_.now_ms()).IgnoreError();  // DrainAll may have been faster
     Changed(*model);
     return status;
   }
@@ -119,7 +176,7 @@ absl::StatusOr<std::shared_ptr<ServedModel>> ModelRegistry::Admit(const LoadArgs
                              args.name, plan.total_bytes(), PartsOf(plan), options_.memory_limit_bytes,
                              options_.memory_limit_bytes - taken);
   }
-  auto model = std::make_shared<ServedModel>(args.name, args.source, plan);
+  auto model = std::make_shared<ServedModel>(args.name, args.source, plan, [bell = loss_bell_] { bell->Ring(); });
   models_[args.name] = model;
   return model;
 }
@@ -241,7 +298,7 @@ void ModelRegistry::AddFailed(const ServedModelRecord& record, const absl::Statu
     if (model == nullptr) model = std::make_shared<ServedModel>(record.name, record.source, LoadPlan{});
     failed = model;
   }
-  failed->Fail(error, options_.now_ms());
+  failed->Fail(error, options_.now_ms()).IgnoreError();  // FAILED already if it got as far as being loaded
   // What failed may be passing (memory, a disk that is away): the next start tries again.
   catalog_.store().PutServedModel(record).IgnoreError();
   Changed(*failed);

@@ -1,5 +1,6 @@
 // Every served model: loads them if they fit into the memory limit, finds them by name, drains and unloads them, brings
-// them back after a restart. And their aliases: no name is both, and an alias names only models that are served.
+// them back after a restart. And their aliases: no name is both, and an alias names only models that are served. When a
+// request finds the GPU lost, all models on it become FAILED, and their engines are freed, by a thread of the registry.
 // Thread-safe. Load, Unload, Restore and DrainAll block; call them from threads that may. What changes an alias waits
 // for the store, never for a model.
 #pragma once
@@ -15,6 +16,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "core/base/rng.h"
@@ -94,6 +96,8 @@ class ModelRegistry {
   int64_t memory_limit_bytes() const { return options_.memory_limit_bytes; }
 
  private:
+  class LossBell;
+
   absl::StatusOr<ServedModelView> LoadNew(const LoadArgs& args);
   absl::StatusOr<std::shared_ptr<ServedModel>> Admit(const LoadArgs& args, const LoadPlan& plan)
       ABSL_LOCKS_EXCLUDED(names_mutex_, mutex_);
@@ -101,6 +105,7 @@ class ModelRegistry {
   absl::Status PutRow(const ServedModelRecord& record, const LoadArgs& args);
   absl::StatusOr<std::shared_ptr<ServedModel>> Present(const LoadArgs& args) const;
   void Changed(const ServedModel& model) const;
+  void FailLost() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::StatusOr<std::shared_ptr<ServedModel>> BeginUnload(const std::string& name)
       ABSL_LOCKS_EXCLUDED(names_mutex_, mutex_);
   void AddFailed(const ServedModelRecord& record, const absl::Status& error);
@@ -126,6 +131,8 @@ class ModelRegistry {
   std::set<std::string> restoring_ ABSL_GUARDED_BY(mutex_);  // served before the restart, and not in models_ yet
   AliasMap aliases_ ABSL_GUARDED_BY(mutex_);
   Rng rng_ ABSL_GUARDED_BY(mutex_);
+  const std::shared_ptr<LossBell> loss_bell_;
+  std::thread fails_lost_;  // calls FailLost when the bell rings
 };
 
 }  // namespace qamserve

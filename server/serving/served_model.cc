@@ -3,12 +3,31 @@
 #include <map>
 #include <utility>
 
+#include "core/kernels/cuda/device.h"
+
 namespace qamserve {
 
 // The requests under way. Shared with the sinks that the engine holds, so that these need not keep the model (and with
 // it the engine, whose thread calls them) alive.
 class ServedModel::Requests {
  public:
+  explicit Requests(std::function<void()> on_lost) : on_lost_(std::move(on_lost)) {}
+
+  // How a request ended.
+  void Note(const absl::Status& status) {
+    if (!IsCudaLost(status)) return;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!lost_.ok()) return;
+      lost_ = status;
+    }
+    if (on_lost_) on_lost_();
+  }
+  absl::Status lost() {
+    absl::MutexLock lock(&mutex_);
+    return lost_;
+  }
+
   uint64_t Begin() {
     absl::MutexLock lock(&mutex_);
     const uint64_t slot = next_slot_++;
@@ -40,7 +59,9 @@ class ServedModel::Requests {
  private:
   bool Empty() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ids_.empty(); }
 
+  const std::function<void()> on_lost_;
   absl::Mutex mutex_;
+  absl::Status lost_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_slot_ ABSL_GUARDED_BY(mutex_) = 1;
   std::map<uint64_t, uint64_t> ids_ ABSL_GUARDED_BY(mutex_);  // slot -> engine's id, 0 before it is known
 };
@@ -52,6 +73,7 @@ class ServedModel::CountingSink final : public TokenSink {
 
   bool OnToken(const TokenEvent& event) override { return sink_->OnToken(event); }
   void OnDone(const GenerationSummary& summary) override {
+    requests_->Note(summary.status);
     sink_->OnDone(summary);
     requests_->End(slot_);
   }
@@ -62,8 +84,11 @@ class ServedModel::CountingSink final : public TokenSink {
   const std::shared_ptr<TokenSink> sink_;
 };
 
-ServedModel::ServedModel(std::string name, std::string source, const LoadPlan& plan)
-    : name_(std::move(name)), source_(std::move(source)), plan_(plan), requests_(std::make_shared<Requests>()) {}
+ServedModel::ServedModel(std::string name, std::string source, const LoadPlan& plan, std::function<void()> on_lost)
+    : name_(std::move(name)),
+      source_(std::move(source)),
+      plan_(plan),
+      requests_(std::make_shared<Requests>(std::move(on_lost))) {}
 
 ServedModel::~ServedModel() = default;
 
@@ -101,6 +126,7 @@ ServedModelView ServedModel::View() const {
     view.decode_steps = stats.decode_steps_total;
     view.decode_seconds = stats.decode_seconds_total;
     view.decode_weight_bytes = stats.decode_weight_bytes_total;
+    view.graphs_refused = stats.graphs_refused_total;
   }
   return view;
 }
@@ -116,11 +142,20 @@ absl::Status ServedModel::BecomeReady(LoadedModel model, int64_t now_ms) {
   return absl::OkStatus();
 }
 
-void ServedModel::Fail(const absl::Status& error, int64_t now_ms) {
+absl::Status ServedModel::Fail(const absl::Status& error, int64_t now_ms) {
+  absl::MutexLock lock(&mutex_);
+  return machine_.Apply(ServedModelEvent::kFail, now_ms, error);
+}
+
+void ServedModel::FreeFailed() {
   std::shared_ptr<Generator> generator;  // freed after the lock
   absl::MutexLock lock(&mutex_);
-  if (machine_.Apply(ServedModelEvent::kFail, now_ms, error).ok()) generator = std::move(generator_);
+  if (machine_.state() != ServedModelState::kFailed) return;
+  generator = std::move(generator_);
+  constraints_ = nullptr;
 }
+
+absl::Status ServedModel::lost() const { return requests_->lost(); }
 
 absl::StatusOr<std::shared_ptr<Generator>> ServedModel::ReadyGenerator() const {
   absl::MutexLock lock(&mutex_);
@@ -175,6 +210,12 @@ class ServedModel::Reading {
 
   absl::Status status() const { return generator_.status(); }
   Generator& generator() const { return **generator_; }
+  // The answer of the call, of which the requests are told.
+  template <typename Answer>
+  absl::StatusOr<Answer> Ended(absl::StatusOr<Answer> answer) const {
+    requests_.Note(answer.status());
+    return answer;
+  }
 
  private:
   Requests& requests_;
@@ -185,13 +226,13 @@ class ServedModel::Reading {
 absl::StatusOr<TextScores> ServedModel::Score(std::span<const int32_t> tokens, int32_t top) {
   const Reading reading(*this);
   RETURN_IF_ERROR(reading.status());
-  return reading.generator().Score(tokens, top);
+  return reading.Ended(reading.generator().Score(tokens, top));
 }
 
 absl::StatusOr<std::vector<float>> ServedModel::Embed(std::span<const int32_t> tokens) {
   const Reading reading(*this);
   RETURN_IF_ERROR(reading.status());
-  return reading.generator().Embed(tokens);
+  return reading.Ended(reading.generator().Embed(tokens));
 }
 
 absl::StatusOr<std::vector<TokenComparison>> ServedModel::Compare(ServedModel& other, std::span<const int32_t> tokens,
@@ -199,7 +240,7 @@ absl::StatusOr<std::vector<TokenComparison>> ServedModel::Compare(ServedModel& o
   const Reading reading(*this), other_reading(other);
   RETURN_IF_ERROR(reading.status());
   RETURN_IF_ERROR(other_reading.status());
-  return reading.generator().Compare(other_reading.generator(), tokens, first);
+  return reading.Ended(reading.generator().Compare(other_reading.generator(), tokens, first));
 }
 
 absl::StatusOr<std::shared_ptr<const Tokenizer>> ServedModel::tokenizer() const {

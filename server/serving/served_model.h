@@ -1,6 +1,6 @@
 // A model under a name: its state, its engine, and the requests that are under way. Thread-safe.
-// Requests hold a shared_ptr to it; the engine itself is freed only by Drain (or the destructor), never by the engine's
-// own thread.
+// Requests hold a shared_ptr to it; the engine itself is freed only by Drain and FreeFailed (or the destructor), never
+// by the engine's own thread.
 #pragma once
 
 #include <absl/base/thread_annotations.h>
@@ -8,6 +8,7 @@
 #include <absl/time/time.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -36,6 +37,7 @@ struct ServedModelView {
   int64_t decode_steps = 0;  // these three as EngineStats has them
   double decode_seconds = 0;
   int64_t decode_weight_bytes = 0;
+  int64_t graphs_refused = 0;  // EngineStats::graphs_refused_total
   bool chat = false;
   absl::Status chat_error;  // why not, if the model has a template that does not work
   int64_t ready_ms = 0;
@@ -45,7 +47,9 @@ struct ServedModelView {
 
 class ServedModel {
  public:
-  ServedModel(std::string name, std::string source, const LoadPlan& plan);
+  // `on_lost`, if there is one, is called when lost() has become an error, on the thread of the request that found it
+  // out: from there nobody can free the engine, nor fail the model, which is then for the one who is told to do.
+  ServedModel(std::string name, std::string source, const LoadPlan& plan, std::function<void()> on_lost = nullptr);
   ~ServedModel();
 
   const std::string& name() const { return name_; }
@@ -54,9 +58,14 @@ class ServedModel {
   ServedModelState state() const;
   ServedModelView View() const;
 
-  // LOADING -> READY, or -> FAILED. Called once, by the registry.
+  // LOADING -> READY. Called once, by the registry.
   absl::Status BecomeReady(LoadedModel model, int64_t now_ms);
-  void Fail(const absl::Status& error, int64_t now_ms);
+  // LOADING, READY or DRAINING -> FAILED; FAILED_PRECONDITION (MODEL_STATE) from another state. No new request gets in.
+  absl::Status Fail(const absl::Status& error, int64_t now_ms);
+  // Frees the engine of a model that FAILED; requests that are left end as those of a drain whose time is over.
+  void FreeFailed();
+  // The first error of a request that said that the device is lost (IsCudaLost); OK if none has.
+  absl::Status lost() const;
 
   // --- Requests. UNAVAILABLE (MODEL_NOT_READY) names the state unless it is READY. ---
   // `sink` is called from the engine's thread until its OnDone.

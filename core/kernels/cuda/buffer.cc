@@ -34,9 +34,8 @@ absl::StatusOr<CudaBuffer> CudaBuffer::Allocate(int64_t bytes, const CudaStream&
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(stream.device()), "choosing a device"));
   CudaBuffer buffer;
   void* data = nullptr;
-  const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(std::max<int64_t>(1, bytes)));
-  if (error != cudaSuccess) cudaGetLastError();  // else the next launch would report it again
-  RETURN_IF_ERROR(CudaStatus(error, fmt::format("allocating {} bytes on device {}", bytes, stream.device())));
+  RETURN_IF_ERROR(CudaStatus(cudaMalloc(&data, static_cast<size_t>(std::max<int64_t>(1, bytes))),
+                             fmt::format("allocating {} bytes on device {}", bytes, stream.device())));
   buffer.data_.reset(data);
   buffer.bytes_ = bytes;
   RETURN_IF_ERROR(

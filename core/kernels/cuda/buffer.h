@@ -19,7 +19,7 @@ class CudaStream {
   int64_t shared_bytes() const { return shared_bytes_; }
   int multiprocessors() const { return multiprocessors_; }
   CUstream_st* handle() const { return stream_.get(); }
-  // Waits for all that was queued; INTERNAL (CUDA_ERROR) if any of it failed.
+  // Waits for all that was queued; INTERNAL (CUDA_ERROR, CUDA_LOST) if any of it failed.
   absl::Status Wait() const;
 
  private:

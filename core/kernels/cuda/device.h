@@ -59,8 +59,14 @@ struct CudaMemory {
 };
 absl::StatusOr<CudaMemory> CudaMemoryOf(int ordinal);
 
+// Whether an error says that a device is lost to this process (INTERNAL, CUDA_LOST): every call fails from then on,
+// until the process is started again.
+bool IsCudaLost(const absl::Status& status);
+
 // "NVIDIA H200 (9.0, 139.8 GiB); driver runs CUDA 13.0, built with 13.0" or "none: there is no NVIDIA driver": one line
 // for a log.
 std::string DescribeCuda(const absl::StatusOr<CudaPlatform>& platform);
+// "NVIDIA H200, 139.8 GiB": the device of this number; empty if it is not among them.
+std::string DescribeCudaDevice(const absl::StatusOr<CudaPlatform>& platform, int ordinal);
 
 }  // namespace qamserve

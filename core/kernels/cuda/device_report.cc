@@ -8,9 +8,12 @@ namespace {
 
 std::string Version(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
+std::string MemoryOf(const CudaDevice& device) {
+  return fmt::format("{:.1f} GiB", static_cast<double>(device.memory_bytes) / static_cast<double>(int64_t{1} << 30));
+}
+
 std::string Describe(const CudaDevice& device) {
-  return fmt::format("{} ({}.{}, {:.1f} GiB)", device.name, device.capability / 10, device.capability % 10,
-                     static_cast<double>(device.memory_bytes) / static_cast<double>(int64_t{1} << 30));
+  return fmt::format("{} ({}.{}, {})", device.name, device.capability / 10, device.capability % 10, MemoryOf(device));
 }
 
 std::string Describe(const std::vector<CudaDevice>& devices) {
@@ -53,10 +56,19 @@ absl::StatusOr<CudaPlatform> JudgeCudaProbe(const CudaProbe& probe) {
                             kMinCudaCapability / 10, kMinCudaCapability % 10);
 }
 
+bool IsCudaLost(const absl::Status& status) { return ReasonOf(status) == "CUDA_LOST"; }
+
 std::string DescribeCuda(const absl::StatusOr<CudaPlatform>& platform) {
   if (!platform.ok()) return "none: " + MessageOf(platform.status());
   return fmt::format("{}; driver runs CUDA {}, built with {}", Describe(platform->devices),
                      Version(platform->driver_version), Version(platform->runtime_version));
+}
+
+std::string DescribeCudaDevice(const absl::StatusOr<CudaPlatform>& platform, int ordinal) {
+  if (!platform.ok()) return "";
+  const auto device = std::find_if(platform->devices.begin(), platform->devices.end(),
+                                   [&](const CudaDevice& one) { return one.ordinal == ordinal; });
+  return device == platform->devices.end() ? "" : fmt::format("{}, {}", device->name, MemoryOf(*device));
 }
 
 }  // namespace qamserve

@@ -34,8 +34,9 @@ struct PackedFragments {
 // Queue the product and return. Of tables for 10 bits and more only the quadrant without sign bits is read: the others
 // must be its mirror images, as those of all codebooks are. INVALID_ARGUMENT (CUDA_MATMUL) names an argument that the
 // kernels do not take; FAILED_PRECONDITION (CUDA_SHARED_MEMORY) if a block gets too little: one token of a joint codec
-// needs 11 (5 bits) to 147 KiB (12 bits). Where 16 tokens do not fit (148 KiB beside the table: an A100, or 12 bits) 8
-// are taken at a time; where 64 do not (at least 64 KiB beside it: 12 bits on an A100), 16 or 8.
+// needs 26.5 (5 bits) to 146.5 KiB (12 bits). Where 16 tokens do not fit (148 KiB beside the table: more than 5 bits on
+// an A100, 12 bits on an H100) 8 are taken at a time, and where they do not (74 KiB: 12 bits on an A100) one; where 64
+// do not (at least 64 KiB beside it: 12 bits on an A100), as many of these.
 // `held`, if given, is what the scratch holds before and after.
 absl::Status LaunchPackedMatmul(const PackedMatmulArgs& args, const CudaStream& stream,
                                 PackedFragments* held = nullptr);

@@ -3,7 +3,7 @@
 //
 // A block of 16 warps takes strips of 32 rows in turn. Columns come in rounds of 16 steps (4096 columns): the block
 // keeps the round's activations in shared memory while its strips pass, warp w multiplies step w of each, and the exact
-// sums of the steps are added in order. For 16 tokens it is 8 warps and 8 steps. The table of codes is written to
+// sums of the steps are added in order. For 8 and 16 tokens it is 8 warps and 8 steps. The table of codes is written to
 // shared memory once, a copy for every bank. A warp asks for its next 16 bytes of a line as soon as it has taken the
 // last. Work is written for what runs it (Threads), as block_threads.cuh describes.
 #pragma once
@@ -16,9 +16,10 @@
 
 namespace qamserve {
 
-// Steps of a round, and warps of a block, which take one each. 16 tokens' activations of 16 steps would not fit beside
-// a table.
-inline constexpr int RoundSteps(int tokens) { return tokens <= 8 ? kRoundSteps : kRoundSteps / 2; }
+// Steps of a round, and warps of a block, which take one each. Activations of 16 steps would fit beside no table for 16
+// tokens, and for 8 (148 KiB with their sums) on an A100 beside none of more than 5 bits, which would then go through
+// the codes once for every 4 tokens. Beside those of 8 steps there is room for all up to 11 bits.
+inline constexpr int RoundSteps(int tokens) { return tokens < 8 ? kRoundSteps : kRoundSteps / 2; }
 static_assert(RoundSteps(16) % 2 == 0, "a block of kPackedBlockCols is two steps of one round");
 
 template <typename Decoder, int kTokens>

@@ -10,10 +10,11 @@
 //   ALU                  2.3  2.6  1.4  2.1  2.4  3.0
 //     there are          2.9  3.4  3.9  4.4  4.8  5.3
 // Each pair is one lookup without bank conflicts and a quarter of a matrix instruction for every 4 tokens. As
-// cuobjdump --dump-resource-usage has it (sm_80 and sm_90): 121 to 128 registers, the most that 512 threads may have,
-// and for 16 tokens 134 to 255 of 255. Tables do not spill; trellises of 5 to 8 and 11 bits have up to 40 bytes of
-// local memory (8 tokens and 7 bits; one token 16), those for 16 tokens none. machine_code_test fails where there is
-// more. Shared memory: the table (8 to 128 KiB), and a token 16 KiB of activations and 2.5 KiB of sums.
+// cuobjdump --dump-resource-usage has it (sm_80 and sm_90): 123 to 128 registers, the most that 512 threads may have,
+// and for 8 and 16 tokens, which have 256, 124 to 255 of 255. Tables do not spill; trellises of 5 to 7 bits have up to
+// 32 bytes of local memory (4 tokens and 5 bits; one token 16), those for 16 tokens none. machine_code_test fails where
+// there is more. Shared memory: the table (8 to 128 KiB), and a token 16 KiB of activations and 2.5 KiB of sums, half
+// as much of 8 and 16 tokens.
 #pragma once
 
 #include "core/kernels/cuda/block_threads.cuh"

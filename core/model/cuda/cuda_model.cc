@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/codec/packing.h"
+#include "core/kernels/cuda/forward/graph_cache.h"
 #include "core/model/forward.h"
 
 namespace qamserve {
@@ -17,6 +18,13 @@ constexpr int64_t kHeadRows = 32;
 constexpr int64_t kFirstRopePositions = 2048;
 // Steps of so few rows, decoding above all, are alike again and again.
 constexpr int64_t kMostRowsRepeated = 64;
+// Kernels of a layer in a graph: 21 of a quantized Llama, more with biases or several passes of attention.
+constexpr int64_t kKernelsOfLayer = 32;
+// Of one in a graph: its arguments, up to 0.5 KiB, and what the driver makes of them to start it.
+constexpr int64_t kGraphKernelBytes = 2 << 10;
+// All kernels have 5 MiB of code (sm_90), and the one with most local memory 8 MiB of that on an H200: 32 bytes for
+// each thread that there is room for.
+constexpr int64_t kKernelCodeBytes = 32 << 20;
 
 // Bytes of what does not depend on the rows of a step alone.
 struct StepSizes {
@@ -191,6 +199,10 @@ int64_t CudaModel::StepBytes(const ModelConfig& config, const KvLayout& layout, 
   const int64_t angles = 4 * RopePositions(0, limits.positions) * (config.head_dim / 2) * 4;
   return rows * floats * 4 + inputs + packed_scratch + angles + sizes.logits + sizes.scores + sizes.step +
          sizes.sample + sizes.sampled;
+}
+
+int64_t CudaModel::DriverBytes(const ModelConfig& config) {
+  return kKernelCodeBytes + kMostGraphs * config.num_layers * kKernelsOfLayer * kGraphKernelBytes;
 }
 
 absl::Status CudaModel::ReserveRows(int64_t rows) {

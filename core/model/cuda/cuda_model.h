@@ -39,6 +39,11 @@ class CudaModel : public Forwarder {
   // columns of its widest packed layer, 0 if it has none, and `packed_scratch` is what the device wants for them.
   static int64_t StepBytes(const ModelConfig& config, const KvLayout& layout, const StepLimits& limits,
                            int64_t widest_input, int64_t packed_scratch);
+  // Memory of the device to leave to its driver beside all that is asked for here, which it takes as it goes: for the
+  // graphs of steps that come again, for the code of kernels when each is first queued, for what these keep outside
+  // registers. An estimate that errs on the large side, not measured yet, and no promise: the driver may need more, and
+  // others may take what is left. A graph that lacks memory costs time, not answers (ForwardDevice::graphs_refused).
+  static int64_t DriverBytes(const ModelConfig& config);
   // Rows of a step that memory is taken for, of which `packed_scratch` depends, where `rows` are asked for.
   static int64_t ReservedRows(int64_t rows);
 
@@ -48,7 +53,7 @@ class CudaModel : public Forwarder {
   // Of the device: weights, blocks, and what steps have needed so far.
   int64_t memory_bytes() const;
 
-  // Calls beyond what was reserved take more memory. Where the device itself is lost (INTERNAL, CUDA_ERROR), every
+  // Calls beyond what was reserved take more memory. Where the device itself is lost (INTERNAL, CUDA_LOST), every
   // later call fails as well.
   absl::Status Reserve(const StepLimits& limits) override;
   absl::Status ForwardHidden(std::span<const SequenceChunk> chunks, std::vector<float>& hidden) override;
@@ -57,6 +62,7 @@ class CudaModel : public Forwarder {
   absl::Status Forward(std::span<const SequenceChunk> chunks) override;
   absl::Status KeepLogitsOf(std::span<const int32_t> rows) override;
   absl::Status Sample(std::span<const SampleRow> rows, std::span<SampleResult> results) override;
+  int64_t graphs_refused() const override { return device_->graphs_refused(); }
 
  private:
   // Memory of the device that grows to what is asked; contents are lost then.

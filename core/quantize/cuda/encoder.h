@@ -37,12 +37,6 @@ struct CudaEncodeContext {
 // One tensor's coder. Used by one thread at a time, as its stream; holds the device memory of one panel.
 class CudaEncoder {
  public:
-  // Weights that a panel may have, 17 to 33 bytes of device memory each: enough rows for every multiprocessor, within
-  // 2 GiB. A panel has at least one strip.
-  static constexpr int64_t kPanelWeights = int64_t{1} << 26;
-  // Rows of a panel of a tensor, a multiple of 32 unless that is all of them.
-  static int64_t PanelRows(int64_t rows, int64_t cols);
-
   // For panels of at most `panel_rows` rows. `context.feedback` must outlive the encoder. REQUIRES:
   // CudaEncodes(format); an even number of columns for trellises and with feedback. RESOURCE_EXHAUSTED (CUDA_MEMORY),
   // FAILED_PRECONDITION (CUDA_SHARED_MEMORY: trellises need 35 to 163 KiB), INTERNAL (CUDA_ERROR).

@@ -15,7 +15,7 @@ namespace qamserve {
 // Immutable; belongs to the device that it was made on.
 class CudaFactor {
  public:
-  // What ErrorFeedback::Create makes of the same arguments, bit for bit, but that `hessian` is left as it is. Takes 24
+  // What ErrorFeedback::Create makes of the same arguments, bit for bit, but that `hessian` is left as it is. Takes 20
   // bytes of device memory for each entry of the matrix, of which 4 are kept. Returns when it is there. Errors as
   // ErrorFeedback::Create; RESOURCE_EXHAUSTED (CUDA_MEMORY), INTERNAL (CUDA_ERROR).
   static absl::StatusOr<CudaFactor> Create(std::string_view group, std::span<const float> hessian,

@@ -29,7 +29,7 @@ class Coder : public DeviceCoder {
       ASSIGN_OR_RETURN(coder->factor_,
                        CudaFactor::Create(tensor.group, tensor.outer, tensor.scale, tensor.rotation, stream));
     }
-    coder->panel_rows_ = CudaEncoder::PanelRows(tensor.rows, tensor.rotation.size());
+    coder->panel_rows_ = PanelRows(tensor.rows, tensor.rotation.size());
     ASSIGN_OR_RETURN(coder->encoder_,
                      CudaEncoder::Create({tensor.format, tensor.rotation, tensor.scale, tensor.mean_square,
                                           coder->factor_ ? &*coder->factor_ : nullptr},

@@ -9,8 +9,8 @@
 namespace qamserve {
 
 // The GPU of this number (core/kernels/cuda/device.h; errors as CudaStream::Create). Device memory is bounded by one
-// tensor: its factor, 24 bytes for each pair of input channels while it is made and 4 after, then a panel of
-// CudaEncoder::kPanelWeights; and by one block's sums of inputs.
+// tensor: its factor, 20 bytes for each pair of input channels while it is made and 4 after, then a panel of
+// kPanelWeights; and by one block's sums of inputs.
 absl::StatusOr<std::shared_ptr<QuantizeDevice>> OpenCudaQuantizeDevice(int device);
 
 }  // namespace qamserve

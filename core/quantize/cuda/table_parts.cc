@@ -1,6 +1,4 @@
-// The part of tables.h that needs neither a device nor a CUDA compiler, and what encoder.h says of shapes.
-#include <algorithm>
-
+// The part of tables.h that needs neither a device nor a CUDA compiler, and what encoder.h says of formats.
 #include "core/codec/codebook.h"
 #include "core/codec/trellis.h"
 #include "core/quantize/cuda/encoder.h"
@@ -10,11 +8,6 @@ namespace qamserve {
 
 bool CudaEncodes(const TensorFormat& format) {
   return format.codec == Codec::kTrellis || CodebookOf(format) != nullptr;
-}
-
-int64_t CudaEncoder::PanelRows(int64_t rows, int64_t cols) {
-  const int64_t strips = std::max<int64_t>(1, kPanelWeights / (cols * kTileRows));
-  return std::min(rows, strips * kTileRows);
 }
 
 RotationParts PartsOf(const Rotation& rotation) {

@@ -146,13 +146,13 @@ TEST_F(EngineDeviceTest, ALostDeviceEndsRequestsWithItsErrorAndGivesBlocksBack) 
   const auto engine = MakeOnDevice(SmallBlocks(64), 300);  // some steps into the answers
   for (const auto& sink : GenerateAll(*engine, 3, 100)) {
     EXPECT_EQ(sink->summary.reason, FinishReason::kError);
-    EXPECT_EQ(ReasonOf(sink->summary.status), "CUDA_ERROR") << sink->summary.status;
+    EXPECT_EQ(ReasonOf(sink->summary.status), "CUDA_LOST") << sink->summary.status;
     EXPECT_EQ(sink->done_calls, 1);
   }
   EXPECT_EQ(BlocksLeft(*engine), 0);
   // The engine itself lives on, and says the same to whoever comes next.
-  EXPECT_EQ(ReasonOf(Generate(*engine, Prompt(5), Sampled(1, 5))->summary.status), "CUDA_ERROR");
-  EXPECT_EQ(ReasonOf(engine->Score(Prompt(5)).status()), "CUDA_ERROR");
+  EXPECT_EQ(ReasonOf(Generate(*engine, Prompt(5), Sampled(1, 5))->summary.status), "CUDA_LOST");
+  EXPECT_EQ(ReasonOf(engine->Score(Prompt(5)).status()), "CUDA_LOST");
   EXPECT_EQ(BlocksLeft(*engine), 0);
 }
 
@@ -166,7 +166,7 @@ TEST_F(EngineDeviceTest, ADeviceThatIsLostAnywhereEndsEveryRequestOnce) {
     for (size_t i = 0; i < sinks.size(); ++i) {
       EXPECT_EQ(sinks[i]->done_calls, 1) << calls;
       const bool ended = sinks[i]->summary.reason == FinishReason::kLength;
-      EXPECT_EQ(ReasonOf(sinks[i]->summary.status), ended ? "" : "CUDA_ERROR") << calls;
+      EXPECT_EQ(ReasonOf(sinks[i]->summary.status), ended ? "" : "CUDA_LOST") << calls;
       // What was said before was right.
       const std::vector<int32_t> said = sinks[i]->tokens(), all = wanted[i]->tokens();
       EXPECT_TRUE(said.size() <= all.size() && std::equal(said.begin(), said.end(), all.begin())) << calls;
@@ -190,6 +190,22 @@ TEST_F(EngineDeviceTest, NoStepAsksTheDeviceForMemory) {
   params.repetition_penalty = 1.2;
   EXPECT_EQ(Generate(*engine, Prompt(200), params)->events.size(), 20u);
   EXPECT_TRUE(engine->ScoreWithTop(Prompt(220), 20).ok());
+}
+
+// Steps that come again are kept as graphs; where there is no memory for them answers are the same, and it is told.
+TEST_F(EngineDeviceTest, WithoutGraphsAnswersAreTheSame) {
+  const auto wanted = GenerateAll(*Make(), 3, 20);
+  for (const bool refused : {false, true}) {
+    HostForwardDevice* device = nullptr;
+    const auto engine = MakeOnDevice(SmallBlocks(64), INT64_MAX, &device);
+    if (refused) device->RefuseGraphs();
+    const auto answers = GenerateAll(*engine, 3, 20);
+    for (size_t i = 0; i < answers.size(); ++i) ExpectSame(*answers[i], *wanted[i]);
+    EXPECT_EQ(BlocksLeft(*engine), 0);  // the engine rests, and has told what it did
+    EXPECT_EQ(device->repeats() > 0, !refused);
+    EXPECT_EQ(device->graphs_refused() > 0, refused);
+    EXPECT_EQ(engine->stats().graphs_refused_total, device->graphs_refused());
+  }
 }
 
 // A step that nevertheless lacks it ends the request that fed most of it, and no other.

@@ -53,6 +53,9 @@ TEST(CudaDevice, OnlyThoseThatCanRunTheKernelsAreListed) {
   EXPECT_EQ(platform->devices[0].ordinal, 1);
   EXPECT_EQ(DescribeCuda(platform),
             "H200 (9.0, 80.0 GiB), A100 (8.0, 80.0 GiB); driver runs CUDA 13.1, built with 13.0");
+  EXPECT_EQ(DescribeCudaDevice(platform, 2), "A100, 80.0 GiB");
+  EXPECT_EQ(DescribeCudaDevice(platform, 0), "");
+  EXPECT_EQ(DescribeCudaDevice(JudgeCudaProbe(Probe(CudaProbe::Outcome::kNoDevice, 13000)), 0), "");
 }
 
 // Whatever this machine has, asking is safe and the answer is one line.

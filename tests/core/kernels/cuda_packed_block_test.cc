@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "core/kernels/cuda/packed_block.h"
+#include "core/kernels/cuda/packed_plan.h"
 #include "tests/core/kernels/matmul_problems.h"
 #include "tests/core/kernels/warps_in_turn.h"
 
@@ -103,17 +105,60 @@ TEST(PackedBlock, TrellisesGiveTheBitsOfTheReference) {
   ExpectTheReference<TrellisDecoder<11>>(Codec::kTrellis, {1, 11});
 }
 
+// check(Decoder<kFirst>()), check(Decoder<kFirst + 1>()), ...
+template <template <int> class Decoder, int kFirst, typename Check, int... kMore>
+void ForWidths(const Check& check, std::integer_sequence<int, kMore...>) {
+  (check(Decoder<kFirst + kMore>()), ...);
+}
+template <typename Check>
+void ForAllTables(const Check& check) {
+  ForWidths<TableDecoder, kMinPairBits>(check, std::make_integer_sequence<int, kMaxPairBits - kMinPairBits + 1>());
+}
+template <typename Check>
+void ForAllTrellises(const Check& check) {
+  ForWidths<TrellisDecoder, kMinTrellisPairBits>(
+      check, std::make_integer_sequence<int, kMaxTrellisPairBits - kMinTrellisPairBits + 1>());
+}
+
+TEST(PackedBlock, EightTokensGiveTheBitsOfTheReferenceAtEveryWidth) {
+  ForAllTables([](auto decoder) { ExpectTheReference<decltype(decoder)>(Codec::kUniform, {5, 8}); });
+  ForAllTrellises([](auto decoder) { ExpectTheReference<decltype(decoder)>(Codec::kTrellis, {5, 8}); });
+}
+
 TEST(PackedBlock, PartOfTheStripsLeavesTheOthersAlone) {
   const PackedProblem p({Codec::kJoint, 8}, 150, 100, 3);
   EXPECT_EQ(Multiply<TableDecoder<8>>(p, 2, 1, 4), Expected(p, 32, 128));
 }
 
-// The largest that a device gives a block bounds which kernels a plan may take.
-TEST(PackedBlock, OneTokenFitsAnA100) {
-  constexpr int64_t kA100 = 163 * 1024, kH100 = 227 * 1024;
-  EXPECT_LE((PackedBlock<TableDecoder<12>, 1>::kSharedBytes), kA100);
-  EXPECT_LE((PackedBlock<TableDecoder<11>, 8>::kSharedBytes), kH100);
-  EXPECT_LE((PackedBlock<TrellisDecoder<5>, 16>::kSharedBytes), kH100);
+constexpr int64_t kA100 = 163 * 1024, kH100 = 227 * 1024;  // bytes that a block gets
+
+// How many tokens the plan takes at a time, of `tokens` too few for the wide kernel, where a block gets `shared_bytes`.
+template <typename Decoder>
+int AtATime(int64_t tokens, int64_t shared_bytes) {
+  const PackedNeeds needs{{PackedBlock<Decoder, 1>::kSharedBytes, PackedBlock<Decoder, 2>::kSharedBytes,
+                           PackedBlock<Decoder, 4>::kSharedBytes, PackedBlock<Decoder, 8>::kSharedBytes,
+                           PackedBlock<Decoder, 16>::kSharedBytes}};
+  return PlanPacked(tokens, 128, needs, {shared_bytes, 108}).narrow;
+}
+
+// As matmul.h says: on an A100 a batch of 5 to 8 goes through all codes up to 11 bits once.
+TEST(PackedBlock, ABatchGoesThroughTheCodesAsSeldomAsTheDeviceAllows) {
+  ForAllTables([](auto decoder) {
+    using Decoder = decltype(decoder);
+    constexpr int kBits = Decoder::kBitsOfRate;
+    for (int64_t tokens = 5; tokens <= 8; ++tokens) {
+      EXPECT_EQ(AtATime<Decoder>(tokens, kA100), kBits <= 11 ? 8 : 1) << kBits << " bits, " << tokens << " tokens";
+      EXPECT_EQ(AtATime<Decoder>(tokens, kH100), 8) << kBits << " bits, " << tokens << " tokens";
+    }
+    EXPECT_EQ(AtATime<Decoder>(16, kA100), kBits <= 5 ? 16 : kBits <= 11 ? 8 : 1) << kBits << " bits";
+    EXPECT_EQ(AtATime<Decoder>(16, kH100), kBits <= 11 ? 16 : 8) << kBits << " bits";
+    EXPECT_EQ(AtATime<Decoder>(1, kA100), 1) << kBits << " bits";
+  });
+  ForAllTrellises([](auto decoder) {
+    using Decoder = decltype(decoder);
+    EXPECT_EQ(AtATime<Decoder>(8, kA100), 8) << Decoder::kBitsOfRate << " bits";
+    EXPECT_EQ(AtATime<Decoder>(16, kA100), 16) << Decoder::kBitsOfRate << " bits";
+  });
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ from prerequisites import SKIPPED  # noqa: E402
 LISTED = [
     (r"PackedKernel<TrellisDecoder<[67]>,[12]>", 16),
     (r"PackedKernel<TrellisDecoder<[567]>,4>", 32),
-    (r"PackedKernel<TrellisDecoder<([5678]|11)>,8>", 40),
+    (r"PackedKernel<TrellisDecoder<6>,8>", 16),
     (r"PackedWideKernel<TrellisDecoder<(9|10)>>", 16),
 ]
 READS_IN_FLIGHT = 4

@@ -393,8 +393,8 @@ TEST_F(DeviceModel, ADeviceThatIsLostEndsTheStep) {
     ASSERT_NO_FATAL_FAILURE(step(calls, first, second));
     whole = first.ok() && second.ok();
     if (first.ok()) continue;
-    EXPECT_EQ(ReasonOf(first), "CUDA_ERROR") << calls;
-    EXPECT_EQ(ReasonOf(second), "CUDA_ERROR") << calls;
+    EXPECT_EQ(ReasonOf(first), "CUDA_LOST") << calls;
+    EXPECT_EQ(ReasonOf(second), "CUDA_LOST") << calls;
   }
   EXPECT_GT(calls, 40) << "a step of two layers asks the device for more than that";
 }

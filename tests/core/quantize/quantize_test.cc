@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <limits>
 #include <set>
@@ -196,6 +197,33 @@ TEST(Feedback, FactorsTheStatistics) {
       ASSERT_NEAR(sum, expected[static_cast<size_t>(a * n + b)] + damping, 1e-5 * trace / static_cast<double>(n));
     }
   }
+}
+
+// A worker with a device holds a panel of rows, which for these shapes is more than a CPU's strip; one panel, however
+// many tensors are under way.
+TEST(Plan, CountsThePanelOfADevice) {
+  constexpr int64_t kHidden = 256, kIntermediate = 512;
+  Pipeline p;
+  p.model = {.hidden_size = kHidden, .intermediate_size = kIntermediate, .num_layers = 1};
+  ASSERT_EQ(WriteTinyModel(p.model, p.folder / "model"), absl::OkStatus());
+  p.checkpoint = Checkpoint::Open(FileSet::FromPath(p.folder / "model").value()).value();
+  // Without what is the same for all of these specs, and without packed tensors.
+  const auto rest = [&](const QuantizeSpec& spec, int threads) {
+    const QuantizePlan plan = PlanQuantization(*p.checkpoint, spec, threads).value();
+    int64_t largest = 0;
+    for (const QuantizePlan::Tensor& t : plan.tensors) largest = std::max(largest, t.packed_bytes);
+    return plan.peak_memory_bytes - threads * largest;
+  };
+  const QuantizeSpec joint{.codec = Codec::kJoint, .bpw = 4}, trellis{.codec = Codec::kTrellis, .bpw = 4};
+  const QuantizeSpec int8{.codec = Codec::kInt8, .bpw = 8};  // which no device codes
+  const QuantizeSpec feedback{.codec = Codec::kJoint, .bpw = 4, .error_feedback = true};
+  constexpr int64_t kStrip = kIntermediate * 32 * 16, kPanel = kHidden * kIntermediate * 4;
+  static_assert(kPanel == 2 * kStrip);
+  EXPECT_EQ(rest(joint, 1) - rest(int8, 1), kPanel - kStrip);
+  EXPECT_EQ(rest(trellis, 1), rest(joint, 1));
+  EXPECT_EQ(rest(joint, 2), rest(joint, 1)) << "two strips are one panel";
+  EXPECT_EQ(rest(joint, 3) - rest(joint, 1), 3 * kStrip - kPanel) << "three are more, on a worker without a device";
+  EXPECT_EQ(rest(feedback, 1) - rest(int8, 1), 16 * kIntermediate * kIntermediate) << "factors of a CPU are more still";
 }
 
 TEST(Digest, DependsOnEveryFieldOfTheSpec) {

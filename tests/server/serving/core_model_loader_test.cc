@@ -71,7 +71,8 @@ TEST_F(CoreModelLoaderTest, WhatIsOnAGpuIsCountedThere) {
   const absl::StatusOr<LoadPlan> there = plan(int64_t{1} << 40);
   ASSERT_TRUE(there.ok()) << there.status();
   EXPECT_EQ(there->total_bytes(), here.weight_bytes);
-  EXPECT_EQ(there->device_bytes(), there->weight_bytes + there->kv_bytes + there->scratch_bytes);
+  EXPECT_EQ(there->device_bytes(), there->weight_bytes + there->kv_bytes + there->scratch_bytes + there->driver_bytes);
+  EXPECT_GE(there->driver_bytes, 32 << 20) << "the code of kernels is in nobody else's count";
   EXPECT_EQ(there->kv_bytes, here.kv_bytes);
   EXPECT_TRUE(plan(there->device_bytes()).ok());
   const absl::Status too_little = plan(there->device_bytes() - 1).status();
@@ -79,6 +80,7 @@ TEST_F(CoreModelLoaderTest, WhatIsOnAGpuIsCountedThere) {
   EXPECT_EQ(ReasonOf(too_little), "DEVICE_MEMORY");
   EXPECT_THAT(MessageOf(too_little), HasSubstr("cuda:3"));
   EXPECT_THAT(MessageOf(too_little), HasSubstr(std::to_string(there->device_bytes())));
+  EXPECT_THAT(MessageOf(too_little), HasSubstr(std::to_string(there->driver_bytes) + " left to the driver"));
   EXPECT_THAT(MessageOf(too_little), HasSubstr(std::to_string(there->device_bytes() - 1) + " are free"));
 }
 
@@ -110,7 +112,8 @@ TEST_F(CoreModelLoaderTest, AModelTakesOnAGpuWhatThePlanSays) {
     // The one thing that a GPU takes another number of bytes for.
     const int64_t rows = CudaModel::ReservedRows(options.prefill_tokens + 4 * (1 + options.draft_tokens));
     const int64_t widest = std::string_view(name) == "model" ? 0 : 512;
-    const int64_t planned = plan->device_bytes() - CudaPackedScratchBytes(widest, rows) + kPackedScratchBytes;
+    const int64_t planned =
+        plan->device_bytes() - plan->driver_bytes - CudaPackedScratchBytes(widest, rows) + kPackedScratchBytes;
     if (widest == 0) {
       EXPECT_EQ(on_device->memory_bytes(), planned);
     } else {

@@ -33,6 +33,7 @@ struct FakeState {
   int running = 0;
   int cancelled = 0;            // requests that ended as kCancelled
   bool expire = false;          // requests with a deadline end with it at their next step
+  absl::Status error;           // if not OK, what all requests end with and readings return
   RequestOptions last_request;  // as submitted, as the next two
   std::vector<int32_t> last_prompt;
   SamplingParams last_params;
@@ -94,6 +95,10 @@ class FakeGenerator final : public Generator {
   }
   // (number of tokens, the last of them).
   absl::StatusOr<std::vector<float>> Embed(std::span<const int32_t> tokens) override {
+    {
+      std::lock_guard lock(state_->mutex);
+      RETURN_IF_ERROR(state_->error);
+    }
     if (static_cast<int64_t>(tokens.size()) > context_tokens()) {
       return InvalidArgument("PROMPT_TOO_LONG", "the prompt has {} tokens; at most {} fit the context", tokens.size(),
                              context_tokens());
@@ -129,7 +134,8 @@ class FakeGenerator final : public Generator {
 
   bool HasWork() const {
     return stopping_ || std::any_of(requests_.begin(), requests_.end(), [this](const auto& entry) {
-             return entry.second.cancelled || !state_->hold || (state_->expire && entry.second.options.deadline);
+             return entry.second.cancelled || !state_->hold || !state_->error.ok() ||
+                    (state_->expire && entry.second.options.deadline);
            });
   }
 
@@ -148,7 +154,7 @@ class FakeGenerator final : public Generator {
   void Step(uint64_t id, std::unique_lock<std::mutex>& lock) {
     Request& request = requests_.at(id);
     const std::shared_ptr<TokenSink> sink = request.sink;
-    if (!request.cancelled && !stopping_ && !state_->hold) {
+    if (!request.cancelled && !stopping_ && !state_->hold && state_->error.ok()) {
       TokenEvent event = {.token = kTinySpecials, .text = state_->token_text};
       ++request.done;
       lock.unlock();
@@ -158,12 +164,16 @@ class FakeGenerator final : public Generator {
     }
     const bool dropped = request.cancelled || stopping_;
     const bool expired = state_->expire && request.options.deadline.has_value();
-    if (!dropped && !expired && request.done < request.max_tokens) return;
+    const absl::Status error = state_->error;
+    if (!dropped && !expired && error.ok() && request.done < request.max_tokens) return;
     GenerationSummary summary;
     summary.reason = dropped ? FinishReason::kCancelled : FinishReason::kLength;
     if (expired) {
       summary.reason = FinishReason::kDeadline;
       summary.status = MakeError(absl::StatusCode::kDeadlineExceeded, "DEADLINE", "too late");
+    } else if (!dropped && !error.ok()) {
+      summary.reason = FinishReason::kError;
+      summary.status = error;
     }
     summary.cached_prompt_tokens = 1;
     summary.prompt_tokens = request.prompt_tokens;

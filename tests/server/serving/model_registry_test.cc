@@ -112,6 +112,44 @@ TEST_F(ModelRegistryTest, ComesBackAfterARestart) {
   EXPECT_EQ(store_->ListServedModels()->size(), 1u) << "a passing failure must not forget the model";
 }
 
+// Whoever finds it out, every model on the GPU has FAILED, its engine is freed, and it can be loaded again.
+TEST_F(ModelRegistryTest, AModelWhoseDeviceIsLostHasFailed) {
+  memory_limit_bytes_ = 3200;  // one on the CPU and two on a GPU
+  Reopen();
+  const absl::Status lost = Internal("CUDA_LOST", "waiting for the device: an illegal memory access");
+  ASSERT_TRUE(registry_->Load({"on-cpu", one_, 0, ""}).ok());
+  for (const bool reading : {false, true}) {
+    state_->Set([&] {
+      state_->plan.on_device = true;
+      state_->error = absl::OkStatus();
+      state_->frees = 0;
+    });
+    ASSERT_TRUE(registry_->Load({"m", one_, 0, ""}).ok());
+    ASSERT_TRUE(registry_->Load({"n", two_, 0, ""}).ok()) << "one that failed takes no memory";
+    const std::shared_ptr<ServedModel> m = *registry_->Find("m"), n = *registry_->Find("n");
+    state_->Set([&] { state_->error = Internal("CUDA_ERROR", "one that passes"); });
+    EXPECT_EQ(ReasonOf(m->Embed(std::vector<int32_t>{1}).status()), "CUDA_ERROR");
+    EXPECT_EQ(m->state(), ServedModelState::kReady);
+    state_->Set([&] { state_->error = lost; });
+    if (reading) {
+      EXPECT_EQ(m->Embed(std::vector<int32_t>{1}).status(), lost);
+    } else {
+      ASSERT_TRUE(m->Submit({1}, SamplingParams{}, std::make_shared<NullSink>()).ok());
+    }
+    ASSERT_TRUE(state_->WaitUntil([&] { return state_->frees == 2; })) << "both engines";
+    for (const auto& model : {m, n}) {
+      EXPECT_EQ(model->View().state, ServedModelState::kFailed);
+      EXPECT_EQ(model->View().error, lost);
+      EXPECT_EQ(model->View().memory_bytes, 0);
+      EXPECT_EQ(ReasonOf(model->Embed(std::vector<int32_t>{1}).status()), "MODEL_NOT_READY");
+    }
+    EXPECT_EQ((*registry_->Find("on-cpu"))->state(), ServedModelState::kReady);
+  }
+  EXPECT_TRUE(registry_->Unload("m", 0, "").ok());
+  EXPECT_EQ(ReasonOf(registry_->Find("m").status()), "MODEL_NOT_FOUND");
+  EXPECT_EQ(store_->ListServedModels()->size(), 2u) << "the other one comes back with the next process";
+}
+
 TEST_F(ModelRegistryTest, UnloadWaitsForRequestsAndThenFreesTheEngine) {
   ASSERT_TRUE(registry_->Load({"m", one_, 0, ""}).ok());
   const std::shared_ptr<ServedModel> model = *registry_->Find("m");

@@ -1,10 +1,10 @@
-#include <map>
 #include <utility>
 
 #include "core/kernels/cuda/buffer.h"
 #include "core/kernels/cuda/device.h"
 #include "core/kernels/cuda/forward/attention_blocks.h"
 #include "core/kernels/cuda/forward/forward_device.h"
+#include "core/kernels/cuda/forward/graph_cache.h"
 #include "core/kernels/cuda/forward/launch.h"
 #include "core/kernels/cuda/matmul.h"
 #include "core/kernels/cuda/runtime.h"
@@ -12,44 +12,29 @@
 namespace qamserve {
 namespace {
 
-// Steps that repeat are kept as graphs, which are queued by one call. Not measured yet.
-class Graphs {
- public:
-  // A step that comes once is not worth a graph: it is made when a key comes for the second time.
-  absl::Status Repeat(const std::vector<int64_t>& key, absl::FunctionRef<absl::Status()> queue, cudaStream_t stream) {
-    // Batches change all the time; a server has a few dozen that come back.
-    if (graphs_.size() >= kMost && graphs_.find(key) == graphs_.end()) graphs_.clear();
-    const auto [it, is_new] = graphs_.try_emplace(key);
-    if (is_new) return queue();
-    if (it->second == nullptr) RETURN_IF_ERROR(Record(queue, stream, it->second));
-    return CudaStatus(cudaGraphLaunch(it->second.get(), stream), "queueing a graph");
-  }
-
- private:
-  static constexpr size_t kMost = 64;
-  struct Destroy {
-    void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
-  };
-  using Graph = std::unique_ptr<CUgraphExec_st, Destroy>;
-
-  static absl::Status Record(absl::FunctionRef<absl::Status()> queue, cudaStream_t stream, Graph& out) {
-    RETURN_IF_ERROR(
-        CudaStatus(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "beginning to record a graph"));
-    const absl::Status queued = queue();
-    cudaGraph_t graph = nullptr;
-    absl::Status status = CudaStatus(cudaStreamEndCapture(stream, &graph), "recording a graph");
-    if (!queued.ok()) status = queued;
-    if (status.ok()) {
-      cudaGraphExec_t ready = nullptr;
-      status = CudaStatus(cudaGraphInstantiate(&ready, graph, 0), "making a graph ready");
-      out.reset(ready);
-    }
-    if (graph != nullptr) cudaGraphDestroy(graph);
-    return status;
-  }
-
-  std::map<std::vector<int64_t>, Graph> graphs_;
+struct DestroyGraph {
+  void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
 };
+using Graph = std::unique_ptr<CUgraphExec_st, DestroyGraph>;
+
+// Makes a graph of what `queue` queues, which is not run. Not measured yet.
+absl::Status RecordGraph(absl::FunctionRef<absl::Status()> queue, cudaStream_t stream, Graph& out) {
+  RETURN_IF_ERROR(
+      CudaStatus(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "beginning to record a graph"));
+  const absl::Status queued = queue();
+  cudaGraph_t graph = nullptr;
+  absl::Status status = CudaStatus(cudaStreamEndCapture(stream, &graph), "recording a graph");
+  if (!queued.ok()) status = queued;
+  if (status.ok()) {
+    cudaGraphExec_t ready = nullptr;
+    status = CudaStatus(cudaGraphInstantiate(&ready, graph, 0), "making a graph ready");
+    out.reset(ready);
+  }
+  // Else the first launch would ask for the memory that it has on the device, when there is no way back any more.
+  if (status.ok()) status = CudaStatus(cudaGraphUpload(out.get(), stream), "putting a graph on the device");
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  return status;
+}
 
 class CudaForwardDevice : public ForwardDevice {
  public:
@@ -118,8 +103,13 @@ class CudaForwardDevice : public ForwardDevice {
 
   absl::Status Repeat(const std::vector<int64_t>& key, absl::FunctionRef<absl::Status()> queue) override {
     RETURN_IF_ERROR(Choose());
-    return graphs_.Repeat(key, queue, stream_.handle());
+    return graphs_.Repeat(
+        key, queue, [this](const auto& step, Graph& graph) { return RecordGraph(step, stream_.handle(), graph); },
+        [this](const Graph& graph) {
+          return CudaStatus(cudaGraphLaunch(graph.get(), stream_.handle()), "queueing a graph");
+        });
   }
+  int64_t graphs_refused() const override { return graphs_.refused(); }
 
  private:
   absl::Status Choose() const { return CudaStatus(cudaSetDevice(stream_.device()), "choosing a device"); }
@@ -138,7 +128,7 @@ class CudaForwardDevice : public ForwardDevice {
   }
 
   CudaStream stream_;
-  Graphs graphs_;  // go before the stream
+  GraphCache<Graph> graphs_;  // go before the stream
   std::string name_;
   PackedFragments fragments_;  // in the scratch memory of the last packed product
 };

@@ -6,8 +6,8 @@
 // measured yet.
 //
 // Operations run in the order in which they are queued; what one reads, the ones before it have written. Errors of an
-// operation may come up at any later call (INTERNAL, CUDA_ERROR), and after some of them, such as a device that fell
-// off the bus, all calls fail. Used by one thread at a time.
+// operation may come up at any later call (INTERNAL, CUDA_ERROR), and after some of them, such as that of a device that
+// fell off the bus (INTERNAL, CUDA_LOST), all calls fail. Used by one thread at a time.
 #pragma once
 
 #include <absl/functional/function_ref.h>
@@ -61,6 +61,9 @@ class ForwardDevice {
   // Does what `queue` queues, operations only. Whoever gives the same key again promises the same operations with the
   // same arguments (what the arguments point to may differ), so a device may keep them and queue them all at once.
   virtual absl::Status Repeat(const std::vector<int64_t>& key, absl::FunctionRef<absl::Status()> queue) = 0;
+  // How often a device that keeps them could not, for want of memory or whatever else. What was not kept is queued one
+  // by one whenever it comes again: the same results, later.
+  virtual int64_t graphs_refused() const { return 0; }
 };
 
 // A GPU by its number. The errors of FindCudaDevices and CudaStream::Create; UNIMPLEMENTED (CUDA_NOT_BUILT) in a build

@@ -97,10 +97,10 @@ TEST(EncodeBodies, ANormThatDoesNotFitNamesItsRow) {
 }
 
 TEST(EncodeBodies, PanelsAreWholeStrips) {
-  EXPECT_EQ(CudaEncoder::PanelRows(11008, 4096), 11008);
-  EXPECT_EQ(CudaEncoder::PanelRows(128256, 4096), 16384);
-  EXPECT_EQ(CudaEncoder::PanelRows(100, 4096), 100);
-  EXPECT_EQ(CudaEncoder::PanelRows(100, int64_t{1} << 26), 32) << "never less than a strip";
+  EXPECT_EQ(PanelRows(11008, 4096), 11008);
+  EXPECT_EQ(PanelRows(128256, 4096), 16384);
+  EXPECT_EQ(PanelRows(100, 4096), 100);
+  EXPECT_EQ(PanelRows(100, int64_t{1} << 26), 32) << "never less than a strip";
 }
 
 }  // namespace
