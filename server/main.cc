@@ -106,8 +106,9 @@ void AllowManyFiles() {
   setrlimit(RLIMIT_NOFILE, &files);
 }
 
-int Fail(const std::string& message) {
-  std::fprintf(stderr, "qamserve: %s\n", message.c_str());
+// The reason is what docs/operations.md lists.
+int Fail(const absl::Status& error) {
+  std::fprintf(stderr, "qamserve: %s (%s)\n", MessageOf(error).c_str(), ReasonOf(error).c_str());
   return 1;
 }
 
@@ -115,20 +116,21 @@ int Main(int argc, char** argv) {
   std::vector<std::string> arguments(argv, argv + argc);
   const absl::StatusOr<std::optional<StoreCommand>> command = TakeStoreCommand(arguments);
   if (!command.ok()) {
-    Fail(MessageOf(command.status()));
+    Fail(command.status());
     return kMisunderstood;
   }
   std::vector<const char*> flags;
   flags.reserve(arguments.size());
   for (const std::string& argument : arguments) flags.push_back(argument.c_str());
-  const ParsedOptions parsed = ParseOptions(static_cast<int>(flags.size()), flags.data(), FromEnvironment);
+  const ParsedOptions parsed = ParseOptions(static_cast<int>(flags.size()), flags.data(), FromEnvironment,
+                                            command->has_value() ? ValidateMetadataOptions : ValidateOptions);
   if (parsed.exit_code) {
     std::fputs(parsed.output.c_str(), *parsed.exit_code == 0 ? stdout : stderr);
     return *parsed.exit_code;
   }
   if (command->has_value()) {
     const absl::StatusOr<std::string> done = RunStoreCommand(**command, parsed.options);
-    if (!done.ok()) return Fail(MessageOf(done.status()));
+    if (!done.ok()) return Fail(done.status());
     std::printf("%s\n", done->c_str());
     return 0;
   }
@@ -137,9 +139,9 @@ int Main(int argc, char** argv) {
   const sigset_t signals = BlockSignals();
   AllowManyFiles();
   const absl::StatusOr<std::shared_ptr<Log>> log = Log::Create(parsed.options.log_level);
-  if (!log.ok()) return Fail(MessageOf(log.status()));
+  if (!log.ok()) return Fail(log.status());
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(parsed.options, *log);
-  if (!server.ok()) return Fail(MessageOf(server.status()));
+  if (!server.ok()) return Fail(server.status());
   std::printf("listening on %s\n", (*server)->address().c_str());
   if (const std::string url = (*server)->http_url(); !url.empty()) std::printf("http on %s\n", url.c_str());
   std::fflush(stdout);

@@ -134,7 +134,7 @@ absl::Status Server::StartJobs(TaskRunner& runner) {
   job_options.threads = ThreadsOf(options_);
   job_options.lease_ms = int64_t{options_.lease_seconds} * 1000;
   job_options.shared = in_fleet_;
-  job_signals_ = std::make_unique<JobSignals>(metrics_, *log_, *tracer_, *store_);
+  job_signals_ = std::make_unique<JobSignals>(metrics_, *log_, *tracer_);
   job_options.on_notice = [this](const JobNotice& notice) { OnJobNotice(notice); };
   jobs_ = std::make_unique<JobManager>(job_options, *store_, *catalog_, runner);
   if (in_fleet_ && !ServesApi() && !options_.HasRole("worker")) return absl::OkStatus();  // others see to the jobs
@@ -149,6 +149,18 @@ absl::Status Server::StartJobs(TaskRunner& runner) {
   worker_options.nice = options_.worker_nice;
   worker_options.on_lease_lost = [this](const TaskLease& lease) {
     log_->Warning("lease_lost", {{"job", lease.job}, {"task", lease.index}, {"worker", lease.worker}});
+  };
+  worker_options.on_store_fault = [this](const absl::Status& error, const TaskLease* lease) {
+    Log::Fields fields = {{"reason", ReasonOf(error)}, {"message", MessageOf(error)}};
+    if (lease != nullptr) {
+      fields["job"] = lease->job;
+      fields["task"] = lease->index;
+      fields["worker"] = lease->worker;
+    }
+    log_->Warning("store_waited_for", fields);
+  };
+  worker_options.on_device_lost = [this](const absl::Status& error) {
+    log_->Error("quantize_device_lost", {{"reason", ReasonOf(error)}, {"message", MessageOf(error)}});
   };
   worker_ = std::make_unique<Worker>(worker_options, *jobs_, runner);
   return absl::OkStatus();
