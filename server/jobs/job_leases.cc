@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "core/base/file.h"
+#include "core/kernels/cuda/device.h"
 #include "server/jobs/job_decision.h"
 #include "server/jobs/job_teller.h"
 #include "server/store/request_ids.h"
@@ -15,6 +16,8 @@ using Clock = std::chrono::steady_clock;
 // Watchers hear of progress within a task this often at most.
 constexpr int64_t kProgressMs = 200;
 constexpr int64_t kCollectMs = int64_t{3600} * 1000;
+// How long a task rests for which the store was not to be had: it may be tried so for hours.
+constexpr int64_t kPutOffMs = 5000;
 // Of several processes: the leases of the others are looked for so often, and each process waits a little longer than
 // it must, by chance, so that they do not all do the same at once.
 constexpr int64_t kSharedWaitMs = 5000;
@@ -217,9 +220,10 @@ absl::StatusOr<JobManager::Decision> JobManager::EndLeaseDecision(const TaskLeas
   }
   RETURN_IF_ERROR(TaskMachine(task).Apply(TaskEvent::kRelease, error));
   const bool rest = how == LeaseEnd::kFailed || how == LeaseEnd::kPutOff;
-  task.not_before_ms = rest ? now + TaskBackoffMs(task.attempts) : 0;
-  // A worker that reported an error is still there; one that stopped or fell silent is not.
-  if (!rest) RETURN_IF_ERROR(RequeueIfIdle(job, task.index, decision));
+  const int64_t rest_ms = how == LeaseEnd::kPutOff ? kPutOffMs : TaskBackoffMs(task.attempts);
+  task.not_before_ms = rest ? now + rest_ms : 0;
+  // A worker that reported an error is still there; one that stopped, fell silent or lost its device is not.
+  if (!rest || IsCudaLost(error)) RETURN_IF_ERROR(RequeueIfIdle(job, task.index, decision));
   decision.change.tasks = {std::move(task)};
   decision.job = job.id;
   decision.work = true;

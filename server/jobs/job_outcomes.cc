@@ -150,7 +150,8 @@ absl::Status JobManager::FailTask(const TaskLease& lease, const absl::Status& er
 
 absl::StatusOr<JobManager::Decision> JobManager::FailDecision(const TaskLease& lease, const absl::Status& error) {
   if (absl::IsCancelled(error)) return EndLeaseDecision(lease, error, LeaseEnd::kGivenBack);
-  if (IsStoreFault(error)) return EndLeaseDecision(lease, error, LeaseEnd::kPutOff);
+  // What is UNAVAILABLE has attempts enough, and is what errors of statements are told as, which may be the task's.
+  if (IsStoreFault(error) && !absl::IsUnavailable(error)) return EndLeaseDecision(lease, error, LeaseEnd::kPutOff);
   if (!ReasonOf(error).starts_with("GATE_")) return EndLeaseDecision(lease, error, LeaseEnd::kFailed);
   ASSIGN_OR_RETURN(TaskRecord task, LeasedTask(lease));
   ASSIGN_OR_RETURN(JobRecord job, store_.GetJob(lease.job));

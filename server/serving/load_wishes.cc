@@ -3,6 +3,8 @@
 #include <string>
 #include <vector>
 
+#include "server/jobs/job.h"
+
 namespace qamserve {
 namespace {
 
@@ -10,8 +12,7 @@ namespace {
 // somebody who has seen it FAILED and unloaded it.
 bool IsTooEarly(const absl::Status& error) {
   if (absl::IsAborted(error)) return true;
-  const std::string reason = ReasonOf(error);
-  return reason == "SHUTTING_DOWN" || reason == "STORE_UNAVAILABLE";
+  return ReasonOf(error) == "SHUTTING_DOWN" || IsStoreFault(error);
 }
 
 }  // namespace

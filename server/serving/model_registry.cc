@@ -145,7 +145,7 @@ absl::StatusOr<ServedModelView> ModelRegistry::LoadNew(const LoadArgs& args) {
   Changed(*model);
   const absl::Status status = FillAndPublish(*model, files, args);
   if (!status.ok()) {
-    model->Fail(status, options_.now_ms()).IgnoreError();  // DrainAll may have been faster
+    model->Fail(status, options_.now_ms()).IgnoreError();  // it is LOADING, from where it may
     Changed(*model);
     return status;
   }

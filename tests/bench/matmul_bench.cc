@@ -18,6 +18,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/base/rng.h"
@@ -77,6 +78,10 @@ class OpenBlas {
                  int) = nullptr;
   std::string name_;
 };
+
+// OpenBLAS's threads look for more work for some 20 ms before they sleep: they would take the cores from what comes
+// next.
+constexpr std::chrono::milliseconds kUntilIdle(200);
 
 // A layer of random codes of the joint codec, and its weights as floats.
 class Layer {
@@ -167,6 +172,7 @@ absl::StatusOr<nlohmann::json> Run(const Options& o) {
     one_token_seconds.push_back(Seconds([&] { apply(1); }));
     our_seconds.push_back(Seconds([&] { apply(o.tokens); }));
     their_seconds.push_back(Seconds([&] { blas.Multiply(o, rotated.data(), weights.data(), theirs.data()); }));
+    std::this_thread::sleep_for(kUntilIdle);
     peak = std::max(peak, MeasureFmaPeak(1, pool));
   }
   // The first of each has cold pages.

@@ -20,7 +20,7 @@ namespace {
 // Loops that are timed more than once: what disturbs a pass seldom makes the fastest look slower than three others.
 constexpr size_t kFinalists = 4;
 
-// Zeroed memory on large pages where the system gives them, so that no walk of a page table is measured.
+// Memory on large pages where the system gives them, so that no walk of a page table is measured.
 class Memory {
  public:
   Memory(int64_t bytes, ThreadPool& pool) : bytes_(std::max(kReadUnit, bytes / kReadUnit * kReadUnit)) {

@@ -81,5 +81,24 @@ TEST_F(GraphCacheTest, KeepsNoMoreThanItsMost) {
   EXPECT_EQ(Repeat({0}), "queued") << "all went for the one too many";
 }
 
+TEST_F(GraphCacheTest, KnowsWhatWasRefusedWhenOthersGo) {
+  record_status_ = ResourceExhausted("CUDA_MEMORY", "no memory for a graph");
+  EXPECT_EQ(Repeat({-1}), "queued");
+  EXPECT_EQ(Repeat({-1}), "record queued");
+  record_status_ = absl::OkStatus();
+  for (int64_t i = 0; i < 2 * kMostGraphs; ++i) EXPECT_EQ(Repeat({i}), "queued");
+  EXPECT_EQ(Repeat({-1}), "queued");
+  EXPECT_EQ(cache_.refused(), 1);
+  // But not for ever: who refuses everything is asked again.
+  record_status_ = ResourceExhausted("CUDA_MEMORY", "no memory for a graph");
+  for (int64_t i = 0; i < kMostGraphs; ++i) {
+    Repeat({1000 + i});
+    Repeat({1000 + i});
+  }
+  record_status_ = absl::OkStatus();
+  EXPECT_EQ(Repeat({-1}), "queued");
+  EXPECT_EQ(Repeat({-1}).substr(0, 15), "record launched");
+}
+
 }  // namespace
 }  // namespace qamserve

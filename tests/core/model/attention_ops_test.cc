@@ -212,7 +212,8 @@ class AttentionOps : public ForwardDeviceTest {
     std::vector<float> out;
     for (size_t row = 0; row < plan.positions.size(); ++row) {
       const int position = plan.positions[row], token = position % kv_.block_tokens;
-      const int32_t block = plan.blocks[static_cast<size_t>(plan.tables[row] + position / kv_.block_tokens)];
+      const auto entry = static_cast<size_t>(plan.tables[row]) + static_cast<size_t>(position / kv_.block_tokens);
+      const int32_t block = plan.blocks[entry];
       for (int32_t head = 0; head < cpu.config().num_kv_heads; ++head) {
         const KvTile tile(here, block, head);
         for (int i = 0; i < kv_.head_dim; ++i) out.push_back(values ? tile.Value(token, i) : tile.Key(token, i));

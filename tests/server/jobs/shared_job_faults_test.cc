@@ -79,8 +79,8 @@ TEST_F(SharedJobsTest, WhatWasDoneWhileTheStoreWasAwayCounts) {
 // The same of a store that still reads, as a standby that takes over does or a database that is set read-only.
 TEST_F(SharedJobsTest, WhatWasDoneWhileTheStoreTookNoWritesCounts) {
   Process::Options options;
-  options.lease_ms = 600;
-  options.settle_ms = 3000;
+  options.lease_ms = 2000;
+  options.settle_ms = 10'000;
   auto a = Start("a", options), b = Start("b", options);
   std::atomic<bool> done{false};
   a->runner().after_task = [&](const TaskInput&, TaskOutcome&) {
@@ -130,16 +130,16 @@ TEST_F(SharedJobsTest, HoweverOftenTheStoreRefusesNoTaskFailsByIt) {
   auto a = StartByHand("a");
   const std::string id = Create(*a, Args());
   for (const absl::Status& error :
-       {FailedPrecondition("STORE_READ_ONLY", "a standby"), FailedPrecondition("STORE_CREDENTIALS", "no such user"),
-        Unavailable("STORE_UNAVAILABLE", "away")}) {
+       {FailedPrecondition("STORE_READ_ONLY", "a standby"), FailedPrecondition("STORE_CREDENTIALS", "no such user")}) {
     for (int i = 0; i <= kMaxUnavailableAttempts; ++i) {
       const auto grant = a->Lease();
       ASSERT_TRUE(grant) << error << i;
       EXPECT_EQ(grant->input.task.attempts, 1) << error << i;
       ASSERT_TRUE(a->jobs().FailTask(grant->lease, error).ok());
       EXPECT_EQ(StateOf(id), JobState::kRunning) << "its worker is still there";
+      skew_ms_ += 4900;
       EXPECT_FALSE(a->Lease()) << "no rest";
-      skew_ms_ += 1001;
+      skew_ms_ += 101;
     }
   }
   while (const auto grant = a->Lease()) ASSERT_TRUE(a->Finish(*grant).ok());
@@ -200,13 +200,13 @@ TEST_F(SharedJobsTest, ALeaseThatCouldNotBeRenewedIsRenewedSoonOnceItCan) {
 TEST_F(SharedJobsTest, LeasesThatLapsedWhileTheStoreTookNoWritesMayBeRenewed) {
   Process::Options options;
   options.background = false;
-  options.settle_ms = 1000;
+  options.settle_ms = 60'000;
   options.now_ms = [this] { return SystemNowMs() + skew_ms_; };
   auto a = Start("a", options), b = Start("b", options);
   const std::string id = Create(*a, Args());
   const auto grant = a->Lease();
   ASSERT_TRUE(grant);
-  skew_ms_ += 5000;
+  skew_ms_ += 65'000;
   faults_->read_only = true;
   EXPECT_EQ(ReasonOf(a->jobs().RenewLease(grant->lease)), "STORE_READ_ONLY");
   faults_->read_only = false;
@@ -222,7 +222,7 @@ TEST_F(SharedJobsTest, LeasesThatLapsedWhileTheStoreTookNoWritesMayBeRenewed) {
   ASSERT_TRUE(b->jobs().Maintain().ok());
   EXPECT_EQ(TaskOf(id, 0).lease_id, grant->lease.lease_id);
   ASSERT_TRUE(a->jobs().RenewLease(grant->lease).ok());
-  skew_ms_ += 1001;
+  skew_ms_ += 60'001;
   ASSERT_TRUE(b->jobs().Maintain().ok());
   EXPECT_EQ(TaskOf(id, 0).lapses, 1) << "a worker that renews no more loses it";
 }

@@ -112,6 +112,7 @@ TEST_F(SharedJobsTest, AWorkerThatLosesItsDeviceLeavesItsTasksToOthers) {
   a->StartWorker(2);
   const std::string id = Create(*a, Args());
   while (a->lost_devices().empty()) Rest(5);
+  WaitFor(*a, id, [](const JobView& view) { return view.job.state == JobState::kQueued; });
   // Not for as long as the process lives, whatever is said about draining.
   a->worker().SetDraining(true);
   a->worker().SetDraining(false);

@@ -21,12 +21,12 @@ class GraphCache {
  public:
   // Does what `queue` queues. When a key is new it does just that, as a step that comes once is not worth a graph. From
   // then on it is `launch(graph)`, of what `record(queue, graph)` has made when the key came for the second time. If
-  // that failed the step is queued as it is, then and whenever it comes again: what is missing, such as memory, would
-  // be missing the next time, and each try costs more than the step.
+  // that failed the step is queued as it is, then and whenever it comes again while its key is kept: what is missing,
+  // such as memory, would be missing the next time, and each try costs more than the step.
   template <typename Record, typename Launch>
   absl::Status Repeat(const std::vector<int64_t>& key, absl::FunctionRef<absl::Status()> queue, const Record& record,
                       const Launch& launch) {
-    if (static_cast<int64_t>(entries_.size()) >= kMostGraphs && !entries_.contains(key)) entries_.clear();
+    if (static_cast<int64_t>(entries_.size()) >= kMostGraphs && !entries_.contains(key)) MakeRoom();
     const auto [it, is_new] = entries_.try_emplace(key);
     Entry& entry = it->second;
     if (is_new || entry.refused) return queue();
@@ -43,6 +43,12 @@ class GraphCache {
   int64_t refused() const { return refused_; }
 
  private:
+  // What was refused is not to be tried again, as long as other things can go.
+  void MakeRoom() {
+    std::erase_if(entries_, [](const auto& entry) { return !entry.second.refused; });
+    if (static_cast<int64_t>(entries_.size()) >= kMostGraphs / 2) entries_.clear();
+  }
+
   struct Entry {
     Graph graph = nullptr;
     bool refused = false;
