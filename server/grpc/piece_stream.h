@@ -1,5 +1,5 @@
-// A file or the like that is sent a piece a message: the next is read when gRPC has taken the last, so one piece of it is
-// in memory at a time.
+// A file or the like that is sent a piece a message: the next is read when gRPC has taken the last, so one piece of it
+// is in memory at a time.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -29,7 +29,8 @@ class PieceStream : public grpc::ServerWriteReactor<Message> {
   PieceStream(ServiceContext& context, const grpc::CallbackServerContext& call, CallName name)
       : context_(context), guard_(context, call, name) {}
 
-  // Begins and sends the first piece, on `executor`, unless the call is refused. The last thing that a constructor does.
+  // Begins and sends the first piece, on `executor`, unless the call is refused. The last thing that a constructor
+  // does.
   void Start(Executor& executor) {
     if (!guard_.admitted().ok()) return End(guard_.admitted());
     Next(executor, [this] {

@@ -72,9 +72,9 @@ inline constexpr int32_t kMaxTaskLapses = 20;
 // emptied), DEADLINE_EXCEEDED, and a GPU that is lost (IsCudaLost): another worker may have one.
 bool IsRetryable(const absl::Status& status);
 // Errors of the metadata store's own state, whatever was asked of it: it cannot be reached, takes no writes (a standby
-// that is not promoted yet), or does not let this process in. No task is to blame for them and none fails by them,
-// however long they last. What is wrong with single rows (STORE_CORRUPT) or with what was to be written
-// (STORE_CONSTRAINT, STORE_VALUE) is none of them.
+// that is not promoted yet), or does not let this process in. Workers wait for its end with what they have done. What
+// is wrong with single rows (STORE_CORRUPT) or with what was to be written (STORE_CONSTRAINT, STORE_VALUE) is none of
+// them. STORE_UNAVAILABLE is also what an error of a statement is told as that has no name: not for ever the store's.
 bool IsStoreFault(const absl::Status& status);
 
 }  // namespace qamserve

@@ -205,8 +205,8 @@ class JobManager {
   // other errors that pass, however often: what was written already is not written twice.
   absl::Status CompleteTask(const TaskLease& lease, const TaskOutcome& outcome, double seconds);
   // By `error`: the job is rejected (GATE_*), the task is tried again later (IsRetryable), or the job fails. After an
-  // error of the metadata store (IsStoreFault) that is not UNAVAILABLE it is tried again and the attempt does not count. CANCELLED is what a
-  // stopping worker says: the task is READY again at once and the attempt does not count.
+  // error of the metadata store (IsStoreFault) it is tried again and, unless that is UNAVAILABLE, the attempt does not
+  // count. CANCELLED is what a stopping worker says: the task is READY again at once and the attempt does not count.
   absl::Status FailTask(const TaskLease& lease, const absl::Status& error);
 
   // Stop, and every task that was leased here is READY again without waiting for its worker; the attempt does not

@@ -150,7 +150,7 @@ absl::Status JobManager::FailTask(const TaskLease& lease, const absl::Status& er
 
 absl::StatusOr<JobManager::Decision> JobManager::FailDecision(const TaskLease& lease, const absl::Status& error) {
   if (absl::IsCancelled(error)) return EndLeaseDecision(lease, error, LeaseEnd::kGivenBack);
-  // What is UNAVAILABLE has attempts enough, and is what errors of statements are told as, which may be the task's.
+  // What is UNAVAILABLE has attempts enough (kMaxUnavailableAttempts), and may be the task's own fault after all.
   if (IsStoreFault(error) && !absl::IsUnavailable(error)) return EndLeaseDecision(lease, error, LeaseEnd::kPutOff);
   if (!ReasonOf(error).starts_with("GATE_")) return EndLeaseDecision(lease, error, LeaseEnd::kFailed);
   ASSIGN_OR_RETURN(TaskRecord task, LeasedTask(lease));
